@@ -1,0 +1,126 @@
+"""A source -> restartable batches of this host.
+
+Order matters (each stage needs random access to the one before): source, seed, shuffle, repeat,
+read with the record's own generator, rows of this host, batch, then threads or worker processes.
+A batch is thereby a function of (seed, position) alone: not of hosts, workers or restarts.
+"""
+
+import threading
+
+import grain
+import numpy as np
+from absl import flags
+
+from fbjax.data import transforms
+
+Batch = dict[str, np.ndarray]
+
+
+class Batches:
+  """An endless iterator of dict batches, whose state is one integer.
+
+  A batch holds `video` uint8 "b t h w 3", `tokens` int32 "b n", `stride` and `label` int32 "b",
+  `index` int64 "b" (of the source) and `replaced` bool "b", with b the rows of this process.
+  `position` is the number of the next batch; setting it jumps there.
+  """
+
+  def __init__(
+    self,
+    source: transforms.Source,
+    tokenizer: transforms.Tokenizer,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    shuffle: bool = True,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    threads: int = 4,
+    prefetch: int = 4,
+    tries: int = 20,
+  ):
+    """`batch_size` counts all processes. With `workers`, as many processes read; else `threads`."""
+    if batch_size % process_count:
+      raise ValueError(f"batch_size {batch_size} must divide by {process_count} processes.")
+    if not len(source):
+      raise ValueError("the data set is empty.")
+    records = grain.MapDataset.source(range(len(source))).seed(seed)
+    records = (records.shuffle() if shuffle else records).repeat()
+    self._records = records.random_map(transforms.Read(source, tokenizer, tries))
+    self._global, self._local = batch_size, batch_size // process_count
+    self._first = process_index * self._local
+    self._workers, self._threads, self._prefetch = workers, threads, prefetch
+    self._lock = threading.Lock()
+    self._position, self._iterator = 0, None
+    self.replaced = 0  # clips of this process replaced since it began
+
+  @property
+  def position(self) -> int:
+    return self._position
+
+  @position.setter
+  def position(self, position: int) -> None:
+    self.close()
+    self._position = position
+
+  def __iter__(self) -> "Batches":
+    return self
+
+  def __next__(self) -> Batch:
+    if self._iterator is None:
+      self._iterator = iter(self._read_from(self._position))
+    batch = next(self._iterator)._asdict()
+    self._position += 1
+    self.replaced += int(batch["replaced"].sum())
+    return batch
+
+  def close(self) -> None:
+    """Ends threads and workers; the next batch starts them again."""
+    if self._iterator is not None and hasattr(self._iterator, "close"):
+      self._iterator.close()
+    self._iterator = None
+
+  def _read_from(self, position: int) -> grain.IterDataset:
+    rows = _Rows(self._records, self._global, self._first, self._local, position)
+    batches = grain.MapDataset.source(rows).batch(self._local, drop_remainder=True)
+    if not self._workers:
+      return batches.to_iter_dataset(grain.ReadOptions(self._threads, self._prefetch))
+    if not flags.FLAGS.is_parsed():
+      # Grain's workers inherit absl flags and fail where nobody has parsed them: tests, notebooks.
+      flags.FLAGS.mark_as_parsed()
+    options = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=self._prefetch)
+    return batches.to_iter_dataset(grain.ReadOptions(1, 1)).mp_prefetch(options)
+
+
+class _Rows:
+  """Records of one host, batch after batch from `start`; each host has a block of every batch.
+
+  A block rather than every n-th record, so that the global array, hosts one after another, is in
+  the same order for any number of hosts.
+  """
+
+  def __init__(self, records: grain.MapDataset, batch: int, first: int, rows: int, start: int):
+    self._records, self._batch, self._start = records, batch, start
+    self._first, self._rows = first, rows
+
+  def __len__(self) -> int:
+    return (len(self._records) // self._batch - self._start) * self._rows
+
+  def __getitem__(self, i: int) -> transforms.Record:
+    batch, row = divmod(int(i), self._rows)
+    return self._records[(self._start + batch) * self._batch + self._first + row]
+
+
+def read(
+  source: transforms.Source,
+  tokenizer: transforms.Tokenizer,
+  indices: list[int],
+  seed: int = 0,
+) -> Batch:
+  """The batch of these clips of a source, in this order, the same every time: for evaluation."""
+  reader = transforms.Read(source, tokenizer)
+  records = [reader(index, np.random.default_rng((seed, index))) for index in indices]
+  return {
+    field: np.stack([getattr(record, field) for record in records])
+    for field in transforms.Record._fields
+  }

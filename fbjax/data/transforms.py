@@ -1,0 +1,78 @@
+"""One record of a batch, made from one index of a source: read, replaced where broken, tokenized."""
+
+import logging
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Int32, Int64, UInt8
+
+from fbjax.data import video as video_lib
+
+logger = logging.getLogger(__name__)
+
+
+class Source(Protocol):
+  """Clips by index. `read` may draw (where to start, which stride); `name` is for people."""
+
+  def __len__(self) -> int: ...
+
+  def read(self, index: int, rng: np.random.Generator) -> video_lib.Clip: ...
+
+  def name(self, index: int) -> str: ...
+
+  def caption(self, index: int) -> str: ...
+
+
+class Tokenizer(Protocol):
+  length: int
+  vocab: int
+
+  def __call__(self, captions: list[str]) -> Int32[np.ndarray, "b n"]: ...
+
+
+class Record(NamedTuple):
+  """A clip as the networks want it, or a batch of them with a leading axis on each field."""
+
+  video: UInt8[np.ndarray, "*b t h w 3"]
+  tokens: Int32[np.ndarray, "*b n"]
+  stride: Int32[np.ndarray, "*b"]
+  label: Int32[np.ndarray, "*b"]
+  index: Int64[np.ndarray, "*b"]  # where in the source it came from
+  replaced: Bool[np.ndarray, "*b"]  # it stands in for a clip that could not be read
+
+
+class Read:
+  """Reads a clip; a broken one is replaced by another, chosen by the record's own generator.
+
+  So the stream does not depend on who reads it: threads, processes, hosts, before or after a
+  restart. Each broken clip is named once in the log of each reading process. After `tries` broken
+  clips in a row it gives up.
+  """
+
+  def __init__(self, source: Source, tokenizer: Tokenizer, tries: int = 20):
+    self._source, self._tokenizer, self._tries = source, tokenizer, tries
+    self._named = set()
+
+  def __call__(self, index: int, rng: np.random.Generator) -> Record:
+    index, error = int(index), None
+    for attempt in range(self._tries):
+      try:
+        clip = self._source.read(index, rng)
+      except video_lib.BrokenClip as e:
+        error = e
+        if index not in self._named:
+          self._named.add(index)
+          logger.warning("%s Another clip takes its place.", e)
+        index = int(rng.integers(len(self._source)))
+        continue
+      return Record(
+        video=clip.video,
+        tokens=self._tokenizer([clip.caption])[0],
+        stride=np.int32(clip.stride),
+        label=np.int32(clip.label),
+        index=np.int64(index),
+        replaced=np.bool_(attempt > 0),
+      )
+    raise video_lib.BrokenData(
+      f"none of {self._tries} clips in a row could be read; the last: {error}"
+    )
