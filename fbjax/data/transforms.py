@@ -1,7 +1,7 @@
 """One record of a batch, made from one index of a source: read, replaced where broken, tokenized."""
 
 import logging
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8
@@ -11,6 +11,7 @@ from fbjax.data import video as video_lib
 logger = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class Source(Protocol):
   """Clips by index. `read` may draw (where to start, which stride); `name` is for people."""
 
@@ -23,6 +24,7 @@ class Source(Protocol):
   def caption(self, index: int) -> str: ...
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
   length: int
   vocab: int
