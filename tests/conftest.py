@@ -12,7 +12,7 @@ import jax
 import jaxtyping
 import pytest
 
-jaxtyping.install_import_hook("fbjax", "beartype.beartype")
+jaxtyping.install_import_hook("fbjax", "typechecker.check")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 

@@ -1,0 +1,43 @@
+"""What all experiments share. A config shows what is particular to it."""
+
+from ml_collections import ConfigDict
+
+
+def base() -> ConfigDict:
+  """Defaults of every group; `data`, `tokenizer` and `system` are each experiment's own."""
+  c = ConfigDict()
+  c.seed = 0
+  c.bridge = dict(name="gmax", beta_min=0.01, beta_max=50.0)
+  c.diffusion = dict(name="none")
+  c.objective = dict(name="bridge", predict="psi", drop_text=0.1)
+  c.loader = dict(workers=0, threads=4, prefetch=4)
+  c.optim = dict(name="adamw", lr=1e-5, warmup=0, schedule="constant", weight_decay=0.01, clip=0.5)
+  c.train = dict(
+    steps=20_000,
+    batch_size=64,
+    accumulate=1,
+    ema_decay=0.9999,
+    log_every=50,
+    save_every=1000,
+    preview_every=1000,
+    keep=2,
+  )
+  c.sampling = dict(
+    sampler="sde", steps=50, grid="trailing", guidance=1.0, batch_size=8, fps=8, stride=1
+  )
+  c.mesh = dict(data=-1, fsdp=1)
+  return c
+
+
+def configured(c: ConfigDict, arg: str) -> ConfigDict:
+  """The config as its argument asks: whole, or `smoke` for the same code in two steps.
+
+  Raises:
+    ValueError: for another argument.
+  """
+  if arg not in ("", "smoke"):
+    raise ValueError(f"the argument behind the colon is {arg!r}; expected nothing or 'smoke'")
+  if arg == "smoke":
+    c.train.update(steps=2, log_every=1, save_every=1, preview_every=2)
+    c.sampling.update(steps=2)
+  return c

@@ -1,0 +1,159 @@
+"""The only place where names in a config become objects. Below here nobody sees a ConfigDict.
+
+Every group of a config is splatted into a constructor, so its keys are that constructor's
+arguments; an unknown one is an error that lists those that exist.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fbjax import sampling, sharding
+from fbjax.bridge import diffusion, grids, process, samplers
+from fbjax.data import pipeline, sources, synthetic, tokenizers
+from fbjax.systems import base, codecs, formulation, videocrafter
+from fbjax.train import objectives, optim, step
+
+Spec = Mapping[str, Any]
+
+PROCESSES = {"gmax": process.Gmax}
+DIFFUSIONS = {"none": lambda: None}
+CODECS = {"pixels": codecs.Pixels}
+SYSTEMS = {"videocrafter": videocrafter.VideoCrafter}
+OBJECTIVES = {"bridge": objectives.bridge_loss}
+SOURCES = {"synthetic": synthetic.Shapes, "webvid": sources.WebVid, "folder": sources.Folder}
+TOKENIZERS = {"bytes": tokenizers.Bytes}
+SAMPLERS = {"sde": samplers.sde}
+GRIDS = {"trailing": grids.trailing}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def choose(table: Mapping[str, Any], name: str, key: str) -> Any:
+  """The entry of a table.
+
+  Raises:
+    ValueError: when there is none of that name; lists those that exist.
+  """
+  if name not in table:
+    raise ValueError(f"config.{key} is {name!r}; expected one of {', '.join(sorted(table))}")
+  return table[name]
+
+
+def call(fn: Callable[..., Any], spec: Spec, key: str, **given: Any) -> Any:
+  """fn(**given, **spec), with unknown and missing keys told in the config's words.
+
+  Raises:
+    ValueError: names the keys.
+  """
+  arguments = inspect.signature(fn).parameters
+  takes = [name for name in arguments if name not in given]
+  unknown = [name for name in spec if name not in takes]
+  if unknown:
+    raise ValueError(
+      f"config.{key} has no key {', '.join(map(repr, unknown))}; it takes {', '.join(takes) or 'none'}"
+    )
+  missing = [
+    name
+    for name in takes
+    if name not in spec and arguments[name].default is inspect.Parameter.empty
+  ]
+  if missing:
+    raise ValueError(f"config.{key} lacks {', '.join(map(repr, missing))}")
+  return fn(**given, **spec)
+
+
+def make(table: Mapping[str, Any], spec: Spec, key: str, **given: Any) -> Any:
+  """The object that `spec["name"]` names, made of the other keys and of `given`."""
+  if "name" not in spec:
+    raise ValueError(f"config.{key} lacks 'name'; expected one of {', '.join(sorted(table))}")
+  fn = choose(table, spec["name"], f"{key}.name")
+  return call(fn, {k: v for k, v in spec.items() if k != "name"}, key, **given)
+
+
+def make_mesh(config: Spec) -> jax.sharding.Mesh:
+  return call(sharding.make_mesh, config["mesh"], "mesh")
+
+
+def make_tokenizer(config: Spec) -> Any:
+  return make(TOKENIZERS, config["tokenizer"], "tokenizer")
+
+
+def make_source(config: Spec, split: str) -> Any:
+  return make(SOURCES, config["data"], "data", split=split)
+
+
+def make_batches(
+  config: Spec, source: Any, tokenizer: Any, process_index: int, process_count: int
+) -> pipeline.Batches:
+  return call(
+    pipeline.Batches,
+    config["loader"],
+    "loader",
+    source=source,
+    tokenizer=tokenizer,
+    batch_size=config["train"]["batch_size"],
+    seed=config["seed"],
+    process_index=process_index,
+    process_count=process_count,
+  )
+
+
+def make_system(config: Spec, tokenizer: Any) -> base.System:
+  spec = dict(config["system"])
+  codec = make(CODECS, spec.pop("codec"), "system.codec")
+  dtype = choose(DTYPES, spec.pop("dtype"), "system.dtype")
+  return make(
+    SYSTEMS,
+    spec,
+    "system",
+    codec=codec,
+    dtype=dtype,
+    frames=config["data"]["frames"],
+    null_tokens=np.asarray(tokenizer([""])[0]),
+    vocab=tokenizer.vocab,
+  )
+
+
+def make_formulation(config: Spec) -> formulation.Formulation:
+  return formulation.Formulation(
+    make(PROCESSES, config["bridge"], "bridge"),
+    config["objective"]["predict"],
+    make(DIFFUSIONS, config["diffusion"], "diffusion"),
+  )
+
+
+def make_loss(config: Spec, system: base.System, form: formulation.Formulation) -> step.LossFn:
+  spec = {k: v for k, v in config["objective"].items() if k != "predict"}
+  return make(OBJECTIVES, spec, "objective", system=system, form=form)
+
+
+def make_optimizer(config: Spec) -> optax.GradientTransformation:
+  return call(optim.make_optimizer, config["optim"], "optim", steps=config["train"]["steps"])
+
+
+def make_sample(
+  config: Spec,
+  system: base.System,
+  form: formulation.Formulation,
+  mesh: jax.sharding.Mesh,
+  *,
+  steps: int | None = None,
+  guidance: float | None = None,
+) -> sampling.Sample:
+  """The sampler of a config, with another number of steps or guidance where given."""
+  spec = config["sampling"]
+  sampler = choose(SAMPLERS, spec["sampler"], "sampling.sampler")
+  times = choose(GRIDS, spec["grid"], "sampling.grid")(steps or spec["steps"])
+  return sampling.make_sample(
+    system,
+    form,
+    sampler,
+    times,
+    guidance=spec["guidance"] if guidance is None else guidance,
+    mesh=mesh,
+  )

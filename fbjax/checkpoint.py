@@ -1,0 +1,155 @@
+"""Saving and restoring a run with Orbax: state, position in the data, and the config it belongs to.
+
+A checkpoint is written aside and renamed when complete, so a killed run leaves either the whole of
+it or nothing. It restores onto any mesh and any number of processes.
+"""
+
+import json
+from typing import Any
+
+import jax
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+CONFIG_FILE = "config.json"
+
+
+class Checkpoints:
+  """The checkpoints of one run, under `workdir/checkpoints`, newest `keep` kept."""
+
+  def __init__(self, workdir: str, keep: int = 2):
+    self.path = epath.Path(workdir).absolute() / "checkpoints"
+    self._checkpointer = ocp.training.Checkpointer(
+      self.path,
+      preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+      cleanup_tmp_directories=True,
+    )
+
+  @property
+  def latest(self) -> int | None:
+    """The step of the newest complete checkpoint, or None."""
+    newest = self._checkpointer.latest
+    return None if newest is None else newest.step
+
+  def save(self, step: int, state: Any, position: int) -> None:
+    """Writes in the background; returns once the arrays are safe from donation."""
+    self._checkpointer.save_checkpointables_async(
+      step, {"state": state, "data": {"next_index": position}}, force=True
+    )
+
+  def restore(self, step: int, state: Any) -> tuple[Any, int]:
+    """The state at `step` and the position in the data.
+
+    Args:
+      step: a step that was saved.
+      state: tree of arrays or ShapeDtypeStructs with the shapes and shardings to restore to.
+    """
+    found = self._checkpointer.load_checkpointables(
+      step, {"state": abstract(state), "data": {"next_index": 0}}
+    )
+    return found["state"], int(found["data"]["next_index"])
+
+  def restore_part(self, step: int, part: dict[str, Any]) -> dict[str, Any]:
+    """Only some fields of the state, such as `{"ema": shapes}`: nothing else is read."""
+    options = ocp.options.PyTreeOptions(
+      loading=ocp.options.PyTreeOptions.Loading(partial_load=True)
+    )
+    with ocp.Context(pytree_options=options):
+      found = ocp.load_checkpointables(self.path / str(step), {"state": abstract(part)})
+    return found["state"]
+
+  def wait(self) -> None:
+    """Blocks until what is being written is on disk."""
+    self._checkpointer.wait()
+
+  def close(self) -> None:
+    """Waits and frees the threads."""
+    self._checkpointer.close()
+
+
+def abstract(tree: Any) -> Any:
+  """Shapes, dtypes and shardings of a tree of arrays."""
+
+  def leaf(x: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
+
+  return jax.tree.map(leaf, tree)
+
+
+def claim(workdir: str, config: dict[str, Any], free: tuple[str, ...] = ()) -> None:
+  """Makes `workdir` this run's, or checks that it already is: its config must be the same.
+
+  Args:
+    workdir: created when missing.
+    config: nested plain values.
+    free: dotted keys, or beginnings of keys, that may change between runs of one workdir.
+
+  Raises:
+    ValueError: when the workdir was trained with another config; names every key that differs.
+    OSError: when the workdir cannot be written.
+  """
+  path = epath.Path(workdir)
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    probe = path / f".write-{jax.process_index()}"
+    probe.write_text("")
+    probe.unlink()
+  except OSError as error:
+    raise OSError(
+      f"cannot write to workdir {workdir} ({error.strerror or error}); choose another --workdir"
+    ) from None
+  if (path / CONFIG_FILE).exists():
+    check(workdir, config, free)
+  if jax.process_index() == 0:
+    (path / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def check(workdir: str, config: dict[str, Any], free: tuple[str, ...] = ()) -> None:
+  """Checks that `workdir` was trained with `config`, the `free` keys aside.
+
+  Raises:
+    ValueError: when it was not; names every key that differs.
+    FileNotFoundError: when nothing was trained there.
+  """
+  differing = _differences(read_config(workdir), config, free)
+  if differing:
+    raise ValueError(
+      f"{workdir} was trained with another config; these keys differ: {'; '.join(differing)}. "
+      "Take another --workdir, or the config it was trained with"
+    )
+
+
+def read_config(workdir: str) -> dict[str, Any]:
+  """The resolved config that a workdir was trained with.
+
+  Raises:
+    FileNotFoundError: when nothing was trained there.
+  """
+  file = epath.Path(workdir) / CONFIG_FILE
+  if not file.exists():
+    raise FileNotFoundError(
+      f"{workdir} holds no {CONFIG_FILE}: nothing was trained there; "
+      "train first, or give the --workdir of a trained run"
+    )
+  return json.loads(file.read_text())
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...]) -> list[str]:
+  old, new = _flatten(old), _flatten(json.loads(json.dumps(new)))
+  absent = "(absent)"
+  return [
+    f"{key}: {old.get(key, absent)!r} there, {new.get(key, absent)!r} now"
+    for key in sorted(old.keys() | new.keys())
+    if old.get(key, absent) != new.get(key, absent)
+    and not any(key == name or key.startswith(name + ".") for name in free)
+  ]
+
+
+def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  flat = {}
+  for key, value in config.items():
+    if isinstance(value, dict):
+      flat |= _flatten(value, f"{prefix}{key}.")
+    else:
+      flat[f"{prefix}{key}"] = value
+  return flat

@@ -1,0 +1,132 @@
+"""The one entry point.
+
+  python -m fbjax.main --config=configs/quickstart.py --workdir=runs/quickstart
+  python -m fbjax.main --config=configs/quickstart.py --workdir=runs/quickstart \\
+      --mode=sample --image=cat.png --prompt="..." --out=cat.mp4
+"""
+
+import logging
+import os
+import pathlib
+import re
+import sys
+import traceback
+
+import jax
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from fbjax import run
+
+CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "A file of configs/, such as configs/quickstart.py or configs/quickstart.py:smoke"
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and samples are written")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "sample"], "What to do")
+IMAGE = flags.DEFINE_string(
+  "image", None, "sample: an image, or a folder of images with a prompt file"
+)
+PROMPT = flags.DEFINE_string("prompt", "", "sample: what should happen in the clip")
+OUT = flags.DEFINE_string("out", None, "sample: the mp4 to write, or a folder for many")
+SEED = flags.DEFINE_integer("seed", 0, "sample: the same seed gives the same clip")
+STEPS = flags.DEFINE_integer("steps", None, "sample: steps of the sampler; default: the config's")
+GUIDANCE = flags.DEFINE_float("guidance", None, "sample: text guidance; default: the config's")
+FPS = flags.DEFINE_integer("fps", None, "sample: frames a second; default: the config's")
+STRIDE = flags.DEFINE_integer("stride", None, "sample: frame stride; default: the config's")
+
+
+def main(argv: list[str]) -> None:
+  del argv
+  config = CONFIG.value.to_dict()
+  if MODE.value == "train":
+    run.train(config, WORKDIR.value)
+  else:
+    run.sample(
+      config,
+      WORKDIR.value,
+      image=IMAGE.value,
+      prompt=PROMPT.value,
+      out=OUT.value,
+      seed=SEED.value,
+      steps=STEPS.value,
+      guidance=GUIDANCE.value,
+      fps=FPS.value,
+      stride=STRIDE.value,
+    )
+
+
+def cli() -> None:
+  """Runs `main`; what the user got wrong ends as one sentence and exit status 1."""
+  logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
+  logging.getLogger("fbjax").setLevel(logging.INFO)
+  cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/fbjax")
+  jax.config.update("jax_compilation_cache_dir", os.path.expanduser(cache))
+  try:
+    app.run(main, flags_parser=parse_flags)
+  except Exception as error:
+    if not is_ours(error):
+      raise
+    sys.exit(f"error: {error}")
+
+
+def is_ours(error: Exception) -> bool:
+  """Whether the package itself raised this: then its message is a sentence for the user."""
+  frames = traceback.extract_tb(error.__traceback__)
+  here = pathlib.Path(__file__).resolve().parent
+  return bool(frames) and here in pathlib.Path(frames[-1].filename).resolve().parents
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+  """Parses flags; every mistake ends the program with one sentence that names it."""
+  try:
+    rest = flags.FLAGS(argv)
+  except flags.Error as error:
+    sys.exit(f"error: {error}")
+  except (AttributeError, KeyError):
+    sys.exit(f"error: {unknown_key(argv)}")
+  if len(rest) > 1:
+    sys.exit(f"error: {rest[1]!r} is not a flag; flags are written --name=value")
+  if not CONFIG.present or not WORKDIR.value:
+    sys.exit("error: give both --config=configs/<experiment>.py and --workdir=<folder>")
+  file = config_file(argv)
+  if not pathlib.Path(file).is_file():
+    sys.exit(f"error: there is no config {file}; configs/ holds the experiments")
+  if not isinstance(CONFIG.value, ConfigDict):
+    sys.exit(f"error: {file} could not be loaded: {config_error()}")
+  return rest
+
+
+def config_file(argv: list[str]) -> str:
+  """The file of the --config flag, without the argument behind its colon."""
+  for i, arg in enumerate(argv):
+    if match := re.fullmatch(r"--?config(?:=(.*))?", arg):
+      return (match[1] if match[1] is not None else argv[i + 1]).split(":")[0]
+  return ""
+
+
+def config_error() -> str:
+  """Why the config file failed to load."""
+  try:
+    CONFIG.value.to_dict()
+  except Exception as error:
+    return str(error.__cause__ or error)
+  return "it must define get_config(arg) that returns a ConfigDict"
+
+
+def unknown_key(argv: list[str]) -> str:
+  """The first `--config.key` that the config does not have."""
+  config = CONFIG.value
+  for arg in argv:
+    if not (match := re.match(r"--?config\.([\w.]+)", arg)):
+      continue
+    here, seen = config, "config"
+    for name in match[1].split("."):
+      if not isinstance(here, ConfigDict) or name not in here:
+        keys = ", ".join(sorted(here)) if isinstance(here, ConfigDict) else "none"
+        return f"{seen} has no key {name!r}; it has: {keys}"
+      here, seen = here[name], f"{seen}.{name}"
+  return "the config could not be overridden as asked"
+
+
+if __name__ == "__main__":
+  cli()

@@ -1,0 +1,189 @@
+"""What each mode does: a config and a workdir in, files out. Also for notebooks."""
+
+import logging
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import parameter_overview
+from jax.experimental import multihost_utils
+
+from fbjax import build, checkpoint, sampling, sharding, tracker
+from fbjax.data import pipeline, prompts, video
+from fbjax.train import loop
+
+logger = logging.getLogger(__name__)
+
+# Keys that may differ between two runs of one workdir: they change how, not what, is trained.
+FREE = (
+  "loader",
+  "mesh",
+  "sampling",
+  "train.steps",
+  "train.accumulate",
+  "train.log_every",
+  "train.save_every",
+  "train.preview_every",
+  "train.keep",
+)
+PREVIEWS = 8
+
+
+def train(config: dict[str, Any], workdir: str) -> None:
+  """Trains a config in a workdir, from where the workdir's last run stopped.
+
+  Raises:
+    ValueError: for keys or sizes that do not fit, or a workdir trained with another config.
+    OSError: for data or a workdir that is not there.
+    FloatingPointError: when the loss is not finite.
+  """
+  sharding.join_processes()
+  mesh = build.make_mesh(config)
+  tokenizer = build.make_tokenizer(config)
+  source = build.make_source(config, "train")
+  held_out = build.make_source(config, "val")
+  system = build.make_system(config, tokenizer)
+  form = build.make_formulation(config)
+  loss_fn = build.make_loss(config, system, form)
+  tx = build.make_optimizer(config)
+  sample = build.make_sample(config, system, form, mesh)
+  data = build.make_batches(config, source, tokenizer, jax.process_index(), jax.process_count())
+  checkpoint.claim(workdir, config, FREE)
+
+  params = jax.eval_shape(system.init, jax.random.key(0))
+  logger.info(
+    "Training %s in %s: %s parameters, %d clips, %d devices (%s).",
+    config["system"]["name"],
+    workdir,
+    f"{parameter_overview.count_parameters(params):,}",
+    len(source),
+    mesh.size,
+    jax.devices()[0].device_kind,
+  )
+  shown = pipeline.read(held_out, tokenizer, list(range(min(PREVIEWS, len(held_out)))))
+  captions = [held_out.caption(int(i)) for i in shown["index"]]
+
+  def preview(step: int, ema: Any) -> np.ndarray:
+    return write_preview(workdir, step, sample, ema, shown, captions, config["sampling"])
+
+  build.call(
+    loop.train,
+    {k: v for k, v in config["train"].items()},
+    "train",
+    loss_fn=loss_fn,
+    tx=tx,
+    init=system.init,
+    frozen={},
+    data=data,
+    mesh=mesh,
+    workdir=workdir,
+    rules=(),
+    seed=config["seed"],
+    preview=preview,
+    clip_name=source.name,
+    preempted=multihost_utils.reached_preemption_sync_point,
+  )
+  data.close()
+
+
+def write_preview(
+  workdir: str,
+  step: int,
+  sample: sampling.Sample,
+  ema: Any,
+  shown: dict[str, np.ndarray],
+  captions: list[str],
+  spec: dict[str, Any],
+) -> np.ndarray:
+  """Samples held-out clips, writes samples/<step>/*.mp4 and samples/<step>.png, returns the sheet."""
+  inputs = {name: shown[name] for name in ("video", "tokens", "stride")}
+  videos = sampling.generate(sample, ema, {}, inputs, seed=0, batch_size=spec["batch_size"])
+  rows = [
+    {"given": truth[:1], "truth": truth, "sample": made}
+    for truth, made in zip(shown["video"], videos, strict=True)
+  ]
+  sheet = tracker.contact_sheet(rows, captions)
+  if jax.process_index() == 0:
+    folder = pathlib.Path(workdir) / "samples" / f"{step:07}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, row in enumerate(rows):
+      beside = np.concatenate([row["truth"], row["sample"]], axis=2)
+      video.write_mp4(folder / f"{i:02}.mp4", beside, fps=spec["fps"])
+    tracker.write_png(folder.with_suffix(".png"), sheet)
+    logger.info("Wrote samples to %s.png and %s/.", folder, folder)
+  return sheet
+
+
+def sample(
+  config: dict[str, Any],
+  workdir: str,
+  *,
+  image: str | None,
+  prompt: str = "",
+  out: str | None,
+  seed: int = 0,
+  steps: int | None = None,
+  guidance: float | None = None,
+  fps: int | None = None,
+  stride: int | None = None,
+) -> list[pathlib.Path]:
+  """Animates an image, or a folder of images with a prompt file, with a trained workdir.
+
+  Returns:
+    The mp4 files written.
+
+  Raises:
+    ValueError, OSError: for images, prompts, a workdir or a config that do not fit.
+  """
+  if not image or not out:
+    raise ValueError("--mode=sample needs --image=<image or folder> and --out=<mp4 or folder>")
+  checkpoint.check(workdir, config, FREE)
+  requests = prompts.requests(image, prompt, out)
+  spec = config["sampling"]
+  height, width = video.as_size(config["data"]["size"])
+  images = np.stack(
+    [video.resize_crop(video.read_image(request.image), height, width) for request in requests]
+  )
+
+  mesh = build.make_mesh(config)
+  tokenizer = build.make_tokenizer(config)
+  system = build.make_system(config, tokenizer)
+  program = build.make_sample(
+    config, system, build.make_formulation(config), mesh, steps=steps, guidance=guidance
+  )
+  params = load_ema(workdir, system, mesh)
+  inputs = {
+    "image": images,
+    "tokens": tokenizer([request.prompt for request in requests]),
+    "stride": np.full(len(requests), spec["stride"] if stride is None else stride, np.int32),
+  }
+  videos = sampling.generate(program, params, {}, inputs, seed=seed, batch_size=spec["batch_size"])
+  for request, clip in zip(requests, videos, strict=True):
+    request.out.parent.mkdir(parents=True, exist_ok=True)
+    video.write_mp4(request.out, clip, fps=fps or spec["fps"])
+    logger.info("Wrote %s.", request.out)
+  return [request.out for request in requests]
+
+
+def load_ema(workdir: str, system: Any, mesh: jax.sharding.Mesh) -> Any:
+  """The averaged weights of the newest checkpoint, placed on the mesh.
+
+  Raises:
+    FileNotFoundError: when the workdir holds no checkpoint.
+  """
+  checkpoints = checkpoint.Checkpoints(workdir)
+  if checkpoints.latest is None:
+    raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train it first")
+  shapes = {"ema": jax.eval_shape(system.init, jax.random.key(0))}
+  placed = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    sharding.tree(shapes, mesh),
+  )
+  params = checkpoints.restore_part(checkpoints.latest, placed)["ema"]
+  logger.info("Restored step %d of %s.", checkpoints.latest, workdir)
+  checkpoints.close()
+  return params

@@ -1,0 +1,102 @@
+"""Image and prompt -> video: one compiled program from uint8 image to uint8 video."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+
+from fbjax import sharding
+from fbjax.bridge import guidance as guiding
+from fbjax.systems import base, formulation
+
+# (params, frozen, batch, keys) -> video uint8 "b t h w 3"
+Sample = Callable[[base.Params, base.Params, Mapping[str, jax.Array], jax.Array], jax.Array]
+
+
+def make_sample(
+  system: base.System,
+  form: formulation.Formulation,
+  sampler: Callable[..., jax.Array],
+  times: np.ndarray,
+  *,
+  guidance: float = 1.0,
+  mesh: jax.sharding.Mesh | None = None,
+) -> Sample:
+  """Returns sample(params, frozen, batch, keys) -> uint8 video, jitted.
+
+  Args:
+    system: who encodes, denoises and decodes.
+    form: the bridge, and what the network sees of it and predicts.
+    sampler: one of `bridge.samplers`, with its options bound.
+    times: decreasing grid, see `bridge.grids`.
+    guidance: scale of classifier-free guidance on the text; 1 runs the conditional branch alone.
+    mesh: when given, every device gets the videos.
+
+  The batch holds `image` uint8 "b h w 3" (or `video`, whose first frame is taken), `tokens` and
+  `stride`. A clip's draw depends on its key alone, not on the batch it is sampled in.
+  """
+
+  def sample(
+    params: base.Params, frozen: base.Params, batch: Mapping[str, jax.Array], keys: jax.Array
+  ) -> jax.Array:
+    purposes = jax.vmap(jax.random.split)(keys)
+    batch = {k: v for k, v in batch.items() if k != "video"} | {
+      "image": batch["image"] if "image" in batch else batch["video"][:, 0]
+    }
+    _, z1, cond = system.encode(frozen, batch, purposes[:, 0])
+    n = len(z1)
+    always, never = jnp.ones(n, bool), jnp.zeros(n, bool)
+    # Conditions do not change along the bridge: embedded once, both branches in one batch.
+    branches = [system.embed(params, cond)]
+    if guidance != 1:
+      branches.append(system.embed(params, system.drop(cond, always, never)))
+    conds = jax.tree.map(lambda *x: jnp.concatenate(x), *branches)
+
+    def denoise(zt: jax.Array, time: jax.Array) -> jax.Array:
+      x, t_net = form.network_input(zt, z1, time)
+      repeat = len(branches)
+      pred = system.denoise(
+        params, jnp.concatenate([x] * repeat), jnp.concatenate([t_net] * repeat), conds
+      )
+      if repeat == 2:
+        pred = guiding.text(*jnp.split(pred, 2), guidance)
+      return form.recover(pred, zt, z1, time)
+
+    z0 = sampler(form.process, denoise, z1, times, purposes[:, 1])
+    return to_uint8(system.decode(frozen, z0))
+
+  return jax.jit(sample, out_shardings=None if mesh is None else sharding.replicated(mesh))
+
+
+def to_uint8(video: jax.Array) -> jax.Array:
+  """[-1, 1] to 0..255, rounded."""
+  return jnp.round(jnp.clip((video + 1) * 127.5, 0, 255)).astype(jnp.uint8)
+
+
+def clip_keys(seed: int, indices: np.ndarray) -> jax.Array:
+  """One key a clip, from (seed, clip index) alone."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(indices))
+
+
+def generate(
+  sample: Sample,
+  params: base.Params,
+  frozen: base.Params,
+  batch: Mapping[str, np.ndarray],
+  *,
+  seed: int,
+  batch_size: int,
+) -> UInt8[np.ndarray, "n t h w 3"]:
+  """Samples n clips, `batch_size` at a time; the last batch is filled up, so nothing recompiles."""
+  n = len(batch["tokens"])
+  batch_size = min(batch_size, n)
+  videos = []
+  for start in range(0, n, batch_size):
+    rows = np.minimum(np.arange(start, start + batch_size), n - 1)
+    part: dict[str, Any] = {k: batch[k][rows] for k in batch}
+    video = sample(params, frozen, part, clip_keys(seed, rows))
+    videos.append(np.asarray(video)[: n - start])
+  return np.concatenate(videos)

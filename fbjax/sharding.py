@@ -1,0 +1,115 @@
+"""Where arrays live: a (data, fsdp) device mesh, and one table of rules for weights.
+
+Batches are split over both axes. Weights are split over `fsdp` alone, so that a state of N bytes
+costs N / fsdp on each device.
+"""
+
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+Rules = Sequence[tuple[str, P]]
+
+# Below this a split costs more in messages than it saves in memory.
+SMALLEST_SPLIT = 2**10
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """A mesh with axes `data` and `fsdp`; `data=-1` takes the devices that `fsdp` leaves.
+
+  Raises:
+    ValueError: when the axes do not multiply to the number of devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  n = len(devices)
+  if data == -1 and fsdp > 0 and n % fsdp == 0:
+    data = n // fsdp
+  if data < 1 or fsdp < 1 or data * fsdp != n:
+    raise ValueError(
+      f"mesh.data={data} x mesh.fsdp={fsdp} does not make {n} devices; "
+      f"choose a fsdp that divides {n} and data=-1"
+    )
+  return jax.make_mesh(
+    (data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices
+  )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Every device holds the whole array."""
+  return NamedSharding(mesh, P())
+
+
+def batch(mesh: Mesh) -> NamedSharding:
+  """The first axis is split over all devices."""
+  return NamedSharding(mesh, P(("data", "fsdp")))
+
+
+def tree(abstract: Any, mesh: Mesh, rules: Rules = ()) -> Any:
+  """A sharding for every leaf: the first rule whose regex is found in the leaf's path wins.
+
+  Without one, the largest dimension that `fsdp` divides is split; failing that, or for small leaves,
+  the leaf is replicated. Optimizer moments and EMA end in their parameter's path and follow it.
+
+  Args:
+    abstract: tree of arrays or ShapeDtypeStructs.
+    mesh: from `make_mesh`.
+    rules: (regex, PartitionSpec) pairs, tried in order on paths such as `params/unet/mid/kernel`.
+  """
+
+  def leaf_sharding(path: Any, leaf: Any) -> NamedSharding:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    for pattern, spec in rules:
+      if re.search(pattern, name):
+        return NamedSharding(mesh, spec)
+    return NamedSharding(mesh, _largest_dimension(leaf.shape, mesh.shape["fsdp"]))
+
+  return jax.tree.map_with_path(leaf_sharding, abstract)
+
+
+def _largest_dimension(shape: tuple[int, ...], fsdp: int) -> P:
+  fitting = [axis for axis, size in enumerate(shape) if size % fsdp == 0]
+  if fsdp == 1 or not fitting or np.prod(shape) < SMALLEST_SPLIT:
+    return P()
+  # The last of equals: output channels, which keeps the contraction of a matmul whole.
+  axis = max(fitting, key=lambda axis: (shape[axis], axis))
+  return P(*[None] * axis, "fsdp")
+
+
+def put_batch(local: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+  """Makes global arrays of this process's share of a batch.
+
+  Raises:
+    ValueError: when the batch cannot be split evenly over the mesh.
+  """
+  sharding = batch(mesh)
+  here = len(mesh.local_devices)
+  for name, value in local.items():
+    if len(value) % here:
+      raise ValueError(
+        f"batch[{name!r}] has {len(value)} clips in this process, which {here} local devices "
+        f"do not divide; make train.batch_size a multiple of {mesh.size}"
+      )
+  return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in local.items()}
+
+
+def join_processes() -> None:
+  """Connects the processes of this run; a lone process connects to itself.
+
+  Also alone, since without the coordination service nobody notices SIGTERM and a preempted run
+  would lose what it did since its last checkpoint.
+  """
+  if jax.distributed.is_initialized():
+    return
+  try:
+    jax.distributed.initialize()  # TPU pods, SLURM, MPI, Kubernetes, JAX_COORDINATOR_ADDRESS
+  except ValueError:
+    with socket.socket() as probe:
+      probe.bind(("127.0.0.1", 0))
+      port = probe.getsockname()[1]
+    jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=1, process_id=0)

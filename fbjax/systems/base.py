@@ -1,0 +1,66 @@
+"""What every architecture answers: how clips become latents and conditions, and who denoises.
+
+Objectives and samplers know this protocol only. A neural prior, a last frame or the previous chunk
+of a long video are other ways to make `z1`; nobody else has to know.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+from jaxtyping import Array, Bool, Float
+
+Params = Any
+Cond = Any
+Batch = Any
+
+
+class Example(NamedTuple):
+  """Clips as the bridge sees them."""
+
+  z0: Float[Array, "b t h w c"] | None  # clean latent; None when there is only an image
+  z1: Float[Array, "b t h w c"]  # prior
+  cond: Cond  # what else the network is told; a tree with leading axis b
+
+
+class System(Protocol):
+  """One architecture: pure functions over trees of arrays.
+
+  `params` are trained (network, text network trained along, image projector); `frozen` are not
+  (VAE, CLIP, T5). Keys come one a clip, so that a clip's draw does not depend on its batch.
+  """
+
+  def init(self, key: jax.Array) -> Params:
+    """New trainable weights."""
+    ...
+
+  def encode(self, frozen: Params, batch: Batch, keys: jax.Array) -> Example:
+    """Latents and conditions of clips (`batch["video"]`) or of images (`batch["image"]`)."""
+    ...
+
+  def drop(self, cond: Cond, text: Bool[Array, "b"], image: Bool[Array, "b"]) -> Cond:
+    """Replaces the text or image condition of the marked clips by the null one.
+
+    Training and guidance both call this, so that sampling meets the null it was trained with.
+    """
+    ...
+
+  def embed(self, params: Params, cond: Cond) -> Cond:
+    """Runs the trainable encoders of conditions: once a clip, however many steps follow."""
+    ...
+
+  def denoise(
+    self,
+    params: Params,
+    x: Float[Array, "b t h w c"],
+    t_net: Float[Array, "b"],
+    cond: Cond,
+    key: jax.Array | None = None,
+  ) -> Float[Array, "b t h w c"]:
+    """The network's output; a key turns dropout on."""
+    ...
+
+  def decode(
+    self, frozen: Params, z: Float[Array, "b t h w c"]
+  ) -> Float[Array, "b frames height width 3"]:
+    """Video in [-1, 1] of latents."""
+    ...

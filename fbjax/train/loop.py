@@ -1,0 +1,197 @@
+"""The one training loop. It orders things; what is learnt is in the loss it is handed."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+import optax
+
+from jax.sharding import Mesh
+
+from fbjax import checkpoint, sharding, tracker
+from fbjax.train import step as train_step
+
+logger = logging.getLogger(__name__)
+
+
+class Data(Protocol):
+  """Host batches in an order fixed by `position`, the number of batches already given."""
+
+  position: int
+
+  def __next__(self) -> dict[str, np.ndarray]: ...
+
+
+# Fields of a batch for people, not for the device.
+HOST_FIELDS = ("index", "replaced")
+
+
+def train(
+  *,
+  loss_fn: train_step.LossFn,
+  tx: optax.GradientTransformation,
+  init: Callable[[jax.Array], Any],
+  frozen: Any,
+  data: Data,
+  mesh: Mesh,
+  workdir: str,
+  steps: int,
+  batch_size: int,
+  seed: int = 0,
+  ema_decay: float = 0.9999,
+  accumulate: int = 1,
+  rules: sharding.Rules = (),
+  log_every: int = 50,
+  save_every: int = 1000,
+  preview_every: int = 1000,
+  keep: int = 2,
+  preview: Callable[[int, Any], np.ndarray] | None = None,
+  clip_name: Callable[[int], str] = str,
+  preempted: Callable[[int], bool] = lambda step: False,
+) -> train_step.TrainState:
+  """Trains to `steps`, from the newest checkpoint of the workdir when there is one.
+
+  Args:
+    loss_fn: mean loss over the clips of a batch.
+    tx: optimizer.
+    init: key -> params.
+    frozen: weights that the loss reads and nobody trains.
+    data: batches; its position is saved and restored.
+    mesh: the devices.
+    workdir: where everything is written.
+    steps: the step to end at.
+    batch_size: clips a step, over all processes.
+    seed: of the initial weights and of the loss.
+    ema_decay: decay of the moving average of the weights.
+    accumulate: parts a batch is cut into to save memory.
+    rules: sharding rules before the default one.
+    log_every: steps between lines of progress.
+    save_every: steps between checkpoints; the last step is always saved.
+    preview_every: steps between previews; the last step always gets one.
+    keep: checkpoints kept.
+    preview: (step, EMA weights) -> picture, run every `preview_every` steps by the first process.
+    clip_name: index in the data set -> name.
+    preempted: step -> whether to save and leave now; asked by every process at every step.
+
+  Returns:
+    The last state; its step is below `steps` when preempted.
+
+  Raises:
+    FloatingPointError: when the loss is not finite; names the step and the batch's clips.
+    ValueError: when the batch does not divide by the accumulation and the mesh.
+  """
+  if batch_size % (accumulate * mesh.size):
+    raise ValueError(
+      f"train.batch_size={batch_size} must be a multiple of train.accumulate={accumulate} "
+      f"times the {mesh.size} devices"
+    )
+  key = jax.random.key(seed)
+  new_state = lambda key: train_step.init_state(init(key), tx)  # noqa: E731
+  shapes = jax.eval_shape(new_state, key)
+  state_sharding = sharding.tree(shapes, mesh, rules)
+  checkpoints = checkpoint.Checkpoints(workdir, keep)
+  if checkpoints.latest is None:
+    state = jax.jit(new_state, out_shardings=state_sharding)(key)
+  else:
+    placed = jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, state_sharding
+    )
+    state, data.position = checkpoints.restore(checkpoints.latest, placed)
+    logger.info("Resumed %s at step %d of %d.", workdir, int(state.step), steps)
+  start = int(state.step)
+  if start >= steps:
+    logger.info("%s is already trained to step %d.", workdir, start)
+    return state
+
+  waited_from = time.perf_counter()
+  host, batch = _next_batch(data, mesh)
+  program, flops = _compile(
+    train_step.make_train_step(loss_fn, tx, ema_decay=ema_decay, seed=seed, accumulate=accumulate),
+    (state, frozen, batch),
+    state_sharding,
+    mesh,
+    accumulate,
+  )
+  logger.info("First batch and compilation took %.0f s.", time.perf_counter() - waited_from)
+  log = tracker.Tracker(workdir, steps=steps, batch_size=batch_size, start=start, flops=flops)
+  replaced = 0
+  step, saved = start, start
+  pending = None
+  leave = False
+  try:
+    with jax.transfer_guard("disallow"):
+      while step < steps and not leave:
+        step += 1
+        state, metrics = program(state, frozen, batch)
+        # The next batch is fetched and the last step's loss read while this step runs.
+        if pending is not None:
+          _check_finite(*pending, clip_name)
+        pending = (step, metrics, host)
+        replaced += int(np.sum(host.get("replaced", 0)))
+        leave = preempted(step)
+        due = {
+          "log": step % log_every == 0 or step == steps,
+          "save": step % save_every == 0 or step == steps or leave,
+          "preview": preview is not None and (step % preview_every == 0 or step == steps),
+        }
+        if any(due.values()):
+          values = _check_finite(*pending, clip_name)
+          pending = None
+          if due["log"]:
+            log.write(step, values | {"replaced": replaced})
+          if due["save"]:
+            # The batch of the next step is not drawn yet: the position is that of `step` batches.
+            checkpoints.save(step, state, data.position)
+            saved = step
+          if due["preview"] and not leave:
+            with jax.transfer_guard("allow"):
+              log.picture("preview", step, preview(step, state.ema))
+            log.restart_clock(step)
+        if step < steps and not leave:
+          waited_from = time.perf_counter()
+          host, batch = _next_batch(data, mesh)
+          if metrics["loss"].is_ready():  # The device had nothing left to do meanwhile.
+            log.waited(time.perf_counter() - waited_from)
+  finally:
+    log.close()
+    checkpoints.close()
+  if leave and step < steps:
+    logger.info("Asked to stop: saved step %d of %d; run the same command to go on.", saved, steps)
+  return state
+
+
+def _compile(
+  step: Any, args: tuple[Any, ...], state_sharding: Any, mesh: Mesh, accumulate: int
+) -> tuple[Any, float | None]:
+  """The compiled step and its FLOPs, those of the whole mesh."""
+  lowered = jax.jit(
+    step, donate_argnums=0, out_shardings=(state_sharding, sharding.replicated(mesh))
+  ).lower(*args)
+  # Counted before partitioning; the body of the accumulation's loop is counted once.
+  flops = (lowered.cost_analysis() or {}).get("flops")
+  return lowered.compile(), flops * accumulate if flops else None
+
+
+def _next_batch(data: Data, mesh: Mesh) -> tuple[dict[str, np.ndarray], dict[str, jax.Array]]:
+  batch = dict(next(data))
+  host = {name: batch.pop(name) for name in HOST_FIELDS if name in batch}
+  return host, sharding.put_batch(batch, mesh)
+
+
+def _check_finite(
+  step: int,
+  metrics: dict[str, jax.Array],
+  host: dict[str, np.ndarray],
+  clip_name: Callable[[int], str],
+) -> dict[str, float]:
+  values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+  if not (np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"])):
+    names: Sequence[str] = [clip_name(int(i)) for i in host.get("index", ())]
+    raise FloatingPointError(
+      f"loss {values['loss']}, gradient norm {values['grad_norm']} at step {step}, in a batch of {', '.join(names) or 'clips'}; "
+      "nothing was saved since: lower optim.lr, or look at these clips"
+    )
+  return values

@@ -1,0 +1,90 @@
+"""One training step as a function of arrays."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Params = Any
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+# (params, frozen, batch, one key a clip) -> (loss, metrics), each a mean over clips.
+LossFn = Callable[[Params, Params, Batch, jax.Array], tuple[jax.Array, Metrics]]
+
+
+class TrainState(NamedTuple):
+  """All that a run needs to go on: float32 weights, their moving average, optimizer state."""
+
+  step: jax.Array
+  params: Params
+  ema: Params
+  opt: optax.OptState
+
+
+def init_state(params: Params, tx: optax.GradientTransformation) -> TrainState:
+  """The state before the first step."""
+  return TrainState(
+    jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), tx.init(params)
+  )
+
+
+def clip_keys(key: jax.Array, n: int) -> jax.Array:
+  """One key a clip, a function of the key and the clip's place alone."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
+
+
+def make_train_step(
+  loss_fn: LossFn,
+  tx: optax.GradientTransformation,
+  *,
+  ema_decay: float,
+  seed: int,
+  accumulate: int = 1,
+) -> Callable[[TrainState, Params, Batch], tuple[TrainState, Metrics]]:
+  """Returns step(state, frozen, batch) -> (state, metrics), ready for jax.jit.
+
+  `frozen` (VAE, CLIP, T5) is an argument and not a closure: a closed-over array is copied into the
+  program. Keys come from (seed, step, place in the batch), so a restored run draws the noise it
+  would have drawn, whatever the mesh or the accumulation.
+
+  Args:
+    loss_fn: mean loss over clips.
+    tx: optimizer.
+    ema_decay: decay of the moving average, reached after a warm-up of (1 + step) / (10 + step).
+    seed: of all randomness in the loss.
+    accumulate: number of parts a batch is cut into, run one after the other to save memory.
+  """
+  grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
+  def gradients(params, frozen, batch, keys):
+    if accumulate == 1:
+      return grad_fn(params, frozen, batch, keys)
+    # Clip i goes to part i % accumulate: every part stays spread over all devices.
+    parts = jax.tree.map(
+      lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), (dict(batch), keys)
+    )
+
+    def add(total, part):
+      return jax.tree.map(jnp.add, total, grad_fn(params, frozen, *part)), None
+
+    zeros = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype),
+      jax.eval_shape(grad_fn, params, frozen, *jax.tree.map(lambda x: x[0], parts)),
+    )
+    total, _ = jax.lax.scan(add, zeros, parts)
+    return jax.tree.map(lambda x: x / accumulate, total)
+
+  def step(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, Metrics]:
+    n = len(jax.tree.leaves(batch)[0])
+    keys = clip_keys(jax.random.fold_in(jax.random.key(seed), state.step), n)
+    (loss, metrics), grads = gradients(state.params, frozen, batch, keys)
+    updates, opt = tx.update(grads, state.opt, state.params)
+    params = optax.apply_updates(state.params, updates)
+    decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+    ema = optax.incremental_update(params, state.ema, 1 - decay)
+    metrics = metrics | {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+    return TrainState(state.step + 1, params, ema, opt), metrics
+
+  return step

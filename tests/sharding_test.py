@@ -1,0 +1,57 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from fbjax import sharding
+
+
+@pytest.fixture
+def mesh():
+  return sharding.make_mesh(data=2, fsdp=4)
+
+
+def test_data_axis_takes_the_devices_that_fsdp_leaves():
+  assert dict(sharding.make_mesh(data=-1, fsdp=2).shape) == {"data": 4, "fsdp": 2}
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(3, 2), (-1, 3), (0, 8), (-1, 0)])
+def test_a_mesh_that_does_not_fit_says_so(data, fsdp):
+  with pytest.raises(ValueError, match="does not make 8 devices"):
+    sharding.make_mesh(data, fsdp)
+
+
+def test_weights_are_split_along_their_largest_divisible_dimension(mesh):
+  shapes = {
+    "wide": jnp.zeros((3, 3, 16, 64)),
+    "tall": jnp.zeros((128, 16)),
+    "square": jnp.zeros((32, 32)),
+    "odd": jnp.zeros((1025, 3)),
+    "small": jnp.zeros((64,)),
+  }
+  specs = {k: s.spec for k, s in sharding.tree(shapes, mesh).items()}
+  assert specs["wide"] == P(None, None, None, "fsdp")
+  assert specs["tall"] == P("fsdp")
+  assert specs["square"] == P(None, "fsdp")
+  assert specs["odd"] == P()
+  assert specs["small"] == P()
+
+
+def test_the_first_matching_rule_wins(mesh):
+  shapes = {"a": {"kernel": jnp.zeros((64, 64))}, "b": {"kernel": jnp.zeros((64, 64))}}
+  rules = [("a/kernel", P("fsdp")), ("kernel", P())]
+  specs = jax.tree.map(lambda s: s.spec, sharding.tree(shapes, mesh, rules))
+  assert specs == {"a": {"kernel": P("fsdp")}, "b": {"kernel": P()}}
+
+
+def test_a_batch_is_spread_over_all_devices_in_order(mesh):
+  clips = np.arange(16 * 3, dtype=np.int32).reshape(16, 3)
+  batch = sharding.put_batch({"x": clips}, mesh)
+  np.testing.assert_array_equal(batch["x"], clips)
+  assert {s.data.shape for s in batch["x"].addressable_shards} == {(2, 3)}
+
+
+def test_a_batch_that_does_not_divide_says_so(mesh):
+  with pytest.raises(ValueError, match=r"'x'.*6 clips.*train.batch_size a multiple of 8"):
+    sharding.put_batch({"x": np.zeros((6, 2))}, mesh)
