@@ -1,0 +1,184 @@
+"""What the networks share: attention, norms, embeddings, PyTorch's initialisation, keys.
+
+Video is `b t h w c`, tokens are `b n c`, and heads `k` of `d` channels lie head by head in `c`.
+Parameters are float32; `dtype` is what a layer computes in. Norms, softmax and sinusoids compute
+in float32 whatever the dtype.
+"""
+
+import math
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+
+class Rngs(Protocol):
+  """What flax's layers ask of `rngs`: a fresh key per call. `Keys` and `nnx.Rngs` both do."""
+
+  def params(self) -> Key[Array, ""]: ...
+
+
+class Keys:
+  """A stream of keys that counts in Python.
+
+  Stands in for `nnx.Rngs`, whose counter is an array: under tracing it takes a minute to build
+  a thousand layers with it, and a second with this.
+  """
+
+  def __init__(self, key: Key[Array, ""]):
+    self.key = key
+    self.count = 0
+
+  def __call__(self) -> Key[Array, ""]:
+    self.count += 1
+    return jax.random.fold_in(self.key, self.count)
+
+  params = __call__
+
+
+def _uniform(fan_in: int) -> jax.nn.initializers.Initializer:
+  bound = 1 / math.sqrt(fan_in)
+
+  def init(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return init
+
+
+def inits(fan_in: int, zero: bool) -> dict[str, jax.nn.initializers.Initializer]:
+  """PyTorch's default for weights and biases alike, or zeros for both."""
+  init = nnx.initializers.zeros if zero else _uniform(fan_in)
+  return {"kernel_init": init, "bias_init": init}
+
+
+def linear(
+  c_in: int, c_out: int, *, bias: bool = True, zero: bool = False, dtype: Any, rngs: Rngs
+) -> nnx.Linear:
+  return nnx.Linear(c_in, c_out, use_bias=bias, **inits(c_in, zero), dtype=dtype, rngs=rngs)
+
+
+def conv(
+  c_in: int,
+  c_out: int,
+  size: int,
+  *,
+  stride: int = 1,
+  padding: Any = None,
+  bias: bool = True,
+  zero: bool = False,
+  dtype: Any,
+  rngs: Rngs,
+) -> nnx.Conv:
+  """A square convolution that pads both sides alike, as torch does; SAME would not at stride 2."""
+  return nnx.Conv(
+    c_in,
+    c_out,
+    (size, size),
+    strides=stride,
+    padding=size // 2 if padding is None else padding,
+    use_bias=bias,
+    **inits(c_in * size * size, zero),
+    dtype=dtype,
+    rngs=rngs,
+  )
+
+
+def layer_norm(c: int, *, epsilon: float = 1e-5, dtype: Any, rngs: Rngs) -> nnx.LayerNorm:
+  return nnx.LayerNorm(c, epsilon=epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs)
+
+
+class GroupNorm(nnx.Module):
+  """Normalizes groups of channels over every axis between the first and the last.
+
+  The variance is that of the centred values: E[x^2] - E[x]^2 loses it when mean >> deviation.
+  """
+
+  def __init__(self, c: int, *, groups: int = 32, epsilon: float = 1e-5):
+    if c % groups:
+      raise ValueError(f"{c} channels do not divide into {groups} groups; choose other groups")
+    self.scale = nnx.Param(jnp.ones(c))
+    self.bias = nnx.Param(jnp.zeros(c))
+    self.groups = groups
+    self.epsilon = epsilon
+
+  def __call__(self, x: Float[Array, "b *n c"]) -> Float[Array, "b *n c"]:
+    b, *_, c = x.shape
+    grouped = x.reshape(b, -1, self.groups, c // self.groups).astype(jnp.float32)
+    mean = grouped.mean((1, 3), keepdims=True)
+    variance = jnp.square(grouped - mean).mean((1, 3), keepdims=True)
+    y = (grouped - mean) * jax.lax.rsqrt(variance + self.epsilon)
+    y = y.reshape(x.shape) * per_channel(self.scale[...], x) + per_channel(self.bias[...], x)
+    return y.astype(x.dtype)
+
+
+def per_channel(v: Float[Array, " c"], x: Float[Array, "... c"]) -> Float[Array, "... c"]:
+  """Gives v the rank of x: implicit promotion of ranks is an error in the tests."""
+  return v.reshape((1,) * (x.ndim - 1) + v.shape)
+
+
+def attention(
+  q: Float[Array, "b n k d"],
+  k: Float[Array, "b m k d"],
+  v: Float[Array, "b m k d"],
+  *,
+  scale: float | None = None,
+  bias: Float[Array, "#b #k n m"] | None = None,
+) -> Float[Array, "b n k d"]:
+  """softmax(scale q k^T + bias) v for each head; scale is 1/sqrt(d) unless given.
+
+  The division by the softmax's sum comes after the product with v, where it is n d instead of
+  n m long.
+  """
+  scale = q.shape[-1] ** -0.5 if scale is None else scale
+  logits = jnp.einsum("bnkd,bmkd->bknm", q * scale, k, preferred_element_type=jnp.float32)
+  if bias is not None:
+    logits = logits + bias
+  weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+  total = weights.sum(-1).swapaxes(1, 2)[..., None]
+  out = jnp.einsum("bknm,bmkd->bnkd", weights.astype(v.dtype), v)
+  return (out / total).astype(v.dtype)
+
+
+def causal_bias(n: int) -> Float[Array, "1 1 n n"]:
+  """0 where a position may look, -inf at what comes after it."""
+  return jnp.where(jnp.tril(jnp.ones((n, n), bool)), 0.0, -jnp.inf)[None, None]
+
+
+def split_heads(x: Float[Array, "b n c"], heads: int) -> Float[Array, "b n k d"]:
+  return x.reshape(*x.shape[:2], heads, -1)
+
+
+def merge_heads(x: Float[Array, "b n k d"]) -> Float[Array, "b n c"]:
+  return x.reshape(*x.shape[:2], -1)
+
+
+def sinusoid(time: Float[Array, " b"], c: int) -> Float[Array, "b c"]:
+  """[cos, sin] of time at c/2 frequencies from 1 down to almost 1/10000; float32."""
+  if c % 2:
+    raise ValueError(f"a sinusoidal embedding needs an even number of channels, not {c}")
+  half = c // 2
+  freq = jnp.exp(-math.log(10_000) / half * jnp.arange(half, dtype=jnp.float32))
+  angle = time.astype(jnp.float32)[:, None] * freq[None]
+  return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
+
+
+class Geglu(nnx.Module):
+  """Linear to value and gate, value * gelu(gate), Linear back."""
+
+  def __init__(self, c: int, *, mult: int = 4, dtype: Any, rngs: Rngs):
+    self.up = linear(c, 2 * mult * c, dtype=dtype, rngs=rngs)
+    self.down = linear(mult * c, c, dtype=dtype, rngs=rngs)
+
+  def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
+    value, gate = jnp.split(self.up(x), 2, axis=-1)
+    return self.down(value * nnx.gelu(gate, approximate=False))
+
+
+def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> Float[Array, "..."]:
+  """Zeroes a share of x and scales up the rest; the identity without a key."""
+  if key is None or rate == 0:
+    return x
+  keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+  return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
