@@ -1,0 +1,37 @@
+"""From a network to a denoiser: align, predict every branch, guide, read z0 back (§2.1, §3.4)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jaxtyping import Array, Float
+
+from fbjax.bridge import alignment, guidance, prediction
+from fbjax.bridge import diffusion as diffusion_lib
+from fbjax.bridge import process as process_lib
+
+
+def denoiser(
+  process: process_lib.Process,
+  predict: Callable[[Array, Array, Any], Array],
+  kind: prediction.Kind,
+  z1: Float[Array, "b *d"],
+  conds: Sequence[Any],
+  combine: guidance.Combine | None = None,
+  *,
+  diffusion: diffusion_lib.Diffusion | None = None,
+  rule: alignment.Rule = "exact",
+) -> Callable[[Array, Array], Array]:
+  """denoise(zt, time) -> z0_hat for `samplers`, from a network predict(x, t_net, cond) -> `kind`.
+
+  `conds` are the branches that `combine` expects, in its order; `diffusion` is what the network
+  is aligned with, None for one trained from scratch, the process itself for the baseline.
+  """
+  combine = combine or guidance.none()
+
+  def denoise(zt: Float[Array, "b *d"], time: Float[Array, "b"]) -> Float[Array, "b *d"]:
+    x, t_net = alignment.align(process, diffusion, zt, z1, time, rule)
+    pred = combine(guidance.evaluate(predict, x, t_net, conds), time)
+    rescale = None if diffusion is None else diffusion.rescale_at(t_net)
+    return prediction.recover(kind, process, pred, zt, z1, time, rescale)
+
+  return denoise

@@ -1,0 +1,87 @@
+"""Time grids: decreasing float64 times at which a sampler asks for z0 (reference §3.2).
+
+Bridge times lie in (0, 1). The published models know 1000 of them, index i = 0..999 at time
+(i + 1) / 1001; a process knows nothing of this, it is one way to choose times.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from fbjax.bridge import process as process_lib
+
+Grid = Float[np.ndarray, "n"]
+Times = process_lib.Times
+
+STEPS = 1000
+
+
+def time_of(index: Times, steps: int = STEPS) -> Times:
+  """Bridge time of a published index, (i + 1) / (N + 1) (§1.2)."""
+  return (index + 1) / (steps + 1)
+
+
+def index_of(time: Times, steps: int = STEPS) -> Times:
+  """Published index of a bridge time, a fraction between the 1000 (§1.2)."""
+  return time * (steps + 1) - 1
+
+
+def draw(key: Key[Array, ""], batch: int, steps: int | None = STEPS) -> Float[Array, "b"]:
+  """Times to train at: a uniform published index, or with steps=None uniform in (0, 1) (§1.2)."""
+  if steps is None:
+    tiny = 1e-5
+    return jax.random.uniform(key, (batch,), jnp.float32, tiny, 1 - tiny)
+  return time_of(jax.random.randint(key, (batch,), 0, steps).astype(jnp.float32), steps)
+
+
+def trailing_indices(n: int, steps: int = STEPS) -> Int[np.ndarray, "n"]:
+  """uniform_trailing: from N - 1 down in steps of N / n (§3.2); n=50 gives 999, 979, ..., 19."""
+  return np.round(steps - np.arange(n) * steps / n).astype(int) - 1
+
+
+def uniform_indices(n: int, steps: int = STEPS) -> Int[np.ndarray, "n"]:
+  """DDIM's uniform: 1 up in steps of N // n, reversed (§3.2); n=50 gives 981, 961, ..., 1."""
+  indices = np.arange(0, steps, steps // n)[::-1] + 1
+  if indices[0] >= steps:
+    raise ValueError(f"a uniform grid of {n} in {steps} steps leaves the range; use trailing")
+  return indices
+
+
+def latte_indices(n: int, steps: int = STEPS) -> Int[np.ndarray, "n"]:
+  """Latte's respacing: both ends and evenly between (§3.2); n=50 gives 999, 979, ..., 20, 0."""
+  stride = (steps - 1) / (n - 1)
+  # Added up, not multiplied: halves round the way the reference's sum does.
+  ups = np.concatenate([[0.0], np.cumsum(np.full(n - 1, stride))])
+  return np.round(ups).astype(int)[::-1]
+
+
+def trailing(n: int, steps: int = STEPS) -> Grid:
+  """Times of the published grid of all released models (§3.2)."""
+  return time_of(trailing_indices(n, steps).astype(np.float64), steps)
+
+
+def uniform(n: int, first: float = 1 - 1e-3, last: float = 1e-3) -> Grid:
+  """Equal steps in time (DBIM, §3.7)."""
+  return np.linspace(first, last, n)
+
+
+def log_snr(
+  process: process_lib.Bridge, n: int, first: float = 1 - 1e-3, last: float = 1e-3
+) -> Grid:
+  """Equal steps in log-SNR, in which the high orders of DBIM are polynomial (§3.7)."""
+  ends = process.log_snr(np.array([first, last]))
+  times = process.time_of_log_snr(np.linspace(*ends, n))
+  times[0], times[-1] = first, last
+  return times
+
+
+def karras(n: int, first: float = 1 - 1e-4, last: float = 1e-3, rho: float = 7.0) -> Grid:
+  """Equal steps in time^(1 / rho) (DDBM, §3.8)."""
+  return np.linspace(first ** (1 / rho), last ** (1 / rho), n) ** rho
+
+
+def shifted(n: int, shift: float, first: float = 1 - 1e-3, last: float = 1e-3) -> Grid:
+  """Uniform u moved to shift u / (1 + (shift - 1) u): above 1 spends steps next to the prior."""
+  u = np.linspace(*(time / (shift - (shift - 1) * time) for time in (first, last)), n)
+  return shift * u / (1 + (shift - 1) * u)

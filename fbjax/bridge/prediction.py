@@ -1,0 +1,177 @@
+"""What the network predicts, and how z0 is read back (reference §1.3).
+
+Every prediction F is affine in (z0, z1, noise), hence also z0 and the noise are affine in
+(zt, z1, F). Three rows of coefficients per kind are all there is:
+
+  kind      F
+  z0        z0
+  noise     noise
+  v         cos noise - sin z0             cos = a / n, sin = c / n, n^2 = a^2 + c^2
+  psi       (zt - alpha z0) / (alpha sigma)
+  velocity  drift of the reverse SDE, f zt + g^2 (zt - alpha z0) / (alpha sigma)^2
+
+psi is the velocity over g^2 / (alpha sigma), when f = 0: the same target, stabilised. `z0`,
+`noise` and `v` are defined for any process, so also for a diffusion; `psi` and `velocity` need a
+bridge. Rows are written in the form that has a limit at both ends wherever there is one.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fbjax.bridge import process as process_lib
+from fbjax.bridge.process import divide, sqrt
+
+Kind = Literal["z0", "noise", "v", "psi", "velocity"]
+Times = process_lib.Times
+Process = process_lib.Process
+
+
+class Rows(NamedTuple):
+  """F = forward . (z0, z1, noise); z0 = data . (zt, z1, F); noise = noise . (zt, z1, F)."""
+
+  forward: tuple[Times, Times, Times]
+  data: tuple[Times, Times, Times]
+  noise: tuple[Times, Times, Times]
+
+
+def rows(kind: Kind, process: Process, time: Times, rescale: Times | None = None) -> Rows:
+  """The three rows of coefficients of a prediction, at each time (§1.3).
+
+  `rescale` is the factor s of a network trained with dynamic rescale (§1.4, clean form): its v is
+  that of the data s z0. The other kinds do not depend on it.
+  """
+  xp = time.__array_namespace__()
+  zero, one = xp.zeros_like(time), xp.ones_like(time)
+  a, b, c = process.marginal(time)
+  if kind == "z0":
+    return Rows(
+      (one, zero, zero), (zero, zero, one), (divide(one, c), -divide(b, c), -divide(a, c))
+    )
+  if kind == "noise":
+    return Rows(
+      (zero, zero, one), (divide(one, a), -divide(b, a), -divide(c, a)), (zero, zero, one)
+    )
+  if kind == "v":
+    cos, sin, norm, gain = process.rotation(time)
+    s = one if rescale is None else rescale
+    stretch = sqrt((cos / s) ** 2 + sin**2)  # 1 unless rescaled
+    cos, sin = cos / (s * stretch), sin / stretch
+    gain, back = gain / (s * stretch) ** 2, divide(sin, norm * stretch)
+    return Rows((-s * sin, zero, cos), (gain, -gain * b, -sin / s), (back, -back * b, cos))
+  if kind == "psi":
+    alpha, sigma = process.alpha(time), sqrt(process.variance(time))
+    alpha_1, total = process.ends(time)
+    cos = sqrt(process.variance_to_go(time) / total)
+    tangent = divide(sigma, sqrt(process.variance_to_go(time) * total))
+    return Rows(
+      (-sigma / total, sigma / (alpha_1 * total), cos),
+      (1 / alpha, zero, -sigma),
+      (tangent / alpha, -tangent / alpha_1, cos),
+    )
+  if kind == "velocity":
+    f = process.drift(time)
+    alpha, g2, sigma2 = process.alpha(time), process.diffusion(time), process.variance(time)
+    size = divide(g2, alpha * sqrt(sigma2))  # velocity = f zt + size psi
+    (p, q, r), (_, _, gain), (to_zt, to_z1, turn) = rows("psi", process, time)
+    inverse = divide(one, size)
+    # size sigma / total is g2 / (alpha total): no 0 times infinity next to time 0.
+    mean = g2 / (alpha * process.ends(time)[1])
+    return Rows(
+      (f * a - mean, f * b + mean / process.ends(time)[0], f * c + size * r),
+      (1 / alpha - f * gain * inverse, zero, gain * inverse),
+      (to_zt - f * turn * inverse, to_z1, turn * inverse),
+    )
+  raise ValueError(f"no prediction named {kind!r}; use z0, noise, v, psi or velocity")
+
+
+def target(
+  kind: Kind,
+  process: Process,
+  z0: Float[Array, "b *d"],
+  z1: Float[Array, "b *d"],
+  noise: Float[Array, "b *d"],
+  time: Float[Array, "b"],
+  rescale: Float[Array, "b"] | None = None,
+) -> Float[Array, "b *d"]:
+  """What the network is trained towards (§1.3); MSE with weight 1 is the published loss."""
+  return _apply(rows(kind, process, time, rescale).forward, z0, z1, noise)
+
+
+def recover(
+  kind: Kind,
+  process: Process,
+  pred: Float[Array, "b *d"],
+  zt: Float[Array, "b *d"],
+  z1: Float[Array, "b *d"],
+  time: Float[Array, "b"],
+  rescale: Float[Array, "b"] | None = None,
+) -> Float[Array, "b *d"]:
+  """The z0 that a prediction implies (§1.3)."""
+  return _apply(rows(kind, process, time, rescale).data, zt, z1, pred)
+
+
+def recover_noise(
+  kind: Kind,
+  process: Process,
+  pred: Float[Array, "b *d"],
+  zt: Float[Array, "b *d"],
+  z1: Float[Array, "b *d"],
+  time: Float[Array, "b"],
+  rescale: Float[Array, "b"] | None = None,
+) -> Float[Array, "b *d"]:
+  """The noise that a prediction implies."""
+  return _apply(rows(kind, process, time, rescale).noise, zt, z1, pred)
+
+
+def convert(
+  kind: Kind,
+  to: Kind,
+  process: Process,
+  pred: Float[Array, "b *d"],
+  zt: Float[Array, "b *d"],
+  z1: Float[Array, "b *d"],
+  time: Float[Array, "b"],
+  rescale: Float[Array, "b"] | None = None,
+) -> Float[Array, "b *d"]:
+  """The same prediction, said as another kind."""
+  if kind == to:
+    return pred
+  z0 = recover(kind, process, pred, zt, z1, time, rescale)
+  noise = recover_noise(kind, process, pred, zt, z1, time, rescale)
+  return target(to, process, z0, z1, noise, time, rescale)
+
+
+def gain(kind: Kind, process: Process, time: Times) -> Times:
+  """|d z0 / d F|: what an error of the network costs in z0 (§1.3, column 4)."""
+  return jnp.abs(rows(kind, process, time).data[2])
+
+
+def loss_weight(kind: Kind, like: Kind, process: Process, time: Times) -> Times:
+  """Weight that turns the square loss of `kind` into that of `like` (§1.3, column 5)."""
+  return divide(gain(kind, process, time), gain(like, process, time)) ** 2
+
+
+def stable_weight(
+  kind: Kind,
+  process: Process,
+  z0: Float[Array, "b *d"],
+  z1: Float[Array, "b *d"],
+  time: Float[Array, "b"],
+) -> Float[Array, "b"]:
+  """|z1 - z0|^2 / E |F|^2 over the noise: the stabilised loss of a prediction that diverges.
+
+  For the velocity of a Brownian bridge this is the variance-stabilised velocity matching of
+  ViBT (arXiv:2511.23199); 0 where the clip equals its prior.
+  """
+  p, q, r = rows(kind, process, time).forward
+  axes = tuple(range(1, z0.ndim))
+  mean = process_lib.per_clip(p, z0) * z0 + process_lib.per_clip(q, z0) * z1
+  size = z0[0].size
+  distance = jnp.sum((z1 - z0) ** 2, axes)
+  return divide(distance, jnp.sum(mean**2, axes) + size * r**2)
+
+
+def _apply(row: tuple, *values: Array) -> Array:
+  return sum(process_lib.per_clip(x, value) * value for x, value in zip(row, values, strict=True))
