@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-Times = Float[jax.Array | np.ndarray, "*t"]
+Times = Float[jax.Array | np.ndarray | np.generic, "*t"]
 
 
 class Marginal(NamedTuple):

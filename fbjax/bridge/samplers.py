@@ -148,43 +148,177 @@ def sampler(table_of: Callable[..., Table]):
   return sample
 
 
-def first_order(process: Process, start: Grid, end: Grid, eta: Grid) -> tuple[Grid, ...]:
-  """Coefficients of (zt, z0_hat, z1, noise) of the first-order family from start to end (§3.1).
+def first_order_rows(process: Process, times: Grid, eta: float | Grid) -> list[Table]:
+  """The steps of the first-order family between consecutive times (§3.1).
 
   noise = eta std, with std the posterior's. The published k = sqrt(c_t^2 - noise^2) / c_s is
-  k^2 = (1 - eta^2) (c_t / c_s)^2 + eta^2 k_sde^2, which does not cancel.
+  k^2 = (1 - eta^2) (c_t / c_s)^2 + eta^2 k_posterior^2, which does not cancel.
   """
+  start, end = times[:-1], times[1:]
   a_s, b_s, c_s = process.marginal(start)
   a_t, b_t, c_t = process.marginal(end)
   posterior = process.posterior(start, end)
   k = np.sqrt((1 - eta**2) * (c_t / c_s) ** 2 + (eta * posterior.zs) ** 2)
-  return k, a_t - k * a_s, b_t - k * b_s, eta * posterior.std
+  columns = start, k, a_t - k * a_s, b_t - k * b_s, eta * posterior.std
+  return [
+    row(time, zt=zt, pred=pred, z1=z1, noise=noise)
+    for time, zt, pred, z1, noise in zip(*columns, strict=True)
+  ]
 
 
 @sampler
-def eta(process: Process, times: Grid, *, eta: float | Grid = 1.0) -> Table:
-  """The first-order family (§3.1): eta 1 is the reverse SDE, eta 0 the probability flow.
+def first_order(process: Process, times: Grid, *, eta: float | Grid = 1.0) -> Table:
+  """The first-order family (§3.1): eta 1 is the reverse SDE, eta 0 the probability flow. NFE n.
 
-  `eta` may differ from step to step. Every eta keeps the marginals. NFE n.
+  `eta` may differ from step to step. Every eta keeps the marginals.
   """
-  steps = np.broadcast_to(np.asarray(eta, np.float64), len(times) - 1)
-  k, pred, z1, noise = first_order(process, times[:-1], times[1:], steps)
-  rows = [
-    row(times[i], zt=k[i], pred=pred[i], z1=z1[i], noise=noise[i]) for i in range(len(times) - 1)
-  ]
-  return stack([*rows, row(times[-1], pred=1)])
+  return stack([*first_order_rows(process, times, eta), row(times[-1], pred=1)])
 
 
 @sampler
 def sde(process: Process, times: Grid) -> Table:
   """First-order bridge SDE, the sampler of all released models (§3.1, eta = 1). NFE n."""
-  return eta.table(process, times, eta=1.0)
+  return first_order.table(process, times, eta=1.0)
 
 
 @sampler
 def ode(process: Process, times: Grid) -> Table:
-  """Euler's rule for the probability flow, exact where z0_hat is constant (§3.1, eta = 0). NFE n.
+  """Euler's rule for the probability flow, exact for a constant z0_hat (§3.1, eta = 0). NFE n.
 
   With y = (zt - b z1) / c and r = a / c the flow is dy / dr = z0_hat; the step is Euler's in r.
   """
-  return eta.table(process, times, eta=0.0)
+  return first_order.table(process, times, eta=0.0)
+
+
+@sampler
+def euler_maruyama(process: process_lib.Bridge, times: Grid) -> Table:
+  """Euler-Maruyama for the reverse SDE, its noise corrected to the bridge's variance. NFE n.
+
+  The plain noise g sqrt(dt) overshoots where the bridge narrows; here noise^2 = c_t^2 - k^2 c_s^2.
+  For a Brownian bridge this is the corrected step of ViBT (arXiv:2511.23199), and equals `sde`.
+  """
+  start, end = times[:-1], times[1:]
+  drift = process.reverse_drift(start)
+  k, pred = 1 + (end - start) * drift.zt, (end - start) * drift.z0
+  c_s, c_t = process.marginal(start).c, process.marginal(end).c
+  # A step too long for Euler contracts by more than the bridge: nothing is left to correct.
+  noise = np.sqrt(np.maximum(c_t**2 - (k * c_s) ** 2, 0))
+  rows = [row(start[i], zt=k[i], pred=pred[i], noise=noise[i]) for i in range(len(start))]
+  return stack([*rows, row(times[-1], pred=1)])
+
+
+def flow(process: Process, start: Grid, end: Grid) -> tuple[Grid, ...]:
+  """The probability flow from start to end is zt <- k zt + z1 z1 + a J: (k, z1, a, h) (§3.7).
+
+  J is the integral of z0_hat exp(lambda - lambda_end) over the step's log-SNR lambda = ln(a / c),
+  of length h; the orders below differ in what they take z0_hat to be along the step.
+  """
+  _, b_s, c_s = process.marginal(start)
+  a_t, b_t, c_t = process.marginal(end)
+  k = c_t / c_s
+  return k, b_t - k * b_s, a_t, 0.5 * (process.log_snr(end) - process.log_snr(start))
+
+
+def phis(h: Grid) -> tuple[Grid, Grid, Grid]:
+  """J of z0_hat = 1, u and u^2 / 2, u counted from the start of a step of length h (§3.7)."""
+  phi1 = -np.expm1(-h)
+  phi2 = h - phi1
+  return phi1, phi2, 0.5 * h**2 - phi2
+
+
+@sampler
+def heun(process: Process, times: Grid) -> Table:
+  """Heun's rule for the probability flow: z0_hat linear between both ends of a step. NFE 2 n - 1.
+
+  Second order. Predicted with the z0_hat at the start, corrected with the one at the end.
+  """
+  k, z1, a, h = flow(process, times[:-1], times[1:])
+  phi1, phi2, _ = phis(h)
+  rows = []
+  for i in range(len(h)):
+    ahead = a[i] * phi2[i] / h[i]
+    rows.append(row(times[i], zt=k[i], z1=z1[i], pred=a[i] * phi1[i], keep=1))
+    rows.append(row(times[i + 1], base=k[i], z1=z1[i], pred=ahead, pred1=a[i] * phi1[i] - ahead))
+  return stack([*rows, row(times[-1], pred=1)])
+
+
+@sampler
+def dbim(process: Process, times: Grid, *, order: int = 2) -> Table:
+  """DBIM (arXiv:2405.15885): multistep probability flow of order 1, 2 or 3 in log-SNR (§3.7). NFE n.
+
+  z0_hat is the polynomial through the last `order` evaluations; the first steps have fewer.
+  """
+  if order not in (1, 2, 3):
+    raise ValueError(f"dbim has orders 1, 2 and 3, not {order}")
+  k, z1, a, h = flow(process, times[:-1], times[1:])
+  phi1, phi2, phi3 = phis(h)
+  rows = []
+  for i in range(len(h)):
+    pred, pred1, pred2 = phi1[i], 0.0, 0.0
+    if order >= 2 and i >= 1:  # slope, by the divided difference over the step before
+      pred, pred1 = pred + phi2[i] / h[i - 1], pred1 - phi2[i] / h[i - 1]
+    if order >= 3 and i >= 2:  # curvature, by the divided difference of two slopes
+      bend = (phi2[i] * h[i - 1] + 2 * phi3[i]) / (h[i - 1] + h[i - 2])
+      pred, pred1 = pred + bend / h[i - 1], pred1 - bend / h[i - 1] - bend / h[i - 2]
+      pred2 = bend / h[i - 2]
+    preds = {"pred": a[i] * pred, "pred1": a[i] * pred1, "pred2": a[i] * pred2}
+    rows.append(row(times[i], zt=k[i], z1=z1[i], **preds))
+  return stack([*rows, row(times[-1], pred=1)])
+
+
+@sampler
+def ddbm(process: process_lib.Bridge, times: Grid, *, churn: float = 0.33) -> Table:
+  """Hybrid of DDBM (arXiv:2309.16948): noise, then Heun in time (§3.8). NFE 3 n - 2.
+
+  Over a fraction `churn` of each step the reverse SDE, by Euler-Maruyama; over the rest the
+  probability flow, by Heun's rule in time. Without churn a plain Heun of NFE 2 n - 1.
+  """
+  start, end = times[:-1], times[1:]
+  middle = start + churn * (end - start)
+  sde, here, there = process.reverse_drift(start), process.flow(middle), process.flow(end)
+  noise = np.sqrt((start - middle) * process.diffusion(start))
+  rows = []
+  for i in range(len(start)):
+    if churn:
+      dt = middle[i] - start[i]
+      rows.append(row(start[i], zt=1 + dt * sde.zt[i], pred=dt * sde.z0[i], noise=noise[i]))
+    dt = end[i] - middle[i]
+    slope = [dt * x[i] for x in here]
+    half, half_there = [x / 2 for x in slope], [dt / 2 * x[i] for x in there]
+    rows.append(row(middle[i], zt=1 + slope[0], pred=slope[1], z1=slope[2], keep=1))
+    rows.append(
+      row(
+        end[i],
+        zt=half_there[0],
+        base=1 + half[0],
+        pred=half_there[1],
+        pred1=half[1],
+        z1=half[2] + half_there[2],
+      )
+    )
+  return stack([*rows, row(times[-1], pred=1)])
+
+
+@sampler
+def ddim(process: Process, times: Grid, *, eta: float = 0.0, last: float | None = None) -> Table:
+  """DDIM (arXiv:2010.02502) of a diffusion at network times: the same family (§3.6). NFE n.
+
+  The last evaluation returns z0_hat (CogVideoX), or with `last` steps once more, to that time
+  (VideoCrafter ends at 0, where a little noise is left).
+  """
+  if last is None:
+    return first_order.table(process, times, eta=eta)
+  return stack(first_order_rows(process, np.append(times, last), eta))
+
+
+@sampler
+def ddpm(process: Process, times: Grid, *, variance: Literal["small", "large"] = "large") -> Table:
+  """DDPM (arXiv:2006.11239) of a diffusion: posterior mean, variance beta or beta_tilde. NFE n."""
+  rows = first_order_rows(process, times, 1.0)
+  if variance == "large":
+    a = process.marginal(times).a
+    beta = -np.expm1(2 * (np.log(a[:-1]) - np.log(a[1:])))
+    rows = [r._replace(noise=noise) for r, noise in zip(rows, np.sqrt(beta), strict=True)]
+  elif variance != "small":
+    raise ValueError(f"no variance named {variance!r}; use small or large")
+  return stack([*rows, row(times[-1], pred=1)])
