@@ -5,13 +5,16 @@ read with the record's own generator, rows of this host, batch, then threads or 
 A batch is thereby a function of (seed, position) alone: not of hosts, workers or restarts.
 """
 
-import threading
+import logging
+import weakref
 
 import grain
 import numpy as np
 from absl import flags
 
 from fbjax.data import transforms
+
+logger = logging.getLogger(__name__)
 
 Batch = dict[str, np.ndarray]
 
@@ -50,9 +53,11 @@ class Batches:
     self._global, self._local = batch_size, batch_size // process_count
     self._first = process_index * self._local
     self._workers, self._threads, self._prefetch = workers, threads, prefetch
-    self._lock = threading.Lock()
-    self._position, self._iterator = 0, None
+    self._position, self._running = 0, []
+    self._named = set()
     self.replaced = 0  # clips of this process replaced since it began
+    # At exit, too: worker processes left to the interpreter's last moments leak shared memory.
+    weakref.finalize(self, _stop, self._running)
 
   @property
   def position(self) -> int:
@@ -67,18 +72,27 @@ class Batches:
     return self
 
   def __next__(self) -> Batch:
-    if self._iterator is None:
-      self._iterator = iter(self._read_from(self._position))
-    batch = next(self._iterator)._asdict()
+    if not self._running:
+      self._running.append(iter(self._read_from(self._position)))
+    batch = next(self._running[0])._asdict()
+    if self._workers:
+      # Out of the shared memory, which otherwise leaks where a batch lives until the exit.
+      batch = {field: np.array(value) for field, value in batch.items()}
     self._position += 1
     self.replaced += int(batch["replaced"].sum())
+    for error in batch.pop("errors")[batch["replaced"]]:
+      self._name(error.decode(errors="ignore").split("\n"))
     return batch
 
   def close(self) -> None:
     """Ends threads and workers; the next batch starts them again."""
-    if self._iterator is not None and hasattr(self._iterator, "close"):
-      self._iterator.close()
-    self._iterator = None
+    _stop(self._running)
+
+  def _name(self, errors: list[str]) -> None:
+    for error in errors:
+      if error not in self._named:
+        self._named.add(error)
+        logger.warning("%s Another clip takes its place.", error)
 
   def _read_from(self, position: int) -> grain.IterDataset:
     rows = _Rows(self._records, self._global, self._first, self._local, position)
@@ -111,6 +125,11 @@ class _Rows:
     return self._records[(self._start + batch) * self._batch + self._first + row]
 
 
+def _stop(running: list) -> None:
+  while running:
+    running.pop().close()
+
+
 def read(
   source: transforms.Source,
   tokenizer: transforms.Tokenizer,
@@ -123,4 +142,5 @@ def read(
   return {
     field: np.stack([getattr(record, field) for record in records])
     for field in transforms.Record._fields
+    if field != "errors"
   }

@@ -1,14 +1,11 @@
 """One record of a batch, made from one index of a source: read, replaced where broken, tokenized."""
 
-import logging
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64, UInt8
+from jaxtyping import Bool, Int32, Int64, Shaped, UInt8
 
 from fbjax.data import video as video_lib
-
-logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -41,30 +38,26 @@ class Record(NamedTuple):
   label: Int32[np.ndarray, "*b"]
   index: Int64[np.ndarray, "*b"]  # where in the source it came from
   replaced: Bool[np.ndarray, "*b"]  # it stands in for a clip that could not be read
+  errors: Shaped[np.ndarray, "*b"]  # why not: a sentence for each that was tried, UTF-8
 
 
 class Read:
   """Reads a clip; a broken one is replaced by another, chosen by the record's own generator.
 
   So the stream does not depend on who reads it: threads, processes, hosts, before or after a
-  restart. Each broken clip is named once in the log of each reading process. After `tries` broken
-  clips in a row it gives up.
+  restart. After `tries` broken clips in a row it gives up.
   """
 
   def __init__(self, source: Source, tokenizer: Tokenizer, tries: int = 20):
     self._source, self._tokenizer, self._tries = source, tokenizer, tries
-    self._named = set()
 
   def __call__(self, index: int, rng: np.random.Generator) -> Record:
-    index, error = int(index), None
-    for attempt in range(self._tries):
+    index, errors = int(index), []
+    while len(errors) < self._tries:
       try:
         clip = self._source.read(index, rng)
       except video_lib.BrokenClip as e:
-        error = e
-        if index not in self._named:
-          self._named.add(index)
-          logger.warning("%s Another clip takes its place.", e)
+        errors.append(str(e))
         index = int(rng.integers(len(self._source)))
         continue
       return Record(
@@ -73,8 +66,10 @@ class Read:
         stride=np.int32(clip.stride),
         label=np.int32(clip.label),
         index=np.int64(index),
-        replaced=np.bool_(attempt > 0),
+        replaced=np.bool_(bool(errors)),
+        # Bytes of fixed length, so that worker processes can hand them on in shared memory.
+        errors=np.array("\n".join(errors).encode(), "S1000"),
       )
     raise video_lib.BrokenData(
-      f"none of {self._tries} clips in a row could be read; the last: {error}"
+      f"the data cannot be read: {self._tries} clips in a row are broken; the last: {errors[-1]}"
     )

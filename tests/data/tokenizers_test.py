@@ -1,8 +1,14 @@
+import importlib.util
+import json
 import logging
+import pathlib
+import pickle
 
 import numpy as np
+import pytest
 
 from fbjax.data import synthetic, tokenizers
+from fbjax.data import video as video_lib
 
 
 def test_synthetic_captions_fit_and_stay_apart():
@@ -43,3 +49,107 @@ def test_too_long_captions_keep_their_end_token_and_are_reported_once(caplog):
     ids = tokenizer(["abcdefgh", "ijklmnop"])
   assert (ids[:, -1] == tokenizer.vocab - 1).all()
   assert len(caplog.records) == 1 and "the first loses 4 tokens: abcdefgh" in caplog.text
+
+
+@pytest.fixture
+def clip_folder(tmp_path):
+  """A CLIP vocabulary of bytes, their word ends and four merges, as published ones are laid out."""
+  alphabet = tokenizers._byte_letters()
+  merges = [("c", "a"), ("ca", "t</w>"), ("h", "e"), ("\u00c3", "\u00a9</w>")]
+  tokens = [*alphabet, *(a + "</w>" for a in alphabet), *map("".join, merges)]
+  tokens += ["<|startoftext|>", "<|endoftext|>"]
+  (tmp_path / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}), "utf-8")
+  lines = ["#version: 0.2", *(" ".join(pair) for pair in merges), ""]
+  (tmp_path / "merges.txt").write_text("\n".join(lines), "utf-8")
+  return tmp_path
+
+
+def test_clip_merges_lower_cases_cleans_and_splits_as_clip_does(clip_folder):
+  clip = tokenizers.CLIP(str(clip_folder), length=8)
+  start, end = 516, 517
+  assert clip.vocab == 518
+
+  def letter(text, last=False):
+    return ord(text) - 33 + 256 * last
+
+  cat, e_acute = 513, 515
+  for text, ids in {
+    "": [],
+    "Cat": [cat],
+    "  CAT\n\u200acat ": [cat, cat],
+    "cat's": [cat, letter("'"), letter("s", True)],
+    "42": [letter("4", True), letter("2", True)],
+    "cat!?": [cat, letter("!"), letter("?", True)],
+    "\u00e9": [e_acute],
+    "e\u0301": [e_acute],  # Composed.
+    "\u00c3\u00a9": [e_acute],  # Mended, as from a page read in the wrong encoding.
+    "&amp;amp;": [letter("&", True)],
+  }.items():
+    want = [start, *ids, end]
+    assert clip([text])[0].tolist() == want + [0] * (8 - len(want)), text
+  # Special tokens in a caption are text: neither start nor end appears inside.
+  assert (np.isin(tokenizers.CLIP(str(clip_folder))(["<|endoftext|>"]), (start, end))).sum() == 2
+
+
+def test_clip_cuts_long_captions_before_the_end_token(clip_folder, caplog):
+  with caplog.at_level(logging.WARNING):
+    ids = tokenizers.CLIP(str(clip_folder), length=5)(["cat " * 9, "cat " * 8])
+  assert ids.tolist() == [[516, 513, 513, 513, 517]] * 2
+  assert len(caplog.records) == 1 and "loses 6 tokens" in caplog.text
+
+
+def test_clip_ids_are_open_clips(shared):
+  """Frozen ids; the vocabulary is taken from open_clip where that happens to be installed."""
+  found = importlib.util.find_spec("open_clip")
+  if found is None:
+    pytest.skip("open_clip, which brings the vocabulary, is not installed")
+  vocabulary = pathlib.Path(found.origin).parent / "bpe_simple_vocab_16e6.txt.gz"
+  manifest = json.loads((shared / "golden/manifests/clip_text_tiny.json").read_text())
+  golden = np.load(shared / "golden/clip_text_tiny.npz")["tokens"]
+  clip = tokenizers.CLIP(str(vocabulary))
+  assert clip.vocab == 49408
+  np.testing.assert_array_equal(clip(manifest["config"]["prompts"]), golden)
+
+
+@pytest.fixture
+def t5_folder(tmp_path):
+  pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581a", -1.0), ("\u2581cat", -2.0)]
+  pieces += [("s", -3.0), ("\u2581", -4.0)]
+  library = tokenizers.library
+  t5 = library.Tokenizer(library.models.Unigram(pieces, unk_id=2))
+  t5.pre_tokenizer = library.pre_tokenizers.Metaspace()
+  t5.enable_padding(length=32)
+  t5.enable_truncation(3)
+  t5.save(str(tmp_path / "tokenizer.json"))
+  return tmp_path
+
+
+def test_t5_ends_pads_and_cuts(t5_folder):
+  for path in (t5_folder, t5_folder / "tokenizer.json"):
+    t5 = tokenizers.T5(str(path), length=6)
+    assert t5.vocab == 7
+    assert t5(["a cats", ""]).tolist() == [[3, 4, 5, 1, 0, 0], [1, 0, 0, 0, 0, 0]]
+    assert t5(["a a a a a a a"]).tolist() == [[3, 3, 3, 3, 3, 1]]
+
+
+def test_tokenizers_survive_the_way_to_a_worker(clip_folder, t5_folder):
+  for tokenizer in (tokenizers.CLIP(str(clip_folder)), tokenizers.T5(str(t5_folder))):
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    np.testing.assert_array_equal(copy(["a cat"]), tokenizer(["a cat"]))
+
+
+def test_missing_tokenizer_files_end_in_one_sentence(tmp_path, monkeypatch):
+  with pytest.raises(video_lib.BrokenData, match="no tokenizer file or folder at .*none"):
+    tokenizers.CLIP(str(tmp_path / "none"))
+  with pytest.raises(video_lib.BrokenData, match="the tokenizer folder .* has no tokenizer.json"):
+    tokenizers.T5(str(tmp_path))
+
+  def offline(name, file):
+    raise FileNotFoundError("cannot reach the hub\nand more")
+
+  monkeypatch.setattr(tokenizers.huggingface_hub, "hf_hub_download", offline)
+  with pytest.raises(
+    video_lib.BrokenData, match="no vocab.json from the hub under that name: cann"
+  ) as e:
+    tokenizers.CLIP("someone/something")
+  assert "\n" not in str(e.value)

@@ -1,0 +1,168 @@
+"""Data sets of video files as random access: which files there are and what their captions say.
+
+A function per layout returns `Videos`; other layouts are other functions. Nothing is opened here:
+a file that is missing or broken is found when it is read, and replaced (see transforms).
+"""
+
+import csv
+import io
+import logging
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fbjax.data import video as video_lib
+
+logger = logging.getLogger(__name__)
+
+
+class Entry(NamedTuple):
+  file: str  # below the root of the data set
+  caption: str
+  label: int = -1
+
+
+class Videos:
+  """A source of one random stretch per read of each file.
+
+  `frames`, `size` (one number or height and width) and `strides` (one number or the two ends of a
+  uniform choice) say which; see video.read_clip.
+  """
+
+  def __init__(
+    self,
+    root: video_lib.Path,
+    entries: Sequence[Entry],
+    *,
+    frames: int = 16,
+    size: int | Sequence[int] = 256,
+    strides: int | Sequence[int] = (1, 6),
+  ):
+    self.root, self.entries, self.frames = pathlib.Path(root), entries, frames
+    self.size, self.strides = video_lib.pair(size), video_lib.pair(strides)
+    if not 1 <= self.strides[0] <= self.strides[1]:
+      raise ValueError(f"strides {self.strides} must be one number or (least, most), from 1 up.")
+
+  def __len__(self) -> int:
+    return len(self.entries)
+
+  def name(self, index: int) -> str:
+    return self.entries[index].file
+
+  def caption(self, index: int) -> str:
+    return self.entries[index].caption
+
+  def read(self, index: int, rng: np.random.Generator) -> video_lib.Clip:
+    """A random stretch of this file, drawn with `rng`; BrokenClip where it cannot be had."""
+    entry = self.entries[index]
+    path = self.root / entry.file
+    video, stride = video_lib.read_clip(path, self.frames, self.size, self.strides, rng)
+    return video_lib.Clip(video, entry.caption, stride, entry.label)
+
+
+def webvid(path: video_lib.Path, split: str = "train", **sampling) -> Videos:
+  """WebVid-2M: `results_2M_<split>.csv` beside the folder `2M_<split>` of <videoid>.mp4 files.
+
+  Only `videoid` and `name` (the caption) are used and need to be there; ids stay strings, so that
+  leading zeros live. `sampling` goes to Videos.
+  """
+  root = _folder(path)
+  rows = _read_csv(root / f"results_2M_{split}.csv", ("videoid", "name"))
+  entries = [Entry(f"{videoid}.mp4", caption) for videoid, caption in rows]
+  return Videos(_folder(root / f"2M_{split}"), entries, **sampling)
+
+
+def folder(path: video_lib.Path, **sampling) -> Videos:
+  """Every video file below a folder, sorted by path.
+
+  A file's caption is its row in `captions.csv` (columns file,caption; file relative to the folder),
+  else the text beside it (`cat.txt` for `cat.mp4`), else its name in words (`a_cat-01.mp4`: a cat).
+  """
+  root = _folder(path)
+  files = sorted(
+    file.relative_to(root).as_posix()
+    for file in root.rglob("*")
+    if file.suffix.lower() in video_lib.EXTENSIONS and not file.name.startswith(".")
+  )
+  if not files:
+    raise video_lib.BrokenData(
+      f"no video files in {root}; it takes {', '.join(video_lib.EXTENSIONS)}."
+    )
+  table = root / "captions.csv"
+  rows = _read_csv(table, ("file", "caption")) if table.exists() else []
+  captions = dict(rows)
+  if strangers := sorted(captions.keys() - set(files)):
+    logger.warning(
+      "%s names %d files that are not there, such as %s.", table, len(strangers), strangers[0]
+    )
+  entries = [Entry(file, captions.get(file) or _caption_beside(root / file)) for file in files]
+  return Videos(root, entries, **sampling)
+
+
+def _caption_beside(file: pathlib.Path) -> str:
+  sidecar = file.with_suffix(".txt")
+  if sidecar.exists():
+    return " ".join(read_text(sidecar).split())
+  words = re.split(r"[\W_]+", file.stem)
+  return " ".join(word for word in words if not word.isdigit()).strip()
+
+
+def _folder(path: video_lib.Path) -> pathlib.Path:
+  if not str(path):
+    raise video_lib.BrokenData("no path to the data is given; set data.path to its folder.")
+  path = pathlib.Path(path)
+  if not path.is_dir():
+    raise video_lib.BrokenData(f"no folder at {path}; set data.path to where the data is.")
+  return path
+
+
+def read_text(path: pathlib.Path) -> str:
+  """A UTF-8 text file, with or without a byte order mark."""
+  try:
+    return path.read_text(encoding="utf-8-sig")
+  except UnicodeDecodeError as e:
+    raise video_lib.BrokenData(
+      f"{path} is not UTF-8 (byte {e.object[e.start]:#x} at {e.start}); save it as UTF-8."
+    ) from None
+
+
+def _read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
+  """These columns of every row that has them all, as strings; says how many rows it drops.
+
+  Strict where a lenient reader would swallow half a file: on a quote that never closes and on rows
+  with more fields than the header.
+  """
+  if not path.is_file():
+    raise video_lib.BrokenData(f"no file {path}; set data.path to where the data is.")
+  lines = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+  try:
+    header = next(lines, [])
+    if missing := [c for c in columns if c not in header]:
+      raise video_lib.BrokenData(
+        f"{path} has no column {' and no column '.join(missing)}; it has {', '.join(header) or 'nothing'}."
+      )
+    places = [header.index(c) for c in columns]
+    rows, dropped = [], 0
+    for fields in lines:
+      if len(fields) > len(header):
+        raise video_lib.BrokenData(
+          f"{path}, line {lines.line_num}: {len(fields)} fields where the header has {len(header)};"
+          " put quotes around text with commas."
+        )
+      values = tuple(fields[i].strip() if i < len(fields) else "" for i in places)
+      if all(values):
+        rows.append(values)
+      elif fields:
+        dropped += 1
+  except csv.Error as e:
+    raise video_lib.BrokenData(
+      f"{path}, line {lines.line_num}: {e}; a quote may never close."
+    ) from None
+  if dropped:
+    logger.warning("%s: dropped %d rows without %s.", path, dropped, " or ".join(columns))
+  if not rows:
+    raise video_lib.BrokenData(f"{path} has no row with {' and '.join(columns)}.")
+  return rows
