@@ -6,18 +6,12 @@ in float32 whatever the dtype.
 """
 
 import math
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
-
-
-class Rngs(Protocol):
-  """What flax's layers ask of `rngs`: a fresh key per call. `Keys` and `nnx.Rngs` both do."""
-
-  def params(self) -> Key[Array, ""]: ...
 
 
 class Keys:
@@ -36,6 +30,9 @@ class Keys:
     return jax.random.fold_in(self.key, self.count)
 
   params = __call__
+
+
+Rngs = Keys | nnx.Rngs
 
 
 def _uniform(fan_in: int) -> jax.nn.initializers.Initializer:
