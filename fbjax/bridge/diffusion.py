@@ -11,7 +11,7 @@ bridges serve the diffusion baseline unchanged.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from fbjax.bridge import process
 
@@ -48,6 +48,12 @@ class Diffusion(NamedTuple):
   def time_of_log_snr(self, log_snr: Times) -> Times:
     """Network time with this log-SNR; the nearest end where no time has it (§2.2)."""
     return interpolate(-log_snr, -self.log_snrs, np.arange(self.last + 1.0))
+
+  def met(self, log_snr: Times) -> Bool[np.ndarray, "*t"]:
+    """Whether the diffusion has a time with this log-SNR."""
+    table = self.log_snrs
+    lowest = table[-1] if self.signal[-1] > 0 else -np.inf
+    return (log_snr <= table[0]) & (log_snr >= lowest)
 
   def rescale_at(self, time: Times) -> Times:
     """Factor s of dynamic rescale: the diffused data are s z0 (§1.4)."""
