@@ -1,7 +1,7 @@
 """Data sets of video files as random access: which files there are and what their captions say.
 
-A function per layout returns `Videos`; other layouts are other functions. Nothing is opened here:
-a file that is missing or broken is found when it is read, and replaced (see transforms).
+`Videos` reads, a subclass for each layout on disk lists. No video is opened before it is read; one
+that is missing or broken is then replaced (see transforms).
 """
 
 import csv
@@ -63,43 +63,68 @@ class Videos:
     return video_lib.Clip(video, entry.caption, stride, entry.label)
 
 
-def webvid(path: video_lib.Path, split: str = "train", **sampling) -> Videos:
+class WebVid(Videos):
   """WebVid-2M: `results_2M_<split>.csv` beside the folder `2M_<split>` of <videoid>.mp4 files.
 
   Only `videoid` and `name` (the caption) are used and need to be there; ids stay strings, so that
-  leading zeros live. `sampling` goes to Videos.
+  leading zeros live.
   """
-  root = _folder(path)
-  rows = _read_csv(root / f"results_2M_{split}.csv", ("videoid", "name"))
-  entries = [Entry(f"{videoid}.mp4", caption) for videoid, caption in rows]
-  return Videos(_folder(root / f"2M_{split}"), entries, **sampling)
+
+  def __init__(
+    self,
+    path: video_lib.Path,
+    split: str = "train",
+    *,
+    frames: int = 16,
+    size: int | Sequence[int] = 256,
+    strides: int | Sequence[int] = (1, 6),
+  ):
+    root = _folder(path)
+    rows = _read_csv(root / f"results_2M_{split}.csv", ("videoid", "name"))
+    entries = [Entry(f"{videoid}.mp4", caption) for videoid, caption in rows]
+    videos = _folder(root / f"2M_{split}")
+    super().__init__(videos, entries, frames=frames, size=size, strides=strides)
 
 
-def folder(path: video_lib.Path, **sampling) -> Videos:
+class Folder(Videos):
   """Every video file below a folder, sorted by path.
 
   A file's caption is its row in `captions.csv` (columns file,caption; file relative to the folder),
   else the text beside it (`cat.txt` for `cat.mp4`), else its name in words (`a_cat-01.mp4`: a cat).
+  Files below a subfolder `val` are held out; without one, validation sees the training files.
   """
-  root = _folder(path)
-  files = sorted(
-    file.relative_to(root).as_posix()
-    for file in root.rglob("*")
-    if file.suffix.lower() in video_lib.EXTENSIONS and not file.name.startswith(".")
-  )
-  if not files:
-    raise video_lib.BrokenData(
-      f"no video files in {root}; it takes {', '.join(video_lib.EXTENSIONS)}."
+
+  def __init__(
+    self,
+    path: video_lib.Path,
+    split: str = "train",
+    *,
+    frames: int = 16,
+    size: int | Sequence[int] = 256,
+    strides: int | Sequence[int] = (1, 6),
+  ):
+    root = _folder(path)
+    found = sorted(
+      file.relative_to(root).as_posix()
+      for file in root.rglob("*")
+      if file.suffix.lower() in video_lib.EXTENSIONS and not file.name.startswith(".")
     )
-  table = root / "captions.csv"
-  rows = _read_csv(table, ("file", "caption")) if table.exists() else []
-  captions = dict(rows)
-  if strangers := sorted(captions.keys() - set(files)):
-    logger.warning(
-      "%s names %d files that are not there, such as %s.", table, len(strangers), strangers[0]
-    )
-  entries = [Entry(file, captions.get(file) or _caption_beside(root / file)) for file in files]
-  return Videos(root, entries, **sampling)
+    files = [file for file in found if file.startswith("val/") == (split == "val")]
+    if split == "val" and not files:
+      logger.warning("%s has no folder val: nothing is held out.", root)
+      files = found
+    if not files:
+      raise video_lib.BrokenData(
+        f"no video files in {root}; it takes {', '.join(video_lib.EXTENSIONS)}."
+      )
+    table = root / "captions.csv"
+    captions = dict(_read_csv(table, ("file", "caption"))) if table.exists() else {}
+    if strangers := sorted(captions.keys() - set(found)):
+      logger.warning(
+        "%s names %d files that are not there, such as %s.", table, len(strangers), strangers[0]
+      )
+    entries = [Entry(file, captions.get(file) or _caption_beside(root / file)) for file in files]
+    super().__init__(root, entries, frames=frames, size=size, strides=strides)
 
 
 def _caption_beside(file: pathlib.Path) -> str:

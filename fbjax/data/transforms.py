@@ -68,7 +68,7 @@ class Read:
         index=np.int64(index),
         replaced=np.bool_(bool(errors)),
         # Bytes of fixed length, so that worker processes can hand them on in shared memory.
-        errors=np.array("\n".join(errors).encode(), "S1000"),
+        errors=np.array("\n".join(errors).encode(), "S4000"),
       )
     raise video_lib.BrokenData(
       f"the data cannot be read: {self._tries} clips in a row are broken; the last: {errors[-1]}"

@@ -24,7 +24,7 @@ def webvid(tmp_path):
 
 def test_webvid_pairs_files_and_captions(webvid):
   """Ids keep their zeros; an empty field of a column that is not used drops nothing."""
-  source = sources.webvid(webvid, frames=4, size=16, strides=(1, 2))
+  source = sources.WebVid(webvid, frames=4, size=16, strides=(1, 2))
   assert [(source.name(i), source.caption(i)) for i in range(len(source))] == [
     ("007.mp4", "a cat"),
     ("12.mp4", "a dog"),
@@ -36,10 +36,14 @@ def test_webvid_pairs_files_and_captions(webvid):
 
 def test_rows_without_id_or_caption_are_dropped_and_counted(webvid, caplog):
   table = webvid / "results_2M_train.csv"
-  table.write_text(table.read_text() + '9,u,d,p,\n,u,d,p,ghost\n9,u\n\n8,u,d,p,"None, or\ntwo"\n')
+  table.write_text(
+    "\ufeff"
+    + table.read_text()
+    + '9,u,d,p,\n,u,d,p,ghost\n9,u\n\n8,u,d,p,"None, or\ntwo"\n7,u,d,p,x\u2028y\n'
+  )
   with caplog.at_level(logging.WARNING):
-    source = sources.webvid(webvid)
-  assert len(source) == 3 and source.caption(2) == "None, or\ntwo"
+    source = sources.WebVid(webvid)
+  assert [source.caption(i) for i in range(2, len(source))] == ["None, or\ntwo", "x\u2028y"]
   assert "dropped 3 rows without videoid or name" in caplog.text
 
 
@@ -57,28 +61,28 @@ def test_rows_without_id_or_caption_are_dropped_and_counted(webvid, caplog):
 def test_bad_tables_end_in_one_sentence(webvid, text, words):
   (webvid / "results_2M_train.csv").write_bytes(text.encode("latin-1"))
   with pytest.raises(video_lib.BrokenData) as e:
-    sources.webvid(webvid)
+    sources.WebVid(webvid)
   assert words in str(e.value) and "results_2M_train.csv" in str(e.value)
   assert "\n" not in str(e.value)
 
 
 def test_a_missing_path_ends_in_one_sentence(tmp_path, webvid):
-  for make in (sources.webvid, sources.folder):
+  for make in (sources.WebVid, sources.Folder):
     with pytest.raises(video_lib.BrokenData, match="no folder at .*nowhere; set data.path"):
       make(tmp_path / "nowhere")
     with pytest.raises(video_lib.BrokenData, match="no path to the data is given"):
       make("")
   with pytest.raises(video_lib.BrokenData, match="no file .*results_2M_val.csv"):
-    sources.webvid(webvid, "val")
+    sources.WebVid(webvid, "val")
   (tmp_path / "empty").mkdir()
   with pytest.raises(video_lib.BrokenData, match="no video files in"):
-    sources.folder(tmp_path / "empty")
+    sources.Folder(tmp_path / "empty")
 
 
 def test_strides_are_checked(webvid):
   for strides in (0, (3, 1)):
     with pytest.raises(ValueError, match="strides"):
-      sources.webvid(webvid, strides=strides)
+      sources.WebVid(webvid, strides=strides)
 
 
 def test_folder_finds_files_and_captions_everywhere(tmp_path, caplog):
@@ -100,7 +104,7 @@ def test_folder_finds_files_and_captions_everywhere(tmp_path, caplog):
   (tmp_path / "a.txt").write_text("not this")
   (tmp_path / "q.txt").write_text("from\nbeside \n")
   with caplog.at_level(logging.WARNING):
-    source = sources.folder(tmp_path)
+    source = sources.Folder(tmp_path)
   assert {source.name(i): source.caption(i) for i in range(len(source))} == {
     "12.avi": "",
     "a.mp4": "from, the table",
@@ -109,6 +113,18 @@ def test_folder_finds_files_and_captions_everywhere(tmp_path, caplog):
     "q.webm": "from beside",
   }
   assert "names 1 files that are not there, such as old.mp4" in caplog.text
+
+
+def test_a_folder_val_is_held_out(tmp_path, caplog):
+  for name in ("a.mp4", "b/c.mp4", "val/d.mp4", "val/e/f.mp4", "value.mp4"):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+  splits = [sources.Folder(tmp_path, split) for split in ("train", "val")]
+  names = [[source.name(i) for i in range(len(source))] for source in splits]
+  assert names == [["a.mp4", "b/c.mp4", "value.mp4"], ["val/d.mp4", "val/e/f.mp4"]]
+  with caplog.at_level(logging.WARNING):
+    assert len(sources.Folder(tmp_path / "b", "val")) == 1
+  assert "has no folder val: nothing is held out" in caplog.text
 
 
 def batches(source, **options):
@@ -120,7 +136,7 @@ def test_broken_files_are_replaced_in_the_stream(tmp_path, caplog):
     write_clip(tmp_path / f"good{i}.mp4", 100 * i)
   (tmp_path / "empty.mp4").touch()
   write_clip(tmp_path / "short.mp4", frames=3)
-  source = sources.folder(tmp_path, frames=4, size=8)
+  source = sources.Folder(tmp_path, frames=4, size=8)
   with caplog.at_level(logging.WARNING):
     stream = batches(source, batch_size=5)
     seen = [next(stream) for _ in range(6)]
@@ -135,15 +151,15 @@ def test_broken_files_are_replaced_in_the_stream(tmp_path, caplog):
 def test_a_folder_in_which_nothing_decodes_stops_with_one_sentence(tmp_path):
   for name in "abc":
     (tmp_path / f"{name}.mp4").touch()
-  stream = batches(sources.folder(tmp_path))
+  stream = batches(sources.Folder(tmp_path))
   with pytest.raises(video_lib.BrokenData, match="20 clips in a row are broken; the last: .*empty"):
     next(stream)
   stream.close()
 
 
 def test_the_real_clips_in_webvids_layout_stream(shared):
-  assert len(sources.webvid(shared / "videos/webvid")) == 25
-  source = sources.webvid(shared / "videos/webvid", "val", frames=8, size=32)
+  assert len(sources.WebVid(shared / "videos/webvid")) == 25
+  source = sources.WebVid(shared / "videos/webvid", "val", frames=8, size=32)
   stream = batches(source, batch_size=8)
   batch = next(stream)
   stream.close()
@@ -158,7 +174,7 @@ def test_the_corrupt_tables_have_a_sensible_end(shared, tmp_path):
 
   def open_table(name):
     (tmp_path / "results_2M_train.csv").write_bytes((corrupt / name).read_bytes())
-    return sources.webvid(tmp_path, frames=8, size=16)
+    return sources.WebVid(tmp_path, frames=8, size=16)
 
   for name, words in {
     "results_bad_quoting.csv": "a quote may never close",

@@ -83,7 +83,7 @@ def test_clip_merges_lower_cases_cleans_and_splits_as_clip_does(clip_folder):
     "\u00e9": [e_acute],
     "e\u0301": [e_acute],  # Composed.
     "\u00c3\u00a9": [e_acute],  # Mended, as from a page read in the wrong encoding.
-    "&amp;amp;": [letter("&", True)],
+    "<&amp;amp;": [letter("<"), letter("&", True)],
   }.items():
     want = [start, *ids, end]
     assert clip([text])[0].tolist() == want + [0] * (8 - len(want)), text

@@ -190,8 +190,9 @@ def test_images_of_every_kind_become_rgb(tmp_path):
   np.testing.assert_array_equal(image_of(colour, tmp_path / "a.png"), colour)
   assert np.abs(image_of(colour, tmp_path / "a.jpeg").astype(int) - colour).max() < 4
   np.testing.assert_array_equal(image_of(grey, tmp_path / "g.png"), np.stack([grey] * 3, -1))
-  deep = image_of(grey.astype(np.uint16) * 257, tmp_path / "d.png")
-  np.testing.assert_array_equal(deep, np.stack([grey] * 3, -1))
+  ramp = np.arange(256, dtype=np.uint16).reshape(8, 32)
+  deep = image_of(ramp * 257, tmp_path / "d.png")
+  np.testing.assert_array_equal(deep, np.stack([ramp] * 3, -1))
   palette = PIL.Image.fromarray(colour).quantize()
   palette.save(tmp_path / "p.png")
   np.testing.assert_array_equal(video_lib.read_image(tmp_path / "p.png"), colour)
