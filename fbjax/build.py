@@ -5,6 +5,7 @@ arguments; an unknown one is an error that lists those that exist.
 """
 
 import inspect
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,22 +15,29 @@ import numpy as np
 import optax
 
 from fbjax import sampling, sharding
-from fbjax.bridge import diffusion, grids, process, samplers
+from fbjax.bridge import diffusion, grids, prediction, process, samplers
 from fbjax.data import pipeline, sources, synthetic, tokenizers
 from fbjax.systems import base, codecs, formulation, videocrafter
 from fbjax.train import objectives, optim, step
 
 Spec = Mapping[str, Any]
 
-PROCESSES = {"gmax": process.Gmax}
-DIFFUSIONS = {"none": lambda: None}
+PROCESSES = {"gmax": process.Gmax, "constant": process.constant, "vp": process.VP}
+DIFFUSIONS = {
+  "none": lambda: None,
+  "videocrafter": diffusion.videocrafter,
+  "cogvideox": diffusion.cogvideox,
+  "linear": diffusion.linear,
+  "cosine": diffusion.cosine,
+}
 CODECS = {"pixels": codecs.Pixels}
 SYSTEMS = {"videocrafter": videocrafter.VideoCrafter}
 OBJECTIVES = {"bridge": objectives.bridge_loss}
 SOURCES = {"synthetic": synthetic.Shapes, "webvid": sources.WebVid, "folder": sources.Folder}
-TOKENIZERS = {"bytes": tokenizers.Bytes}
-SAMPLERS = {"sde": samplers.sde}
-GRIDS = {"trailing": grids.trailing}
+TOKENIZERS = {"bytes": tokenizers.Bytes, "clip": tokenizers.CLIP}
+SAMPLERS = {"sde": samplers.sde, "ode": samplers.ode, "heun": samplers.heun, "dbim": samplers.dbim}
+GRIDS = {"trailing": grids.trailing, "uniform": grids.uniform}
+KINDS = {kind: kind for kind in typing.get_args(prediction.Kind)}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -122,7 +130,7 @@ def make_system(config: Spec, tokenizer: Any) -> base.System:
 def make_formulation(config: Spec) -> formulation.Formulation:
   return formulation.Formulation(
     make(PROCESSES, config["bridge"], "bridge"),
-    config["objective"]["predict"],
+    choose(KINDS, config["objective"]["predict"], "objective.predict"),
     make(DIFFUSIONS, config["diffusion"], "diffusion"),
   )
 

@@ -14,6 +14,7 @@ import traceback
 
 import jax
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from fbjax import run
@@ -37,6 +38,7 @@ STRIDE = flags.DEFINE_integer("stride", None, "sample: frame stride; default: th
 
 def main(argv: list[str]) -> None:
   del argv
+  absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax tells of every file it renames.
   config = CONFIG.value.to_dict()
   if MODE.value == "train":
     run.train(config, WORKDIR.value)

@@ -6,7 +6,6 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
 from jax.experimental import multihost_utils
@@ -141,12 +140,10 @@ def sample(
   if not image or not out:
     raise ValueError("--mode=sample needs --image=<image or folder> and --out=<mp4 or folder>")
   checkpoint.check(workdir, config, FREE)
-  requests = prompts.requests(image, prompt, out)
   spec = config["sampling"]
-  height, width = video.as_size(config["data"]["size"])
-  images = np.stack(
-    [video.resize_crop(video.read_image(request.image), height, width) for request in requests]
-  )
+  requests = sample_requests(image, prompt, out)
+  size = video.pair(config["data"]["size"])
+  images = [video.resize_crop(video.read_image(request.image), size) for request in requests]
 
   mesh = build.make_mesh(config)
   tokenizer = build.make_tokenizer(config)
@@ -156,16 +153,37 @@ def sample(
   )
   params = load_ema(workdir, system, mesh)
   inputs = {
-    "image": images,
-    "tokens": tokenizer([request.prompt for request in requests]),
+    "image": np.stack(images),
+    "tokens": tokenizer([request.text for request in requests]),
     "stride": np.full(len(requests), spec["stride"] if stride is None else stride, np.int32),
   }
   videos = sampling.generate(program, params, {}, inputs, seed=seed, batch_size=spec["batch_size"])
   for request, clip in zip(requests, videos, strict=True):
-    request.out.parent.mkdir(parents=True, exist_ok=True)
-    video.write_mp4(request.out, clip, fps=fps or spec["fps"])
-    logger.info("Wrote %s.", request.out)
-  return [request.out for request in requests]
+    video.write_mp4(request.output, clip, fps=fps or spec["fps"])
+    logger.info("Wrote %s.", request.output)
+  return [pathlib.Path(request.output) for request in requests]
+
+
+def sample_requests(image: str, prompt: str, out: str) -> list[prompts.Prompt]:
+  """One request for an image, or one for each image of a folder; outputs are full paths.
+
+  In a folder, clips that are already there are left out.
+
+  Raises:
+    ValueError: when nothing is left to do.
+  """
+  if not os.path.isdir(image):
+    return [prompts.Prompt(pathlib.Path(image), prompt, out)]
+  found = [
+    request._replace(output=os.path.join(out, request.output))
+    for request in prompts.read_prompts(image)
+  ]
+  todo = [request for request in found if not os.path.exists(request.output)]
+  if len(todo) < len(found):
+    logger.info("%d of %d clips are already in %s.", len(found) - len(todo), len(found), out)
+  if not todo:
+    raise ValueError(f"every clip is already in {out}; remove some or give another --out")
+  return todo
 
 
 def load_ema(workdir: str, system: Any, mesh: jax.sharding.Mesh) -> Any:

@@ -1,5 +1,6 @@
 """Image and prompt -> video: one compiled program from uint8 image to uint8 video."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fbjax import sharding
+from fbjax.bridge import denoiser
 from fbjax.bridge import guidance as guiding
 from fbjax.systems import base, formulation
 
@@ -47,24 +49,22 @@ def make_sample(
       "image": batch["image"] if "image" in batch else batch["video"][:, 0]
     }
     _, z1, cond = system.encode(frozen, batch, purposes[:, 0])
-    n = len(z1)
-    always, never = jnp.ones(n, bool), jnp.zeros(n, bool)
-    # Conditions do not change along the bridge: embedded once, both branches in one batch.
-    branches = [system.embed(params, cond)]
+    # Conditions do not change along the bridge: they are embedded once.
+    conds = [system.embed(params, cond)]
     if guidance != 1:
-      branches.append(system.embed(params, system.drop(cond, always, never)))
-    conds = jax.tree.map(lambda *x: jnp.concatenate(x), *branches)
-
-    def denoise(zt: jax.Array, time: jax.Array) -> jax.Array:
-      x, t_net = form.network_input(zt, z1, time)
-      repeat = len(branches)
-      pred = system.denoise(
-        params, jnp.concatenate([x] * repeat), jnp.concatenate([t_net] * repeat), conds
-      )
-      if repeat == 2:
-        pred = guiding.text(*jnp.split(pred, 2), guidance)
-      return form.recover(pred, zt, z1, time)
-
+      n = len(z1)
+      null = system.drop(cond, jnp.ones(n, bool), jnp.zeros(n, bool))
+      conds.append(system.embed(params, null))
+    denoise = denoiser.denoiser(
+      form.process,
+      functools.partial(system.denoise, params),
+      form.predict,
+      z1,
+      conds,
+      guiding.text(guidance) if guidance != 1 else guiding.none(),
+      diffusion=form.diffusion,
+      rule=form.rule,
+    )
     z0 = sampler(form.process, denoise, z1, times, purposes[:, 1])
     return to_uint8(system.decode(frozen, z0))
 

@@ -11,7 +11,6 @@ import jax
 import matplotlib
 import numpy as np
 import tensorboardX
-
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 

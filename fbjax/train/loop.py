@@ -8,7 +8,6 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 import optax
-
 from jax.sharding import Mesh
 
 from fbjax import checkpoint, sharding, tracker

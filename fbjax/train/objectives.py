@@ -5,12 +5,9 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from fbjax.bridge import process
+from fbjax.bridge import alignment, grids, prediction, process
 from fbjax.systems import base, formulation
 from fbjax.train import step
-
-# The published grid of 1000 times visits neither end: (i + 1) / 1001.
-FIRST, LAST = 1 / 1001, 1000 / 1001
 
 
 def bridge_loss(
@@ -20,9 +17,8 @@ def bridge_loss(
   drop_text: float = 0.0,
   drop_image: float = 0.0,
   drop_both: float = 0.0,
-  dropout: bool = True,
 ) -> step.LossFn:
-  """Mean square of the network's error at a random time of the bridge (FrameBridge, eq. 9 and 12).
+  """Mean square of the network's error at a random time of the bridge (FrameBridge, §1.3 and §2.4).
 
   Args:
     system: who encodes and denoises.
@@ -30,8 +26,15 @@ def bridge_loss(
     drop_text: share of clips that lose their text alone.
     drop_image: share of clips that lose their image condition alone.
     drop_both: share of clips that lose both.
-    dropout: whether the network's dropout is on.
+
+  Raises:
+    ValueError: when the shares are negative or make more than 1.
   """
+  if min(drop_text, drop_image, drop_both) < 0 or drop_text + drop_image + drop_both > 1:
+    raise ValueError(
+      f"objective.drop_text={drop_text}, drop_image={drop_image} and drop_both={drop_both} are "
+      "shares of the clips: each from 0 up, together at most 1"
+    )
 
   def loss(
     params: base.Params, frozen: base.Params, batch: Mapping[str, jax.Array], keys: jax.Array
@@ -39,18 +42,19 @@ def bridge_loss(
     purposes = jax.vmap(lambda key: jax.random.split(key, 5))(keys)
     encoding, timing, noising, dropping, network = (purposes[:, i] for i in range(5))
     z0, z1, cond = system.encode(frozen, batch, encoding)
-    time = FIRST + (LAST - FIRST) * jax.vmap(jax.random.uniform)(timing)
+    time = jax.vmap(lambda key: grids.draw(key, 1)[0])(timing)
     noise = jax.vmap(lambda key: jax.random.normal(key, z0.shape[1:]))(noising)
     zt = process.sample_marginal(form.process, z0, z1, time, noise)
-    x, t_net = form.network_input(zt, z1, time)
+    x, t_net = alignment.align(form.process, form.diffusion, zt, z1, time, form.rule)
 
     draw = jax.vmap(jax.random.uniform)(dropping)
     text = draw < drop_text + drop_both
     image = (draw >= drop_text) & (draw < drop_text + drop_both + drop_image)
     cond = system.embed(params, system.drop(cond, text, image))
 
-    pred = system.denoise(params, x, t_net, cond, network[0] if dropout else None)
-    target = form.target(z0, z1, noise, time)
+    pred = system.denoise(params, x, t_net, cond, network[0])
+    rescale = None if form.diffusion is None else form.diffusion.rescale_at(t_net)
+    target = prediction.target(form.predict, form.process, z0, z1, noise, time, rescale)
     return jnp.mean(jnp.square(pred - target)), {}
 
   return loss
