@@ -3,7 +3,8 @@
 A mixture of eight Gaussians in the plane is the data, z1 a shrunken and noisy copy of z0 the
 prior, so that E[z0 | zt, z1] has a closed form. What is left is the sampler's own error: the
 sliced Wasserstein-2 distance between (z0 sampled, z1) and exact draws for the same z1. The floor
-is that distance for exact draws.
+is that distance for exact draws. Samplers of the probability flow are also compared clip by clip
+with its exact path, without and with classifier-free guidance towards four of the eight Gaussians.
 
   python benchmarks/samplers.py            # samplers.json here, samplers.png in docs/
   python benchmarks/samplers.py --small    # a minute
@@ -19,10 +20,11 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from fbjax.bridge import diffusion, grids, process, samplers
+from fbjax.bridge import diffusion, grids, guidance, process, samplers
 
 HERE = pathlib.Path(__file__).resolve().parent
 BUDGETS = (4, 6, 8, 12, 16, 25, 50, 100)
+GUIDANCE = (1.0, 3.0, 7.5)
 BRIDGE = process.Gmax()
 DIFFUSION = diffusion.videocrafter()
 
@@ -161,6 +163,39 @@ def measure(clips: int, budgets: tuple[int, ...], slices: int = 64) -> dict:
   return {"clips": clips, "floor": distance(draw_exact(mixture, rng)), "errors": errors}
 
 
+def measure_paths(clips: int, budgets: tuple[int, ...]) -> dict:
+  """{guidance: {method: {NFE: rms distance to the exact path's end}}} on the Karras grid."""
+  rng = np.random.default_rng(1)
+  mixture = draw_mixture(clips, rng)
+  half = np.where(np.arange(mixture.log_weights.shape[1]) < 4, 0.0, -50.0)
+  everything = make_denoise(BRIDGE, mixture)
+  one_class = make_denoise(BRIDGE, mixture._replace(log_weights=mixture.log_weights + half))
+  z1 = jnp.asarray(mixture.z1, jnp.float32)
+  keys = jax.random.split(jax.random.key(1), clips)
+  zt = samplers.start_state(BRIDGE, z1, grids.FIRST, keys, "noise")
+  flows = [m for m in METHODS if m[0] in ("ode", "dbim 2", "dbim 3", "heun")]
+  paths = {}
+  for scale in GUIDANCE:
+    combine = guidance.text(scale)
+
+    def run(table, combine=combine):
+      both = lambda x, t: combine([one_class(x, t), everything(x, t)], t)  # noqa: E731
+      return samplers.run(jax.tree.map(jnp.asarray, table), both, zt, z1, keys)
+
+    run = jax.jit(run)
+    exact = run(samplers.heun.table(BRIDGE, grids.karras(1000)))
+
+    def error(sampler, options, n, run=run, exact=exact):
+      z0 = run(sampler.table(BRIDGE, grids.karras(n), **options))
+      return float(jnp.sqrt(jnp.mean((z0 - exact) ** 2)))
+
+    paths[str(scale)] = {
+      name: {nfe: error(sampler, options, times_for(cost, nfe)) for nfe in budgets}
+      for name, sampler, options, cost in flows
+    }
+  return paths
+
+
 def best(sweeps: dict[str, dict[int, float]]) -> dict[int, tuple[float, str]]:
   """{NFE: (error, grid)} of the best grid."""
   budgets = next(iter(sweeps.values()))
@@ -180,51 +215,79 @@ def table(result: dict) -> str:
   return "\n".join([*lines, f"\nfloor (exact draws): {result['floor']:.4f}"])
 
 
+def path_table(paths: dict) -> str:
+  """Markdown: distance to the exact path per guidance, sampler and NFE."""
+  budgets = list(next(iter(next(iter(paths.values())).values())))
+  lines = [
+    "| guidance | sampler | " + " | ".join(f"{nfe}" for nfe in budgets) + " |",
+    "|---" * (len(budgets) + 2) + "|",
+  ]
+  for scale, methods in paths.items():
+    for name, errors in methods.items():
+      lines.append(
+        f"| {scale} | {name} | " + " | ".join(f"{e:.4f}" for e in errors.values()) + " |"
+      )
+  return "\n".join(lines)
+
+
 def plot(result: dict, path: pathlib.Path):
-  """Error against NFE, every sampler on its best grid; the published setting apart."""
-  figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+  """Left: error against NFE, every sampler on its best grid. Right: guided flows, clip by clip."""
+  figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
   names = [name for name in result["errors"] if name != "sde, published start"]
   lines = {name: {n: e for n, (e, _) in best(result["errors"][name]).items()} for name in names}
   published = {
     "sde, published start and grid": result["errors"]["sde, published start"]["trailing"]
   }
+  look = {}
   for i, (name, errors) in enumerate((lines | published).items()):
     style = "--" if "diffusion" in name else ":" if "published" in name else "-"
-    marker = "osv^Dxp*P.h+"[i]
-    axes.plot(list(errors), list(errors.values()), style, marker=marker, markersize=5, label=name)
-  axes.axhline(result["floor"], color="0.6", linewidth=1)
-  axes.text(4, result["floor"] * 1.03, "exact draws", color="0.4", fontsize=8)
-  axes.set(
-    xscale="log",
-    yscale="log",
-    ylim=(result["floor"] * 0.85, 0.3),
-    xlabel="network evaluations",
+    look[name] = dict(color=f"C{i}" if i < 10 else "k", marker="osv^DXp*P.h"[i], markersize=5)
+    left.plot(list(errors), list(errors.values()), style, label=name, **look[name])
+  left.axhline(result["floor"], color="0.6", linewidth=1)
+  left.text(100, result["floor"] * 1.04, "exact draws", color="0.4", fontsize=8, ha="right")
+  left.set(
+    ylim=(result["floor"] * 0.7, 0.4),
     ylabel="sliced Wasserstein-2 of (z0, z1)",
-    title="bridge-gmax, exact denoiser: best of four grids",
+    title="distribution, best of four grids",
   )
-  budgets = list(next(iter(lines.values())))
-  axes.set_xticks(budgets, budgets, minor=False)
-  axes.minorticks_off()
-  axes.legend(fontsize=8, ncols=2)
+  for name, errors in result["paths"][str(GUIDANCE[-1])].items():
+    right.plot(list(errors), list(errors.values()), label=name, **look[name])
+  right.set(ylabel="rms distance to the exact path", title=f"guidance {GUIDANCE[-1]}, Karras grid")
+  for axes in (left, right):
+    axes.set(xscale="log", yscale="log", xlabel="network evaluations")
+    axes.set_xticks(BUDGETS, [str(nfe) for nfe in BUDGETS], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.legend(fontsize=8, ncols=2)
+  figure.suptitle("bridge-gmax with an exact denoiser")
   figure.savefig(path, dpi=150)
+
+
+def numbered(tree):
+  """JSON made strings of the NFE; numbers again."""
+  if not isinstance(tree, dict):
+    return tree
+  return {int(k) if k.isdigit() else k: numbered(v) for k, v in tree.items()}
 
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--small", action="store_true", help="a quick look; writes nothing")
-  parser.add_argument("--replot", action="store_true", help="only table and figure, from the json")
+  parser.add_argument(
+    "--part", choices=("all", "paths", "none"), default="all", help="what to measure anew"
+  )
   flags = parser.parse_args()
   file = HERE / "samplers.json"
   if flags.small:
     print(table(measure(2048, (4, 8, 16))))
+    print(path_table(measure_paths(512, (4, 8, 16))))
     return
-  if not flags.replot:
-    file.write_text(json.dumps(measure(32768, BUDGETS), indent=1) + "\n")
-  result = json.loads(file.read_text())
-  for sweeps in result["errors"].values():
-    for grid in sweeps:
-      sweeps[grid] = {int(nfe): error for nfe, error in sweeps[grid].items()}
+  result = measure(32768, BUDGETS) if flags.part == "all" else json.loads(file.read_text())
+  if flags.part != "none":
+    result["paths"] = measure_paths(8192, BUDGETS)
+    file.write_text(json.dumps(result, indent=1) + "\n")
+  result = numbered(json.loads(file.read_text()))
   print(table(result))
+  print(path_table(result["paths"]))
   plot(result, HERE.parent / "docs" / "samplers.png")
 
 

@@ -10,12 +10,13 @@ so a diffusion network meets, at step 0 of fine-tuning, inputs it was trained on
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Array, Float
 
 from fbjax.bridge import diffusion as diffusion_lib
 from fbjax.bridge import grids
 from fbjax.bridge import process as process_lib
 
+Clips = process_lib.Clips
+PerClip = process_lib.PerClip
 Diffusion = diffusion_lib.Diffusion
 Process = process_lib.Process
 Rule = Literal["exact", "published", "published_latte"]
@@ -25,11 +26,11 @@ Times = process_lib.Times
 def align(
   process: Process,
   diffusion: Diffusion | None,
-  zt: Float[Array, "b *d"],
-  z1: Float[Array, "b *d"],
-  time: Float[Array, "b"],
+  zt: Clips,
+  z1: Clips,
+  time: PerClip,
   rule: Rule = "exact",
-) -> tuple[Float[Array, "b *d"], Float[Array, "b"]]:
+) -> tuple[Clips, PerClip]:
   """(x, t_net): what the network sees and the time it is told (§2.1, §2.2).
 
   exact            meets the diffusion's log-SNR; beyond its range, its nearest time with the

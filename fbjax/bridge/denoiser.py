@@ -3,18 +3,21 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from fbjax.bridge import alignment, guidance, prediction
 from fbjax.bridge import diffusion as diffusion_lib
 from fbjax.bridge import process as process_lib
+
+Clips = process_lib.Clips
+PerClip = process_lib.PerClip
 
 
 def denoiser(
   process: process_lib.Process,
   predict: Callable[[Array, Array, Any], Array],
   kind: prediction.Kind,
-  z1: Float[Array, "b *d"],
+  z1: Clips,
   conds: Sequence[Any],
   combine: guidance.Combine | None = None,
   *,
@@ -28,7 +31,7 @@ def denoiser(
   """
   combine = combine or guidance.none()
 
-  def denoise(zt: Float[Array, "b *d"], time: Float[Array, "b"]) -> Float[Array, "b *d"]:
+  def denoise(zt: Clips, time: PerClip) -> Clips:
     x, t_net = alignment.align(process, diffusion, zt, z1, time, rule)
     pred = combine(guidance.evaluate(predict, x, t_net, conds), time)
     rescale = None if diffusion is None else diffusion.rescale_at(t_net)

@@ -11,7 +11,7 @@ bridges serve the diffusion baseline unchanged.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from fbjax.bridge import process
 
@@ -34,11 +34,11 @@ class Diffusion(NamedTuple):
   def log_snrs(self) -> Float[np.ndarray, "k"]:
     """ln(signal^2 / noise^2), strictly falling and finite.
 
-    With zero terminal SNR the last entry is -inf; a thousandth of the signal before stands in for
-    none, which moves no mean by more than a millionth.
+    With zero terminal SNR the last entry is -inf; a ten-thousandth of the signal before stands in
+    for none, which moves no mean by more than a millionth.
     """
     signal = np.array(self.signal, np.float64)
-    signal[-1] = max(signal[-1], 1e-3 * signal[-2])
+    signal[-1] = max(signal[-1], 1e-4 * signal[-2])
     return 2 * (np.log(signal) - np.log(self.noise))
 
   def log_snr(self, time: Times) -> Times:
@@ -91,10 +91,10 @@ class Diffusion(NamedTuple):
 
   def start(
     self,
-    z1: Float[Array, "b *d"],
-    time: Float[Array, "b"],
-    noise: Float[Array, "b *d"],
-  ) -> Float[Array, "b *d"]:
+    z1: process.Clips,
+    time: process.PerClip,
+    noise: process.Clips,
+  ) -> process.Clips:
     """The state a diffusion is sampled from: noise; z1 lends its shape."""
     return noise
 

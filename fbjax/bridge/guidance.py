@@ -11,18 +11,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from fbjax.bridge import process as process_lib
 
+Clips = process_lib.Clips
+PerClip = process_lib.PerClip
 Scale = float | Callable[[Array], Array]
 Combine = Callable[[Sequence[Array], Array], Array]
 
 
 def evaluate(
   predict: Callable[[Array, Array, Any], Array],
-  x: Float[Array, "b *d"],
-  t_net: Float[Array, "b"],
+  x: Clips,
+  t_net: PerClip,
   conds: Sequence[Any],
 ) -> list[Array]:
   """The predictions of all branches from one call of predict(x, t_net, cond).
@@ -46,7 +48,7 @@ def none() -> Combine:
 def text(scale: Scale, rescale: float = 0.0) -> Combine:
   """Branches (cond, uncond): uncond + s (cond - uncond) (§3.4), rescaled by factor `rescale`."""
 
-  def combine(preds: Sequence[Array], time: Float[Array, "b"]) -> Array:
+  def combine(preds: Sequence[Array], time: PerClip) -> Array:
     cond, uncond = preds
     out = uncond + _at(scale, time, cond) * (cond - uncond)
     return restore_std(out, cond, rescale) if rescale else out
@@ -58,7 +60,7 @@ def two_scale(text_scale: Scale, image_scale: Scale, rescale: float = 0.0) -> Co
   """Branches (text and image, image, neither):
   e + s_image (e_image - e) + s_text (e_both - e_image) (§3.4)."""
 
-  def combine(preds: Sequence[Array], time: Float[Array, "b"]) -> Array:
+  def combine(preds: Sequence[Array], time: PerClip) -> Array:
     both, image, neither = preds
     out = neither + _at(image_scale, time, both) * (image - neither)
     out = out + _at(text_scale, time, both) * (both - image)
@@ -67,9 +69,7 @@ def two_scale(text_scale: Scale, image_scale: Scale, rescale: float = 0.0) -> Co
   return combine
 
 
-def restore_std(
-  guided: Float[Array, "b *d"], cond: Float[Array, "b *d"], factor: float
-) -> Float[Array, "b *d"]:
+def restore_std(guided: Clips, cond: Clips, factor: float) -> Clips:
   """Guidance rescale: pulls the standard deviation back to the conditional one (§3.4;
   arXiv:2305.08891, eq. 15-16)."""
   axes = tuple(range(1, guided.ndim))

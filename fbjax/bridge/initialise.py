@@ -6,6 +6,9 @@ from jaxtyping import Array, Float
 from fbjax.bridge import prediction
 from fbjax.bridge import process as process_lib
 
+Clips = process_lib.Clips
+PerClip = process_lib.PerClip
+
 
 def widen_input(
   kernel: Float[Array, "*window c_in c_out"], channels: int
@@ -23,11 +26,11 @@ def align_output(
   pretrained: prediction.Kind,
   kind: prediction.Kind,
   process: process_lib.Bridge,
-  pred: Float[Array, "b *d"],
-  zt: Float[Array, "b *d"],
-  z1: Float[Array, "b *d"],
-  time: Float[Array, "b"],
-) -> Float[Array, "b *d"]:
+  pred: Clips,
+  zt: Clips,
+  z1: Clips,
+  time: PerClip,
+) -> Clips:
   """What a network that still predicts `pretrained` has to say about `kind` (§2.2).
 
   Fine-tuning towards `kind` with this behind the network starts as the pretrained denoiser. A

@@ -18,12 +18,14 @@ bridge. Rows are written in the form that has a limit at both ends wherever ther
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from fbjax.bridge import process as process_lib
 from fbjax.bridge.process import divide, sqrt
 
 Kind = Literal["z0", "noise", "v", "psi", "velocity"]
+Clips = process_lib.Clips
+PerClip = process_lib.PerClip
 Times = process_lib.Times
 Process = process_lib.Process
 
@@ -89,12 +91,12 @@ def rows(kind: Kind, process: Process, time: Times, rescale: Times | None = None
 def target(
   kind: Kind,
   process: Process,
-  z0: Float[Array, "b *d"],
-  z1: Float[Array, "b *d"],
-  noise: Float[Array, "b *d"],
-  time: Float[Array, "b"],
-  rescale: Float[Array, "b"] | None = None,
-) -> Float[Array, "b *d"]:
+  z0: Clips,
+  z1: Clips,
+  noise: Clips,
+  time: PerClip,
+  rescale: PerClip | None = None,
+) -> Clips:
   """What the network is trained towards (§1.3); MSE with weight 1 is the published loss."""
   return _apply(rows(kind, process, time, rescale).forward, z0, z1, noise)
 
@@ -102,12 +104,12 @@ def target(
 def recover(
   kind: Kind,
   process: Process,
-  pred: Float[Array, "b *d"],
-  zt: Float[Array, "b *d"],
-  z1: Float[Array, "b *d"],
-  time: Float[Array, "b"],
-  rescale: Float[Array, "b"] | None = None,
-) -> Float[Array, "b *d"]:
+  pred: Clips,
+  zt: Clips,
+  z1: Clips,
+  time: PerClip,
+  rescale: PerClip | None = None,
+) -> Clips:
   """The z0 that a prediction implies (§1.3)."""
   return _apply(rows(kind, process, time, rescale).data, zt, z1, pred)
 
@@ -115,12 +117,12 @@ def recover(
 def recover_noise(
   kind: Kind,
   process: Process,
-  pred: Float[Array, "b *d"],
-  zt: Float[Array, "b *d"],
-  z1: Float[Array, "b *d"],
-  time: Float[Array, "b"],
-  rescale: Float[Array, "b"] | None = None,
-) -> Float[Array, "b *d"]:
+  pred: Clips,
+  zt: Clips,
+  z1: Clips,
+  time: PerClip,
+  rescale: PerClip | None = None,
+) -> Clips:
   """The noise that a prediction implies."""
   return _apply(rows(kind, process, time, rescale).noise, zt, z1, pred)
 
@@ -129,12 +131,12 @@ def convert(
   kind: Kind,
   to: Kind,
   process: Process,
-  pred: Float[Array, "b *d"],
-  zt: Float[Array, "b *d"],
-  z1: Float[Array, "b *d"],
-  time: Float[Array, "b"],
-  rescale: Float[Array, "b"] | None = None,
-) -> Float[Array, "b *d"]:
+  pred: Clips,
+  zt: Clips,
+  z1: Clips,
+  time: PerClip,
+  rescale: PerClip | None = None,
+) -> Clips:
   """The same prediction, said as another kind."""
   if kind == to:
     return pred
@@ -156,10 +158,10 @@ def loss_weight(kind: Kind, like: Kind, process: Process, time: Times) -> Times:
 def stable_weight(
   kind: Kind,
   process: Process,
-  z0: Float[Array, "b *d"],
-  z1: Float[Array, "b *d"],
-  time: Float[Array, "b"],
-) -> Float[Array, "b"]:
+  z0: Clips,
+  z1: Clips,
+  time: PerClip,
+) -> PerClip:
   """|z1 - z0|^2 / E |F|^2 over the noise: the stabilised loss of a prediction that diverges.
 
   For the velocity of a Brownian bridge this is the variance-stabilised velocity matching of

@@ -23,6 +23,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 Times = Float[jax.Array | np.ndarray | np.generic, "*t"]
+Clips = Float[jax.Array | np.ndarray, "b *d"]
+PerClip = Float[jax.Array | np.ndarray, "b"]
 
 
 class Marginal(NamedTuple):
@@ -148,12 +150,14 @@ class Bridge:
   def log_snr(self, time: Times) -> Times:
     """ln(a^2 / c^2) = ln sigma_bar^2 - ln sigma^2 - ln sigma_1^2: the drift has cancelled.
 
-    Infinite at the ends; there, the largest value the dtype can hold as a ratio.
+    Infinite at the ends; there it is finite and beyond any diffusion's (44 in float32).
     """
     xp = time.__array_namespace__()
-    tiny = xp.finfo(time.dtype).tiny
-    done = xp.maximum(self.variance(time), xp.full_like(time, tiny))
-    to_go = xp.maximum(self.variance_to_go(time), xp.full_like(time, tiny))
+    # Less than the variance of any time but 0. Its square, the smallest normal number, would do
+    # but for the gradient, which the compiler turns into 0 / 0.
+    floor = xp.full_like(time, float(xp.finfo(time.dtype).tiny) ** 0.5)
+    done = xp.maximum(self.variance(time), floor)
+    to_go = xp.maximum(self.variance_to_go(time), floor)
     return xp.log(to_go) - xp.log(done) - xp.log(self.ends(time)[1])
 
   def time_of_log_snr(self, log_snr: Times) -> Times:
@@ -186,10 +190,10 @@ class Bridge:
 
   def start(
     self,
-    z1: Float[Array, "b *d"],
-    time: Float[Array, "b"],
-    noise: Float[Array, "b *d"],
-  ) -> Float[Array, "b *d"]:
+    z1: Clips,
+    time: PerClip,
+    noise: Clips,
+  ) -> Clips:
     """State next to time 1 before z0 is known: the marginal with z1 in place of z0 (§3.3 B)."""
     return sample_marginal(self, z1, z1, time, noise)
 
@@ -240,7 +244,7 @@ class VP(_Rate, Bridge):
 
   __slots__ = ()
 
-  def __new__(cls, beta_min: float = 0.01, beta_max: float = 20.0):
+  def __new__(cls, beta_min: float | Array = 0.01, beta_max: float | Array = 20.0):
     return super().__new__(cls, beta_min, beta_max)
 
   def alpha(self, time: Times) -> Times:
@@ -278,18 +282,18 @@ def vp(beta_min: float = 0.1, beta_d: float = 2.0) -> VP:
   return VP(beta_min, beta_min + beta_d)
 
 
-def per_clip(x: Float[Array, "b"], like: Float[Array, "b *d"]) -> Array:
+def per_clip(x: PerClip, like: Clips) -> Float[jax.Array | np.ndarray, "b *ones"]:
   """One number per clip, shaped to multiply `like`."""
   return x.reshape(x.shape + (1,) * (like.ndim - 1))
 
 
 def sample_marginal(
   process: Process,
-  z0: Float[Array, "b *d"],
-  z1: Float[Array, "b *d"],
-  time: Float[Array, "b"],
-  noise: Float[Array, "b *d"],
-) -> Float[Array, "b *d"]:
+  z0: Clips,
+  z1: Clips,
+  time: PerClip,
+  noise: Clips,
+) -> Clips:
   """Draws zt ~ q(zt | z0, z1) (§1.1)."""
   a, b, c = (per_clip(x, z0) for x in process.marginal(time))
   return a * z0 + b * z1 + c * noise
