@@ -39,6 +39,7 @@ from fbjax.bridge import process as process_lib
 Process = process_lib.Process
 Denoise = Callable[[Array, Array], Array]
 Grid = Float[np.ndarray, "n"]
+PerStep = Float[np.ndarray, "steps"]
 Column = Float[np.ndarray | Array, "rows"]
 
 
@@ -149,7 +150,7 @@ def sampler(table_of: Callable[..., Table]):
   return sample
 
 
-def first_order_rows(process: Process, times: Grid, eta: float | Grid) -> list[Table]:
+def first_order_rows(process: Process, times: Grid, eta: float | PerStep) -> list[Table]:
   """The steps of the first-order family between consecutive times (§3.1).
 
   noise = eta std, with std the posterior's. The published k = sqrt(c_t^2 - noise^2) / c_s is
@@ -168,7 +169,7 @@ def first_order_rows(process: Process, times: Grid, eta: float | Grid) -> list[T
 
 
 @sampler
-def first_order(process: Process, times: Grid, *, eta: float | Grid = 1.0) -> Table:
+def first_order(process: Process, times: Grid, *, eta: float | PerStep = 1.0) -> Table:
   """The first-order family (§3.1): eta 1 is the reverse SDE, eta 0 the probability flow. NFE n.
 
   `eta` may differ from step to step. Every eta keeps the marginals.
