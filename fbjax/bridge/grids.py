@@ -87,3 +87,12 @@ def shifted(n: int, shift: float, first: float = FIRST, last: float = LAST) -> G
   """Uniform u moved to shift u / (1 + (shift - 1) u): above 1 spends steps next to the prior."""
   u = np.linspace(*(time / (shift - (shift - 1) * time) for time in (first, last)), n)
   return shift * u / (1 + (shift - 1) * u)
+
+
+def boot(times: Grid, first: float = 1 - 5e-5) -> Float[np.ndarray, "n+1"]:
+  """One more evaluation before `times`, where the state is all noise around the prior (§3.3 C).
+
+  Started from noise there, the network's aligned input is that noise itself, which it knows from
+  pretraining, and the first z0_hat does not rest on a guess of z0.
+  """
+  return np.concatenate([[first], times])

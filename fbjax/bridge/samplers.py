@@ -82,7 +82,7 @@ def run(
   def body(carry, indexed):
     zt, base, pred1, pred2 = carry
     index, row = indexed
-    pred = denoise(zt, jnp.full(zt.shape[:1], row.time))
+    pred = denoise(zt, jnp.full(zt.shape[:1], row.time)).astype(zt.dtype)
     moved = row.zt * zt + row.base * base + row.z1 * z1
     moved += row.pred * pred + row.pred1 * pred1 + row.pred2 * pred2
     if stochastic:
@@ -102,6 +102,8 @@ def draw(
   """The standard normal noise of row `index`, clip by clip."""
   if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
     return jnp.asarray(keys, like.dtype)[index]
+  if keys.shape != like.shape[:1]:
+    raise ValueError(f"{len(like)} clips need one key each, not keys of shape {keys.shape}")
   shape = like.shape[1:]
   return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), shape, like.dtype))(
     keys
@@ -134,6 +136,8 @@ def sampler(table_of: Callable[..., Table]):
 
   @functools.wraps(table_of)
   def sample(process, denoise, z1, times, keys, *, start="noise", **options):
+    # The state stays in float32 at least: its steps are small differences.
+    z1 = jnp.asarray(z1, jnp.promote_types(z1.dtype, jnp.float32))
     # The table is made for the times that the network will be told, rounding included.
     times = np.asarray(times).astype(z1.dtype).astype(np.float64)
     if times.ndim != 1 or np.any(np.diff(times) >= 0):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fbjax.bridge import diffusion, grids, prediction, process, samplers
+from fbjax.bridge import alignment, diffusion, grids, prediction, process, samplers
 
 GMAX = process.Gmax()
 PROCESSES = {"gmax": GMAX, "vp": process.VP(), "constant": process.constant(1.0)}
@@ -348,6 +348,34 @@ def test_starts():
   assert abs(samplers.start_state(diffusion.linear(), z1, 999.0, keys, "noise").std() - 1) < 0.02
 
 
+def test_a_booted_start_is_the_noise_the_network_knows():
+  """The first input is the noise at the noisiest time, and the flow carries that same noise on."""
+  d, grid = diffusion.videocrafter(), grids.boot(grids.uniform(6))
+  z1, keys = jnp.full((2, 3), 0.8), jax.random.split(jax.random.key(0), 2)
+  zt = samplers.start_state(GMAX, z1, grid[0], keys, "noise")
+  noise = samplers.draw(keys, 2**31 - 1, z1)
+  x, t_net = alignment.align(GMAX, d, zt, z1, jnp.full(2, grid[0], jnp.float32))
+  np.testing.assert_allclose(x, noise, atol=5e-3)
+  np.testing.assert_array_equal(t_net, 999)
+  z0_hat = jnp.full((2, 3), -0.4)
+  step = jax.tree.map(lambda column: column[:1], samplers.ode.table(GMAX, grid))
+  booted = samplers.run(step, lambda zt, time: z0_hat, zt, z1, keys)
+  a, b, c = GMAX.marginal(grid[1])
+  np.testing.assert_allclose(booted, a * z0_hat + b * z1 + c * noise, atol=2e-3)
+
+
+def test_a_network_in_bfloat16_leaves_the_state_in_float32():
+  z1, keys = jnp.ones((2, 3), jnp.bfloat16), jax.random.split(jax.random.key(0), 2)
+  seen = []
+
+  def denoise(zt, time):
+    seen.append((zt.dtype, time.dtype))
+    return nonlinear(zt, time).astype(jnp.bfloat16)
+
+  assert samplers.dbim(GMAX, denoise, z1, TIMES, keys, order=3).dtype == jnp.float32
+  assert seen[0] == (jnp.float32, jnp.float32)
+
+
 def test_mistakes_are_named(unchecked):
   z1, keys = jnp.ones((2, 3)), jax.random.split(jax.random.key(0), 2)
   sample = lambda times=TIMES, **options: samplers.dbim(  # noqa: E731
@@ -365,6 +393,8 @@ def test_mistakes_are_named(unchecked):
     sample(eta=1.0)
   with pytest.raises(ValueError, match="no variance named 'fixed'"):
     samplers.ddpm.table(diffusion.linear(), np.array([9.0, 3.0]), variance="fixed")
+  with pytest.raises(ValueError, match="2 clips need one key each"):
+    samplers.sde(GMAX, nonlinear, z1, TIMES, keys[:1])
   with pytest.raises(ValueError, match="recorded noise"):
     samplers.sde(GMAX, nonlinear, z1, TIMES, jnp.ones((11, 2, 3)))
 
