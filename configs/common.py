@@ -23,7 +23,13 @@ def base() -> ConfigDict:
     keep=2,
   )
   c.sampling = dict(
-    sampler="sde", steps=50, grid="trailing", guidance=1.0, batch_size=8, fps=8, stride=1
+    sampler=dict(name="sde"),
+    grid=dict(name="trailing"),
+    steps=50,
+    guidance=1.0,
+    batch_size=8,
+    fps=8,
+    stride=1,
   )
   c.mesh = dict(data=-1, fsdp=1)
   return c

@@ -17,7 +17,16 @@ def get_config(arg: str = "") -> ConfigDict:
   c.system = dict(
     name="videocrafter",
     codec=dict(name="pixels", patch=2),
-    unet=dict(width=16, mult=(1, 2, 4), blocks=1, attention_levels=(2,), head_dim=16, groups=8, positions=8, init_attention=False),
+    unet=dict(
+      width=16,
+      mult=(1, 2, 4),
+      blocks=1,
+      attention_levels=(2,),
+      head_dim=16,
+      groups=8,
+      positions=8,
+      init_attention=False,
+    ),
     text=dict(width=64, layers=2, heads=4),
     dtype="float32",
   )

@@ -4,6 +4,7 @@ Every group of a config is splatted into a constructor, so its keys are that con
 arguments; an unknown one is an error that lists those that exist.
 """
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -35,8 +36,21 @@ SYSTEMS = {"videocrafter": videocrafter.VideoCrafter}
 OBJECTIVES = {"bridge": objectives.bridge_loss}
 SOURCES = {"synthetic": synthetic.Shapes, "webvid": sources.WebVid, "folder": sources.Folder}
 TOKENIZERS = {"bytes": tokenizers.Bytes, "clip": tokenizers.CLIP}
-SAMPLERS = {"sde": samplers.sde, "ode": samplers.ode, "heun": samplers.heun, "dbim": samplers.dbim}
-GRIDS = {"trailing": grids.trailing, "uniform": grids.uniform}
+SAMPLERS = {
+  "sde": samplers.sde,
+  "ode": samplers.ode,
+  "first_order": samplers.first_order,
+  "heun": samplers.heun,
+  "dbim": samplers.dbim,
+  "ddbm": samplers.ddbm,
+  "euler_maruyama": samplers.euler_maruyama,
+}
+GRIDS = {
+  "trailing": grids.trailing,
+  "uniform": grids.uniform,
+  "karras": grids.karras,
+  "shifted": grids.shifted,
+}
 KINDS = {kind: kind for kind in typing.get_args(prediction.Kind)}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -144,6 +158,20 @@ def make_optimizer(config: Spec) -> optax.GradientTransformation:
   return call(optim.make_optimizer, config["optim"], "optim", steps=config["train"]["steps"])
 
 
+def make_sampler(spec: Spec) -> Callable[..., jax.Array]:
+  """One of `bridge.samplers` with its options bound."""
+  sampler = choose(SAMPLERS, spec["name"], "sampling.sampler.name")
+  options = {k: v for k, v in spec.items() if k != "name"}
+  arguments = inspect.signature(sampler.table).parameters.values()
+  takes = ["start", *(a.name for a in arguments if a.kind is a.KEYWORD_ONLY)]
+  if unknown := [name for name in options if name not in takes]:
+    raise ValueError(
+      f"config.sampling.sampler has no key {', '.join(map(repr, unknown))}; "
+      f"{spec['name']} takes {', '.join(takes)}"
+    )
+  return functools.partial(sampler, **options)
+
+
 def make_sample(
   config: Spec,
   system: base.System,
@@ -155,12 +183,11 @@ def make_sample(
 ) -> sampling.Sample:
   """The sampler of a config, with another number of steps or guidance where given."""
   spec = config["sampling"]
-  sampler = choose(SAMPLERS, spec["sampler"], "sampling.sampler")
-  times = choose(GRIDS, spec["grid"], "sampling.grid")(steps or spec["steps"])
+  times = make(GRIDS, spec["grid"], "sampling.grid", n=spec["steps"] if steps is None else steps)
   return sampling.make_sample(
     system,
     form,
-    sampler,
+    make_sampler(spec["sampler"]),
     times,
     guidance=spec["guidance"] if guidance is None else guidance,
     mesh=mesh,

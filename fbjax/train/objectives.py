@@ -14,6 +14,8 @@ def bridge_loss(
   system: base.System,
   form: formulation.Formulation,
   *,
+  shift: float = 1.0,
+  weight_like: str | None = None,
   drop_text: float = 0.0,
   drop_image: float = 0.0,
   drop_both: float = 0.0,
@@ -23,6 +25,10 @@ def bridge_loss(
   Args:
     system: who encodes and denoises.
     form: the bridge, and what the network sees of it and predicts.
+    shift: above 1 draws more times next to the prior, where all that the network knows is its
+      conditions: a uniform u becomes shift u / (1 + (shift - 1) u) (arXiv:2403.03206, eq. 23).
+    weight_like: weight the error over time as if this kind were predicted; "z0" makes the loss the
+      mean square error of the clean latent. None leaves the weight at 1, as published.
     drop_text: share of clips that lose their text alone.
     drop_image: share of clips that lose their image condition alone.
     drop_both: share of clips that lose both.
@@ -43,6 +49,7 @@ def bridge_loss(
     encoding, timing, noising, dropping, network = (purposes[:, i] for i in range(5))
     z0, z1, cond = system.encode(frozen, batch, encoding)
     time = jax.vmap(lambda key: grids.draw(key, 1)[0])(timing)
+    time = shift * time / (1 + (shift - 1) * time)
     noise = jax.vmap(lambda key: jax.random.normal(key, z0.shape[1:]))(noising)
     zt = process.sample_marginal(form.process, z0, z1, time, noise)
     x, t_net = alignment.align(form.process, form.diffusion, zt, z1, time, form.rule)
@@ -55,6 +62,10 @@ def bridge_loss(
     pred = system.denoise(params, x, t_net, cond, network[0])
     rescale = None if form.diffusion is None else form.diffusion.rescale_at(t_net)
     target = prediction.target(form.predict, form.process, z0, z1, noise, time, rescale)
-    return jnp.mean(jnp.square(pred - target)), {}
+    error = jnp.square(pred - target)
+    if weight_like is not None:
+      weight = prediction.loss_weight(form.predict, weight_like, form.process, time)
+      error = process.per_clip(weight, error) * error
+    return jnp.mean(error), {}
 
   return loss

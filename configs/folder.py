@@ -1,0 +1,19 @@
+"""A bridge from scratch on a folder of your own videos, 64x64, 8 frames, without a VAE.
+
+Small enough to try on a laptop; see `fbjax.data.sources.Folder` for where captions come from.
+  python -m fbjax.main --config=configs/folder.py --workdir=runs/mine --config.data.path=my_videos
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  c = common.base()
+  common.small_unet(c)
+  c.data = dict(name="folder", path="", frames=8, size=64, strides=(1, 4))
+  c.tokenizer = dict(name="bytes", length=64)
+  c.system.codec.patch = 4
+  c.train.update(steps=20_000, batch_size=16)
+  return common.configured(c, arg)

@@ -1,0 +1,114 @@
+"""What a user meets at the command line, mistakes above all."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import toy
+from conftest import ROOT
+
+from fbjax import build
+
+CONFIG = "configs/quickstart.py"
+
+# Command line -> the sentence it ends with. {tmp} is an empty folder.
+MISTAKES = {
+  (): "give both --config=configs/<experiment>.py and --workdir=<folder>",
+  ("--config=configs/nothing.py", "--workdir={tmp}/x"): "there is no config configs/nothing.py",
+  (f"--config={CONFIG}:fast", "--workdir={tmp}/x"): "'fast'; expected nothing or 'smoke'",
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.train.step=3"): (
+    "config.train has no key 'step'; it has: accumulate, batch_size"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.train.steps=many"): "'many'",
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--mode=dream"): "dream",
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "train"): "'train' is not a flag",
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.bridge.name=max"): (
+    "config.bridge.name is 'max'; expected one of"
+  ),
+  (f"--config={CONFIG}", "--workdir=/dev/null/x"): "cannot write to workdir /dev/null/x",
+  ("--config={tmp}/folder.py", "--workdir={tmp}/x"): "/no/where",
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--mode=sample"): "--image=<image or folder>",
+  (
+    f"--config={CONFIG}",
+    "--workdir={tmp}/x",
+    "--mode=sample",
+    "--image=a.png",
+    "--out=a.mp4",
+  ): "nothing was trained there",
+}
+
+# One process makes all the mistakes: importing everything costs seconds.
+DRIVER = """
+import contextlib, io, json, sys
+from absl import flags
+from fbjax import main
+for args in json.loads(sys.argv[1]):
+  flags.FLAGS.unparse_flags()
+  for name in ("config", "workdir", "mode", "image", "out"):
+    flags.FLAGS[name].unparse()
+  sys.argv = ["main", *args]
+  try:
+    main.cli()
+    end = "no error"
+  except SystemExit as error:
+    end = error.code
+  except BaseException as error:
+    end = f"a traceback: {error!r}"
+  print(json.dumps(end))
+"""
+
+
+@pytest.fixture(scope="module")
+def endings(tmp_path_factory):
+  tmp = tmp_path_factory.mktemp("mistakes")
+  text = (ROOT / CONFIG).read_text()
+  (tmp / "folder.py").write_text(
+    text.replace('name="synthetic",', 'name="folder", path="/no/where",')
+  )
+  args = [[arg.format(tmp=tmp) for arg in args] for args in MISTAKES]
+  done = subprocess.run(
+    [sys.executable, "-c", DRIVER, json.dumps(args)], cwd=ROOT, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+  assert not (tmp / "x").exists()
+  return dict(zip(MISTAKES, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.parametrize("args", MISTAKES, ids=lambda args: " ".join(args[1:])[-50:] or "nothing")
+def test_a_mistake_ends_with_one_sentence(args, endings):
+  end = endings[args]
+  assert isinstance(end, str) and end.startswith("error: ")
+  assert MISTAKES[args] in end and "\n" not in end
+
+
+@pytest.mark.parametrize(
+  ("group", "value", "sentence"),
+  [
+    ("data", {"name": "synthetic", "colour": 3}, "config.data has no key 'colour'; it takes"),
+    ("data", {"frames": 3}, "config.data lacks 'name'"),
+    (
+      "objective",
+      {"name": "bridge", "predict": "epsilon"},
+      "config.objective.predict is 'epsilon'",
+    ),
+    (
+      "objective",
+      {"name": "bridge", "predict": "psi", "drop": 1},
+      "config.objective has no key 'drop'",
+    ),
+    ("tokenizer", {"name": "words"}, "expected one of bytes"),
+    ("optim", {"name": "lion"}, "optim.name is 'lion'"),
+    ("mesh", {"data": 3, "fsdp": 1}, "does not make 8 devices"),
+  ],
+)
+def test_a_wrong_key_or_name_is_told_in_the_configs_words(group, value, sentence):
+  config = toy.config() | {group: value}
+  with pytest.raises(ValueError) as error:
+    build.make_mesh(config)
+    tokenizer = build.make_tokenizer(config)
+    build.make_source(config, "train")
+    system = build.make_system(config, tokenizer)
+    build.make_loss(config, system, build.make_formulation(config))
+    build.make_optimizer(config)
+  assert sentence in str(error.value)

@@ -1,0 +1,182 @@
+"""Whole runs at toy size: train, be killed, go on, sample."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import av
+import jax
+import numpy as np
+import pytest
+import toy
+from conftest import CACHE, ROOT
+from PIL import Image
+
+from fbjax import build, checkpoint, run, sampling, sharding, tracker
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("trained")
+  run.train(toy.config(), str(workdir))
+  return workdir
+
+
+def test_a_run_leaves_everything_a_person_wants_to_see(trained):
+  assert json.loads((trained / "config.json").read_text())["train"]["steps"] == 4
+  rows = tracker.read_metrics(trained / "metrics.jsonl")
+  assert [row["step"] for row in rows] == [1, 2, 3, 4]
+  assert {"loss", "grad_norm", "steps_per_s", "clips_per_s", "data_wait"} <= set(rows[0])
+  assert (trained / "loss.png").exists() and list((trained / "tensorboard").iterdir())
+  sheet = np.asarray(Image.open(trained / "samples" / "0000004.png"))
+  assert sheet.shape[2] == 3 and sheet.std() > 0
+  clips = sorted((trained / "samples" / "0000004").glob("*.mp4"))
+  assert len(clips) == run.PREVIEWS
+
+
+@pytest.fixture
+def image(tmp_path):
+  path = tmp_path / "cat.png"
+  pixels = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
+  Image.fromarray(pixels).save(path)
+  return path
+
+
+def frames(path) -> int:
+  with av.open(str(path)) as container:
+    return sum(1 for _ in container.decode(video=0))
+
+
+def test_an_image_becomes_a_clip(trained, image, tmp_path):
+  out = tmp_path / "new" / "cat.mp4"
+  written = run.sample(toy.config(), str(trained), image=str(image), prompt="up", out=str(out))
+  assert written == [out] and frames(out) == 3
+
+
+def test_a_folder_becomes_clips_and_is_not_done_twice(trained, image, tmp_path):
+  folder, out = tmp_path / "prompts", tmp_path / "out"
+  folder.mkdir()
+  for name in ("a.png", "b.jpeg"):
+    Image.open(image).save(folder / name)
+  (folder / "prompts.txt").write_text("one\n\ntwo\n")
+  arguments = dict(image=str(folder), out=str(out))
+  run.sample(toy.config(), str(trained), **arguments)
+  assert sorted(p.name for p in out.iterdir()) == ["a.mp4", "b.mp4"]
+  with pytest.raises(ValueError, match="every clip is already in"):
+    run.sample(toy.config(), str(trained), **arguments)
+
+
+def test_sampling_with_another_config_names_the_keys(trained, image, tmp_path):
+  config = toy.config()
+  config["system"]["unet"]["width"] = 16
+  with pytest.raises(ValueError, match="system.unet.width: 8 there, 16 now"):
+    run.sample(config, str(trained), image=str(image), out=str(tmp_path / "x.mp4"))
+
+
+def test_an_unreadable_image_is_named(trained, tmp_path):
+  (tmp_path / "broken.png").write_text("not an image")
+  with pytest.raises(ValueError, match="broken.png"):
+    run.sample(
+      toy.config(), str(trained), image=str(tmp_path / "broken.png"), out=str(tmp_path / "x.mp4")
+    )
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_clip_is_the_same_in_any_batch(trained, guidance):
+  config = toy.config()
+  mesh = build.make_mesh(config)
+  tokenizer = build.make_tokenizer(config)
+  system = build.make_system(config, tokenizer)
+  form = build.make_formulation(config)
+  program = build.make_sample(config, system, form, mesh, guidance=guidance)
+  params = run.load_ema(str(trained), system, mesh)
+  rng = np.random.default_rng(0)
+  inputs = {
+    "image": rng.integers(0, 256, (5, 16, 16, 3), np.uint8),
+    "tokens": tokenizer(["up", "down", "left", "right", "spin"]),
+    "stride": np.ones(5, np.int32),
+  }
+  clips = [
+    sampling.generate(program, params, {}, inputs, seed=seed, batch_size=size).astype(int)
+    for seed, size in [(0, 5), (0, 2), (1, 5)]
+  ]
+  assert clips[0].shape == (5, 3, 16, 16, 3)
+  assert np.abs(clips[0] - clips[1]).max() <= 1  # rounding to uint8
+  assert np.abs(clips[0] - clips[2]).max() > 10
+  assert len({clip.tobytes() for clip in clips[0]}) == 5
+
+
+COMMAND = """
+import sys
+sys.path[:0] = ["tests"]
+import jax, toy
+jax.config.update("jax_compilation_cache_dir", sys.argv[3])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+from fbjax import run
+run.train(toy.config(steps=int(sys.argv[2]), save_every=2), sys.argv[1])
+"""
+
+
+def start(workdir, steps) -> subprocess.Popen:
+  environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+  command = [sys.executable, "-c", COMMAND, str(workdir), str(steps), str(CACHE)]
+  return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def final_state(workdir, step):
+  config = toy.config()
+  system = build.make_system(config, build.make_tokenizer(config))
+  shapes = {"params": jax.eval_shape(system.init, jax.random.key(0))}
+  return checkpoint.Checkpoints(str(workdir)).restore_part(step, shapes)["params"]
+
+
+def wait_for(process, steps) -> None:
+  """Returns once the run has logged so many more steps."""
+  for line in process.stderr:
+    if line.startswith("step "):
+      steps -= 1
+      if steps == 0:
+        return
+  raise AssertionError("the run ended early")
+
+
+def test_a_killed_run_ends_with_the_bits_of_one_that_was_never_stopped(tmp_path):
+  """kill -9 while running, SIGTERM later, then to the end."""
+  whole = start(tmp_path / "whole", 12)
+  whole.communicate()
+  assert whole.returncode == 0
+  killed = start(tmp_path / "killed", 12)
+  wait_for(killed, 5)
+  killed.kill()
+  killed.wait()
+  asked = start(tmp_path / "killed", 12)
+  wait_for(asked, 2)
+  asked.send_signal(signal.SIGTERM)
+  _, log = asked.communicate()
+  assert asked.returncode == 0
+  last = start(tmp_path / "killed", 12)
+  _, log = last.communicate()
+  assert last.returncode == 0, log
+  expected, actual = final_state(tmp_path / "whole", 12), final_state(tmp_path / "killed", 12)
+  jax.tree.map(np.testing.assert_array_equal, expected, actual)
+
+
+def test_a_real_run_learns_the_same_on_one_device_and_on_eight(tmp_path, monkeypatch):
+  """Ten steps of SGD on the real network: Adam would turn rounding in dead biases into steps."""
+  losses = []
+  for name, mesh in [("one", {"data": 1, "fsdp": 1}), ("eight", {"data": 2, "fsdp": 4})]:
+    config = toy.config(steps=10)
+    config["optim"] = {"name": "sgd", "lr": 0.1}
+    config["mesh"] = mesh
+    config["objective"]["weight_like"] = None
+    devices = jax.devices()[: mesh["data"] * mesh["fsdp"]]
+    placed = sharding.make_mesh(**mesh, devices=devices)
+    monkeypatch.setattr(build, "make_mesh", lambda config, placed=placed: placed)
+    run.train(config, str(tmp_path / name))
+    rows = tracker.read_metrics(tmp_path / name / "metrics.jsonl")
+    losses.append([row["loss"] for row in rows])
+  np.testing.assert_allclose(losses[0], losses[1], atol=1e-5)
+  assert losses[0][0] != losses[0][-1]

@@ -1,0 +1,140 @@
+"""The loop with a loss of one weight: everything but the networks."""
+
+import logging
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fbjax import sharding, tracker
+from fbjax.train import loop
+
+
+class Numbers:
+  """Batches that are a function of the position."""
+
+  def __init__(self, broken_at: int = -1):
+    self.position = 0
+    self.broken_at = broken_at
+
+  def __next__(self):
+    rng = np.random.default_rng(self.position)
+    batch = {
+      "x": rng.normal(size=(8, 4)).astype(np.float32),
+      "index": np.arange(8) + 8 * self.position,
+      "replaced": np.arange(8) < self.position % 2,
+    }
+    if self.position == self.broken_at:
+      batch["x"][3] = np.nan
+    self.position += 1
+    return batch
+
+
+def loss_fn(params, frozen, batch, keys):
+  noise = jax.vmap(lambda key: jax.random.normal(key, (4,)))(keys)
+  return jnp.mean((batch["x"] @ params["w"] + noise @ params["w"] - 1.0) ** 2), {}
+
+
+def run(workdir, steps=10, data=None, mesh=None, **kwargs):
+  return loop.train(
+    loss_fn=loss_fn,
+    tx=optax.sgd(0.05),
+    init=lambda key: {"w": jax.random.normal(key, (4,))},
+    frozen={},
+    data=data or Numbers(),
+    mesh=mesh or sharding.make_mesh(8, 1),
+    workdir=str(workdir),
+    steps=steps,
+    batch_size=8,
+    **({"log_every": 2, "save_every": 3} | kwargs),
+  )
+
+
+def test_a_resumed_run_ends_with_the_bits_of_one_that_was_never_stopped(tmp_path):
+  whole = run(tmp_path / "whole")
+  run(tmp_path / "parts", steps=4)
+  data = Numbers()
+  resumed = run(tmp_path / "parts", data=data)
+  assert data.position == 10
+  jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+
+
+def test_a_preempted_run_saves_and_goes_on_where_it_stopped(tmp_path, caplog):
+  with caplog.at_level(logging.INFO, "fbjax"):
+    state = run(tmp_path / "a", save_every=100, preempted=lambda step: step == 5)
+  assert int(state.step) == 5
+  assert "saved step 5 of 10; run the same command to go on" in caplog.text
+  jax.tree.map(np.testing.assert_array_equal, run(tmp_path / "a"), run(tmp_path / "b"))
+
+
+def test_metrics_cover_every_logged_step_once(tmp_path):
+  run(tmp_path, steps=4)
+  run(tmp_path, steps=9)
+  rows = tracker.read_metrics(tmp_path / "metrics.jsonl")
+  assert [row["step"] for row in rows] == [2, 4, 6, 8, 9]
+  assert rows[1]["replaced"] == 2  # one clip in batches 1 and 3
+  assert all(np.isfinite(row["grad_norm"]) for row in rows)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_clips(tmp_path):
+  with pytest.raises(FloatingPointError, match=r"at step 6, in a batch of clip40, .*clip47"):
+    run(tmp_path, data=Numbers(broken_at=5), save_every=6, clip_name=lambda i: f"clip{i}")
+  assert not list((tmp_path / "checkpoints").glob("6*"))  # nothing broken was saved
+
+
+def test_previews_are_drawn_from_the_average_and_at_the_end(tmp_path):
+  seen = []
+
+  def preview(step, ema):
+    seen.append((step, np.array(ema["w"])))
+    return np.zeros((4, 4, 3), np.uint8)
+
+  state = run(tmp_path, steps=7, preview_every=3, preview=preview, ema_decay=0.5)
+  assert [step for step, _ in seen] == [3, 6, 7]
+  np.testing.assert_array_equal(seen[-1][1], state.ema["w"])
+  assert not np.array_equal(state.ema["w"], state.params["w"])
+
+
+def test_one_device_and_eight_learn_the_same(tmp_path):
+  one = run(tmp_path / "one", mesh=sharding.make_mesh(1, 1, jax.devices()[:1]), log_every=1)
+  eight = run(tmp_path / "eight", mesh=sharding.make_mesh(2, 4), log_every=1)
+  losses = [
+    [row["loss"] for row in tracker.read_metrics(tmp_path / name / "metrics.jsonl")]
+    for name in ("one", "eight")
+  ]
+  np.testing.assert_allclose(*losses, rtol=1e-5)
+  np.testing.assert_allclose(one.params["w"], eight.params["w"], rtol=1e-5)
+
+
+def test_a_batch_that_the_mesh_does_not_divide_is_refused_at_once(tmp_path):
+  with pytest.raises(ValueError, match="batch_size=8 must be a multiple of train.accumulate=2"):
+    run(tmp_path, accumulate=2)
+
+
+def test_a_finished_run_is_left_alone(tmp_path, caplog):
+  state = run(tmp_path, steps=4)
+  with caplog.at_level(logging.INFO, "fbjax"):
+    again = run(tmp_path, steps=4)
+  assert "already trained to step 4" in caplog.text
+  jax.tree.map(np.testing.assert_array_equal, state, again)
+
+
+def test_the_rates_leave_out_previews(tmp_path, monkeypatch):
+  now = types.SimpleNamespace(value=0.0)
+  monkeypatch.setattr(tracker.time, "perf_counter", lambda: now.value)
+
+  def preview(step, ema):
+    now.value += 1000.0
+    return np.zeros((4, 4, 3), np.uint8)
+
+  class Clocked(Numbers):
+    def __next__(self):
+      now.value += 0.5
+      return super().__next__()
+
+  run(tmp_path, steps=8, data=Clocked(), preview=preview, preview_every=4, log_every=4)
+  rows = tracker.read_metrics(tmp_path / "metrics.jsonl")
+  assert rows[1]["steps_per_s"] == pytest.approx(2.0)

@@ -1,0 +1,132 @@
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fbjax.bridge import diffusion, prediction, process
+from fbjax.systems import base, formulation
+from fbjax.train import objectives
+
+
+class Cond(NamedTuple):
+  z0: jax.Array
+  z1: jax.Array
+  text: jax.Array
+  image: jax.Array
+
+
+class Oracle:
+  """Knows the clean latent and answers what the formulation asks, `off` by a constant in z0."""
+
+  def __init__(self, form, off=0.0):
+    self.form, self.off = form, off
+    self.seen = {}
+
+  def encode(self, frozen, batch, keys):
+    z0, z1 = batch["z0"], batch["z1"]
+    ones = jnp.ones(len(z0))
+    return base.Example(z0, z1, Cond(z0, z1, ones, ones))
+
+  def drop(self, cond, text, image):
+    return cond._replace(text=cond.text * ~text, image=cond.image * ~image)
+
+  def embed(self, params, cond):
+    self.seen = {"text": cond.text, "image": cond.image}
+    return cond
+
+  def denoise(self, params, x, t_net, cond, key=None):
+    self.seen |= {"x": x, "t_net": t_net}
+    # Without alignment the published index tells the time: (i + 1) / 1001.
+    time = (t_net + 1) / 1001
+    marginal = self.form.process.marginal(time)
+    a, b, c = (process.per_clip(v, x) for v in marginal)
+    z0 = cond.z0 + self.off
+    # The state that would have held this z0: the target is affine in (z0, z1, noise).
+    return prediction.target(
+      self.form.predict, self.form.process, z0, cond.z1, (x - a * z0 - b * cond.z1) / c, time
+    )
+
+
+@pytest.fixture
+def batch():
+  rng = np.random.default_rng(0)
+  shape = (256, 1, 2, 2, 3)
+  return {k: jnp.asarray(rng.normal(size=shape), jnp.float32) for k in ("z0", "z1")}
+
+
+def loss_of(form, batch, off=0.0, seed=0, **kwargs):
+  system = Oracle(form, off)
+  loss_fn = objectives.bridge_loss(system, form, **kwargs)
+  keys = jax.random.split(jax.random.key(seed), len(batch["z0"]))
+  loss, _ = loss_fn({}, {}, batch, keys)
+  return float(loss), system.seen
+
+
+@pytest.mark.parametrize("kind", ["z0", "psi", "velocity", "v"])
+def test_who_knows_the_clip_has_no_loss(kind, batch):
+  form = formulation.Formulation(process.Gmax(beta_max=2.0), kind)
+  assert loss_of(form, batch)[0] < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["psi", "velocity"])
+def test_weighted_like_z0_the_loss_is_the_error_of_z0(kind, batch):
+  form = formulation.Formulation(process.Gmax(beta_max=2.0), kind)
+  loss, _ = loss_of(form, batch, off=0.5, weight_like="z0")
+  assert loss == pytest.approx(0.25, rel=1e-2)
+  assert loss_of(form, batch, off=0.5)[0] != pytest.approx(0.25, rel=0.1)
+
+
+def test_times_cover_the_published_grid_and_shift_towards_the_prior(batch):
+  form = formulation.Formulation(process.Gmax(), "z0")
+  _, seen = loss_of(form, batch)
+  index = np.asarray(seen["t_net"])
+  assert index.min() >= -1e-3 and index.max() <= 999.001
+  assert abs(index.mean() - 499.5) < 60
+  _, seen = loss_of(form, batch, shift=20.0)
+  # u = 1/2 lands at 20/21.
+  assert np.median((np.asarray(seen["t_net"]) + 1) / 1001) == pytest.approx(20 / 21, abs=0.02)
+
+
+def test_shares_of_dropped_conditions_are_as_asked(batch):
+  form = formulation.Formulation(process.Gmax(), "z0")
+  _, seen = loss_of(form, batch, drop_text=0.3, drop_both=0.2, drop_image=0.1)
+  text, image = np.asarray(seen["text"]) == 0, np.asarray(seen["image"]) == 0
+  for share, expected in [
+    ((text & ~image).mean(), 0.3),
+    ((text & image).mean(), 0.2),
+    ((~text & image).mean(), 0.1),
+  ]:
+    assert share == pytest.approx(expected, abs=0.09)
+
+
+def test_shares_beyond_all_clips_are_refused():
+  form = formulation.Formulation(process.Gmax(), "z0")
+  with pytest.raises(ValueError, match="together at most 1"):
+    objectives.bridge_loss(Oracle(form), form, drop_text=0.7, drop_both=0.4)
+
+
+def test_aligned_input_has_unit_variance_where_the_data_has(batch):
+  form = formulation.Formulation(process.Gmax(), "v", diffusion.videocrafter())
+  system = Oracle(form)
+  system.denoise = lambda params, x, t_net, cond, key=None: (
+    system.seen.update(x=x, t_net=t_net) or x
+  )
+  keys = jax.random.split(jax.random.key(0), 256)
+  objectives.bridge_loss(system, form)({}, {}, batch, keys)
+  assert float(jnp.std(system.seen["x"])) == pytest.approx(1.0, abs=0.05)
+  assert float(system.seen["t_net"].min()) >= 0 and float(system.seen["t_net"].max()) <= 999
+
+
+def test_a_clips_loss_does_not_depend_on_its_batch(batch):
+  form = formulation.Formulation(process.Gmax(beta_max=2.0), "psi")
+  system = Oracle(form, 0.3)
+  loss_fn = objectives.bridge_loss(system, form)
+  keys = jax.random.split(jax.random.key(1), 4)
+  part = {k: v[:4] for k, v in batch.items()}
+  alone = [
+    float(loss_fn({}, {}, {k: v[i : i + 1] for k, v in part.items()}, keys[i : i + 1])[0])
+    for i in range(4)
+  ]
+  assert float(loss_fn({}, {}, part, keys)[0]) == pytest.approx(np.mean(alone), rel=1e-5)
