@@ -4,7 +4,7 @@ Objectives and samplers know this protocol only. A neural prior, a last frame or
 of a long video are other ways to make `z1`; nobody else has to know.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array, Bool, Float
@@ -22,6 +22,7 @@ class Example(NamedTuple):
   cond: Cond  # what else the network is told; a tree with leading axis b
 
 
+@runtime_checkable
 class System(Protocol):
   """One architecture: pure functions over trees of arrays.
 

@@ -1,12 +1,13 @@
 """How a system turns videos in [-1, 1] into latents and back."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import einops
 import jax
 from jaxtyping import Array, Float
 
 
+@runtime_checkable
 class Codec(Protocol):
   """Frames to latents; `channels` per latent pixel, `factor` video pixels a latent pixel."""
 

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from fbjax.train import step as train_step
 logger = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class Data(Protocol):
   """Host batches in an order fixed by `position`, the number of batches already given."""
 

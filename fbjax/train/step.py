@@ -30,9 +30,9 @@ def init_state(params: Params, tx: optax.GradientTransformation) -> TrainState:
   )
 
 
-def clip_keys(key: jax.Array, n: int) -> jax.Array:
+def clip_keys(key: jax.Array, places: jax.Array) -> jax.Array:
   """One key a clip, a function of the key and the clip's place alone."""
-  return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, places)
 
 
 def make_train_step(
@@ -56,30 +56,29 @@ def make_train_step(
     seed: of all randomness in the loss.
     accumulate: number of parts a batch is cut into, run one after the other to save memory.
   """
-  grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
-  def gradients(params, frozen, batch, keys):
+  def gradients(params, frozen, batch, key):
+    def of_part(batch, places):
+      return jax.value_and_grad(loss_fn, has_aux=True)(
+        params, frozen, batch, clip_keys(key, places)
+      )
+
+    places = jnp.arange(len(jax.tree.leaves(batch)[0]))
     if accumulate == 1:
-      return grad_fn(params, frozen, batch, keys)
+      return of_part(batch, places)
     # Clip i goes to part i % accumulate: every part stays spread over all devices.
     parts = jax.tree.map(
-      lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), (dict(batch), keys)
+      lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), (dict(batch), places)
     )
-
-    def add(total, part):
-      return jax.tree.map(jnp.add, total, grad_fn(params, frozen, *part)), None
-
-    zeros = jax.tree.map(
-      lambda x: jnp.zeros(x.shape, x.dtype),
-      jax.eval_shape(grad_fn, params, frozen, *jax.tree.map(lambda x: x[0], parts)),
-    )
+    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), parts)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of_part, *first))
+    add = lambda total, part: (jax.tree.map(jnp.add, total, of_part(*part)), None)  # noqa: E731
     total, _ = jax.lax.scan(add, zeros, parts)
     return jax.tree.map(lambda x: x / accumulate, total)
 
   def step(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, Metrics]:
-    n = len(jax.tree.leaves(batch)[0])
-    keys = clip_keys(jax.random.fold_in(jax.random.key(seed), state.step), n)
-    (loss, metrics), grads = gradients(state.params, frozen, batch, keys)
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    (loss, metrics), grads = gradients(state.params, frozen, batch, key)
     updates, opt = tx.update(grads, state.opt, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))

@@ -21,7 +21,7 @@ def setting():
     "tokens": tokenizer(["a red star moves up", "a blue disc moves down"]),
     "stride": np.array([1, 2], np.int32),
   }
-  return system, params, batch
+  return system, params, jax.tree.map(jnp.asarray, batch)
 
 
 def test_the_prior_is_the_first_frame_repeated(setting):
