@@ -18,16 +18,16 @@ bridge. Rows are written in the form that has a limit at both ends wherever ther
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from fbjax.bridge import process as process_lib
-from fbjax.bridge.process import divide, sqrt
 
 Kind = Literal["z0", "noise", "v", "psi", "velocity"]
 Clips = process_lib.Clips
 PerClip = process_lib.PerClip
 Times = process_lib.Times
 Process = process_lib.Process
+divide = process_lib.divide
+sqrt = process_lib.sqrt
 
 
 class Rows(NamedTuple):
@@ -62,6 +62,8 @@ def rows(kind: Kind, process: Process, time: Times, rescale: Times | None = None
     cos, sin = cos / (s * stretch), sin / stretch
     gain, back = gain / (s * stretch) ** 2, divide(sin, norm * stretch)
     return Rows((-s * sin, zero, cos), (gain, -gain * b, -sin / s), (back, -back * b, cos))
+  if kind in ("psi", "velocity") and not isinstance(process, process_lib.Bridge):
+    raise ValueError(f"{kind} needs a bridge; a diffusion is predicted as z0, noise or v")
   if kind == "psi":
     alpha, sigma = process.alpha(time), sqrt(process.variance(time))
     alpha_1, total = process.ends(time)
@@ -76,7 +78,7 @@ def rows(kind: Kind, process: Process, time: Times, rescale: Times | None = None
     f = process.drift(time)
     alpha, g2, sigma2 = process.alpha(time), process.diffusion(time), process.variance(time)
     size = divide(g2, alpha * sqrt(sigma2))  # velocity = f zt + size psi
-    (p, q, r), (_, _, gain), (to_zt, to_z1, turn) = rows("psi", process, time)
+    (_, _, r), (_, _, gain), (to_zt, to_z1, turn) = rows("psi", process, time)
     inverse = divide(one, size)
     # size sigma / total is g2 / (alpha total): no 0 times infinity next to time 0.
     mean = g2 / (alpha * process.ends(time)[1])
@@ -147,7 +149,7 @@ def convert(
 
 def gain(kind: Kind, process: Process, time: Times) -> Times:
   """|d z0 / d F|: what an error of the network costs in z0 (§1.3, column 4)."""
-  return jnp.abs(rows(kind, process, time).data[2])
+  return abs(rows(kind, process, time).data[2])
 
 
 def loss_weight(kind: Kind, like: Kind, process: Process, time: Times) -> Times:
@@ -175,5 +177,5 @@ def stable_weight(
   return divide(distance, jnp.sum(mean**2, axes) + size * r**2)
 
 
-def _apply(row: tuple, *values: Array) -> Array:
+def _apply(row: tuple[PerClip, PerClip, PerClip], *values: Clips) -> Clips:
   return sum(process_lib.per_clip(x, value) * value for x, value in zip(row, values, strict=True))

@@ -151,34 +151,38 @@ def test_drifts_are_those_of_the_scores(name):
 
 
 @every_process
-@pytest.mark.parametrize(
-  "method",
-  ["marginal", "rotation", "log_snr", "flow", "reverse_drift", "variance", "variance_to_go"],
-)
-def test_gradients_in_time_are_finite_even_at_the_ends(name, method, dtype):
-  times = jnp.asarray([0.0, 1e-5, 0.5, 1 - 1e-5, 1.0], dtype)
-  total = lambda t: sum(jnp.sum(x) for x in jax.tree.leaves(getattr(PROCESSES[name], method)(t)))  # noqa: E731
-  assert np.isfinite(jax.grad(total)(times)).all()
-  back = lambda x: jnp.sum(PROCESSES[name].time_of_log_snr(x))  # noqa: E731
-  assert np.isfinite(jax.grad(back)(PROCESSES[name].log_snr(times))).all()
+def test_gradients_in_time_are_finite_even_at_the_ends(name, dtype):
+  p, times = PROCESSES[name], jnp.asarray([0.0, 1e-5, 0.5, 1 - 1e-5, 1.0], dtype)
+  methods = (p.marginal, p.rotation, p.log_snr, p.flow, p.reverse_drift, p.variance_to_go)
+
+  @jax.jit
+  def gradients(times):
+    total = lambda f: lambda x: sum(jnp.sum(y) for y in jax.tree.leaves(f(x)))  # noqa: E731
+    inverse = jax.grad(total(p.time_of_log_snr))(p.log_snr(times))
+    return [jax.grad(total(method))(times) for method in methods], inverse
+
+  for gradient in jax.tree.leaves(gradients(times)):
+    assert np.isfinite(gradient).all()
 
 
 @every_process
 def test_jit_vmap_and_numpy_change_nothing(name, dtype):
   p, time = PROCESSES[name], NEAR_ENDS.astype(dtype)
-  eps = np.finfo(dtype).eps
-  for f in (p.marginal, p.rotation, p.log_snr, lambda t: p.posterior(t[..., 1:], t[..., :-1])):
-    want = f(jnp.asarray(time))
-    mapped = jax.vmap(f)(jnp.asarray(time)[None])
-    for got in (jax.jit(f)(time), jax.tree.map(lambda x: x[0], mapped), f(time)):
-      jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=20 * eps), got, want)
-      assert all(x.dtype == dtype for x in jax.tree.leaves(got))
+
+  def everything(p, t):
+    return p.marginal(t), p.rotation(t), p.log_snr(t), p.posterior(t[..., 1:], t[..., :-1])
+
   # A process is itself a tree, so it may be an argument of a jitted function.
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, rtol=20 * eps),
-    jax.jit(lambda q, t: q.marginal(t))(p, time),
-    p.marginal(jnp.asarray(time)),
-  )
+  want = jax.jit(everything)(p, time)
+  mapped = jax.jit(jax.vmap(lambda t: everything(p, t)))(time[None])
+  for got in (
+    jax.tree.map(lambda x: x[0], mapped),
+    everything(p, time),
+    everything(p, jnp.asarray(time)),
+  ):
+    tolerance = 20 * np.finfo(dtype).eps
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance), got, want)  # noqa: B023
+    assert all(x.dtype == dtype for x in jax.tree.leaves(got))
 
 
 def test_sample_marginal_has_the_marginal():
