@@ -45,7 +45,7 @@ def errors(
   time: Column,
   rule: alignment.Rule = "exact",
 ) -> Errors:
-  """Errors of the aligned marginal at bridge times, in the precision of `time`."""
+  """Errors of the aligned marginal (§2.2) at bridge times, in the precision of `time`."""
   a, b, c = process.marginal(time)
   zero, one = np.zeros_like(time), np.ones_like(time)
   mean, t_net = alignment.align(process, diffusion, a, zero, time, rule)

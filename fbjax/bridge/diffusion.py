@@ -2,7 +2,7 @@
 
 A pretrained model knows its process at integers only, as a table. Between two integers the
 log-SNR is taken linear, so it has an exact inverse: the network time at which the diffusion is as
-noisy as a given bridge state. Tables are float64 and made on the host (reference §2.1).
+noisy as a given bridge state. Tables are float64 and made on the host (§2.1).
 
 A `Diffusion` is a `process.Process` with b = 0: targets, recoveries and first-order samplers of
 bridges serve the diffusion baseline unchanged.
@@ -32,7 +32,7 @@ class Diffusion(NamedTuple):
 
   @property
   def log_snrs(self) -> Float[np.ndarray, "k"]:
-    """ln(signal^2 / noise^2), strictly falling and finite.
+    """ln(signal^2 / noise^2), strictly falling and finite (§2.2).
 
     With zero terminal SNR the last entry is -inf; a ten-thousandth of the signal before stands in
     for none, which moves no mean by more than a millionth.
@@ -42,7 +42,7 @@ class Diffusion(NamedTuple):
     return 2 * (np.log(signal) - np.log(self.noise))
 
   def log_snr(self, time: Times) -> Times:
-    """ln(a^2 / c^2) at network time in [0, K - 1]."""
+    """ln(a^2 / c^2) at network time in [0, K - 1], linear between integers (§2.2)."""
     return interpolate(time, np.arange(self.last + 1.0), self.log_snrs)
 
   def time_of_log_snr(self, log_snr: Times) -> Times:
@@ -50,7 +50,7 @@ class Diffusion(NamedTuple):
     return interpolate(-log_snr, -self.log_snrs, np.arange(self.last + 1.0))
 
   def met(self, log_snr: Times) -> Bool[np.ndarray, "*t"]:
-    """Whether the diffusion has a time with this log-SNR."""
+    """Whether the diffusion has a time with this log-SNR (§2.2)."""
     table = self.log_snrs
     lowest = table[-1] if self.signal[-1] > 0 else -np.inf
     return (log_snr <= table[0]) & (log_snr >= lowest)
@@ -60,7 +60,7 @@ class Diffusion(NamedTuple):
     return interpolate(time, np.arange(self.last + 1.0), self.rescale)
 
   def marginal(self, time: Times) -> process.Marginal:
-    """q(x | z0) = N(a z0, c^2): a = sqrt(abar) s, c = sqrt(1 - abar), b = 0."""
+    """q(x | z0) = N(a z0, c^2): a = sqrt(abar) s, c = sqrt(1 - abar), b = 0 (§1.4)."""
     xp = time.__array_namespace__()
     scale = self.rescale_at(time)
     log_odds = self.log_snr(time) - 2 * xp.log(scale)  # ln(abar / (1 - abar))
@@ -70,7 +70,7 @@ class Diffusion(NamedTuple):
     return process.Marginal(a, xp.zeros_like(time), c)
 
   def rotation(self, time: Times) -> process.Rotation:
-    """x = norm (cos z0 + sin eps); norm is 1 without dynamic rescale."""
+    """x = norm (cos z0 + sin eps); norm is 1 without dynamic rescale (§1.4)."""
     xp = time.__array_namespace__()
     a, _, c = self.marginal(time)
     norm = xp.sqrt(a**2 + c**2)
@@ -95,24 +95,25 @@ class Diffusion(NamedTuple):
     time: process.PerClip,
     noise: process.Clips,
   ) -> process.Clips:
-    """The state a diffusion is sampled from: noise; z1 lends its shape."""
+    """The state a diffusion is sampled from: noise; z1 lends its shape (§3.6)."""
     return noise
 
 
 def interpolate(x: Times, at: np.ndarray, values: np.ndarray) -> Times:
+  """Piecewise linear through (at, values), `at` rising; constant beyond; in the precision of x."""
   xp = x.__array_namespace__()
   at, values = (xp.asarray(array, dtype=x.dtype) for array in (at, values))
   return xp.asarray(xp.interp(x, at, values), dtype=x.dtype)
 
 
 def of_alphas_cumprod(alphas_cumprod: Float[np.ndarray, "k"]) -> Diffusion:
-  """Diffusion with abar_k given."""
+  """Diffusion with abar_k given (§2.1)."""
   signal = np.sqrt(np.asarray(alphas_cumprod, np.float64))
   return Diffusion(signal, np.sqrt(1 - signal**2), np.ones_like(signal))
 
 
 def of_betas(betas: Float[np.ndarray, "k"]) -> Diffusion:
-  """Diffusion with abar_k = prod (1 - beta_j); 1 - abar is summed, not subtracted."""
+  """Diffusion with abar_k = prod (1 - beta_j) (§2.1); 1 - abar is summed, not subtracted."""
   log_abar = np.cumsum(np.log1p(-np.asarray(betas, np.float64)))
   signal = np.exp(0.5 * log_abar)
   return Diffusion(signal, np.sqrt(-np.expm1(log_abar)), np.ones_like(signal))

@@ -1,4 +1,4 @@
-"""Time grids: decreasing float64 times at which a sampler asks for z0 (reference §3.2).
+"""Time grids: decreasing float64 times at which a sampler asks for z0 (§3.2).
 
 Bridge times lie in (0, 1). The published models know 1000 of them, index i = 0..999 at time
 (i + 1) / 1001; a process knows nothing of this, it is one way to choose times.
@@ -84,7 +84,7 @@ def karras(n: int, first: float = FIRST, last: float = LAST, rho: float = 7.0) -
 
 
 def shifted(n: int, shift: float, first: float = FIRST, last: float = LAST) -> Grid:
-  """Uniform u moved to shift u / (1 + (shift - 1) u): above 1 spends steps next to the prior."""
+  """Uniform u moved to shift u / (1 + (shift - 1) u): arXiv:2403.03206, eq. 23."""
   u = np.linspace(*(time / (shift - (shift - 1) * time) for time in (first, last)), n)
   return shift * u / (1 + (shift - 1) * u)
 

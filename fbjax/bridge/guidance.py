@@ -1,4 +1,4 @@
-"""Classifier-free guidance (reference §3.4): how conditional and unconditional predictions mix.
+"""Classifier-free guidance (§3.4): how conditional and unconditional predictions mix.
 
 All predictions are affine in z0, so guiding the prediction or the z0 it implies is the same, for
 any kind. Branches are evaluated in one call, interleaved along the batch, so that a clip's
@@ -27,7 +27,7 @@ def evaluate(
   t_net: PerClip,
   conds: Sequence[Any],
 ) -> list[Array]:
-  """The predictions of all branches from one call of predict(x, t_net, cond).
+  """The predictions of all branches (§3.4) from one call of predict(x, t_net, cond).
 
   `conds` holds one tree of arrays per branch, alike in structure, batch first.
   """

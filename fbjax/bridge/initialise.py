@@ -1,4 +1,4 @@
-"""Step 0 of fine-tuning made as good as it can be (reference §2.2, §2.3): pure array functions."""
+"""Step 0 of fine-tuning made as good as it can be (§2.2, §2.3): pure array functions."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float

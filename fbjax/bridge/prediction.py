@@ -1,4 +1,4 @@
-"""What the network predicts, and how z0 is read back (reference §1.3).
+"""What the network predicts, and how z0 is read back (§1.3).
 
 Every prediction F is affine in (z0, z1, noise), hence also z0 and the noise are affine in
 (zt, z1, F). Three rows of coefficients per kind are all there is:
@@ -31,7 +31,7 @@ sqrt = process_lib.sqrt
 
 
 class Rows(NamedTuple):
-  """F = forward . (z0, z1, noise); z0 = data . (zt, z1, F); noise = noise . (zt, z1, F)."""
+  """§1.3 as rows: F of (z0, z1, noise) is `forward`; z0 and noise of (zt, z1, F) the others."""
 
   forward: tuple[Times, Times, Times]
   data: tuple[Times, Times, Times]
@@ -125,7 +125,7 @@ def recover_noise(
   time: PerClip,
   rescale: PerClip | None = None,
 ) -> Clips:
-  """The noise that a prediction implies."""
+  """The noise that a prediction implies (§1.3)."""
   return _apply(rows(kind, process, time, rescale).noise, zt, z1, pred)
 
 
@@ -139,7 +139,7 @@ def convert(
   time: PerClip,
   rescale: PerClip | None = None,
 ) -> Clips:
-  """The same prediction, said as another kind."""
+  """The same prediction, said as another kind (§1.3)."""
   if kind == to:
     return pred
   z0 = recover(kind, process, pred, zt, z1, time, rescale)

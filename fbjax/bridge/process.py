@@ -28,7 +28,7 @@ PerClip = Float[jax.Array | np.ndarray, "b"]
 
 
 class Marginal(NamedTuple):
-  """Coefficients of q(zt | z0, z1): mean a z0 + b z1, standard deviation c."""
+  """Coefficients of q(zt | z0, z1): mean a z0 + b z1, standard deviation c (§1.1)."""
 
   a: Times
   b: Times
@@ -36,7 +36,7 @@ class Marginal(NamedTuple):
 
 
 class Posterior(NamedTuple):
-  """Coefficients of q(zt | zs, z0) for t < s: mean zs * zs + z0 * z0, standard deviation std."""
+  """Coefficients of q(zt | zs, z0), t < s: mean zs * zs + z0 * z0, deviation std (§1.1)."""
 
   zs: Times
   z0: Times
@@ -44,7 +44,7 @@ class Posterior(NamedTuple):
 
 
 class Rotation(NamedTuple):
-  """(zt - b z1) = norm (cos z0 + sin noise): the same state as a unit-norm diffusion.
+  """(zt - b z1) = norm (cos z0 + sin noise): the same state as a unit-norm diffusion (§1.3).
 
   cos = a / norm, sin = c / norm, gain = a / norm^2. At time 1, where norm is 0, they keep limits.
   """
@@ -56,7 +56,7 @@ class Rotation(NamedTuple):
 
 
 class Drift(NamedTuple):
-  """dz/dt = zt * zt + z0 * z0 + z1 * z1."""
+  """Coefficients of dz/dt = zt * zt + z0 * z0 + z1 * z1 (§1.1)."""
 
   zt: Times
   z0: Times
@@ -65,7 +65,7 @@ class Drift(NamedTuple):
 
 @runtime_checkable
 class Process(Protocol):
-  """A path zt = a z0 + b z1 + c noise: what targets and samplers ask for.
+  """A path zt = a z0 + b z1 + c noise: what targets and samplers ask for (§1.1, §3.6).
 
   Bridges below are processes; so is a pretrained diffusion (`diffusion.Diffusion`), with b = 0.
   """
@@ -90,7 +90,7 @@ def divide(x: Times, y: Times) -> Times:
 
 
 class Bridge:
-  """Linear bridge of a reference diffusion (reference §1.1); a subclass gives six closed forms.
+  """Linear bridge of a reference diffusion (§1.1); a subclass gives six closed forms.
 
   alpha, drift f and diffusion g^2 of time; accumulated(start, end), the variance gathered between
   two times; time_of_variance, its inverse from 0. The rest follows and is written once, here.
@@ -99,17 +99,17 @@ class Bridge:
   __slots__ = ()
 
   def variance(self, time: Times) -> Times:
-    """sigma_t^2, gathered since time 0."""
+    """sigma_t^2, gathered since time 0 (§1.1)."""
     xp = time.__array_namespace__()
     return self.accumulated(xp.zeros_like(time), time)
 
   def variance_to_go(self, time: Times) -> Times:
-    """sigma_bar_t^2 = sigma_1^2 - sigma_t^2, gathered until time 1; never formed as a difference."""
+    """sigma_bar_t^2 = sigma_1^2 - sigma_t^2, gathered until time 1, never a difference (§1.1)."""
     xp = time.__array_namespace__()
     return self.accumulated(time, xp.ones_like(time))
 
   def ends(self, time: Times) -> tuple[Times, Times]:
-    """(alpha_1, sigma_1^2), shaped as `time`."""
+    """(alpha_1, sigma_1^2), shaped as `time` (§1.1)."""
     xp = time.__array_namespace__()
     one = xp.ones_like(time)
     return self.alpha(one), self.variance(one)
@@ -148,7 +148,7 @@ class Bridge:
     )
 
   def log_snr(self, time: Times) -> Times:
-    """ln(a^2 / c^2) = ln sigma_bar^2 - ln sigma^2 - ln sigma_1^2: the drift has cancelled.
+    """ln(a^2 / c^2) = ln sigma_bar^2 - ln sigma^2 - ln sigma_1^2: the drift cancels (§1.1).
 
     Infinite at the ends; there it is finite and beyond any diffusion's (44 in float32).
     """
@@ -161,7 +161,7 @@ class Bridge:
     return xp.log(to_go) - xp.log(done) - xp.log(self.ends(time)[1])
 
   def time_of_log_snr(self, log_snr: Times) -> Times:
-    """Inverse of `log_snr`."""
+    """Inverse of `log_snr`: sigma^2 / sigma_1^2 is a logistic function of it (§1.1)."""
     xp = log_snr.__array_namespace__()
     _, total = self.ends(log_snr)
     # Of the two ways to write a logistic, the one whose exponential cannot overflow.
@@ -199,7 +199,7 @@ class Bridge:
 
 
 class _Rate(NamedTuple):
-  """beta(t) = beta_min + (beta_max - beta_min) t, its integral and the inverse of that."""
+  """beta(t) = beta_min + (beta_max - beta_min) t, its integral and the inverse of that (§1.1)."""
 
   beta_min: float = 0.01
   beta_max: float = 50.0
@@ -273,7 +273,7 @@ def constant(variance: float = 1.0) -> Gmax:
 
 
 def ve(sigma_max: float = 80.0) -> Gmax:
-  """Variance-exploding reference of DBIM, sigma = sigma_max t: g^2 = 2 t over [0, sigma_max]."""
+  """Variance-exploding reference, sigma = sigma_max t (§1.1): DBIM's g^2 = 2 t over [0, 80]."""
   return Gmax(0.0, 2 * sigma_max**2)
 
 

@@ -1,4 +1,4 @@
-"""Samplers, each a table of coefficients, and the one scan that runs them all (reference §3).
+"""Samplers, each a table of coefficients, and the one scan that runs them all (§3).
 
 Every sampler of a linear bridge asks a denoiser for z0 at some time and then moves to a fixed
 linear combination of what it knows. So a sampler is a table with a row per evaluation,
@@ -234,7 +234,7 @@ def phis(h: Grid) -> tuple[Grid, Grid, Grid]:
 
 @sampler
 def heun(process: Process, times: Grid) -> Table:
-  """Heun's rule for the probability flow: z0_hat linear between both ends of a step. NFE 2 n - 1.
+  """Heun's rule for the probability flow: z0_hat a line over each step (§3.7). NFE 2 n - 1.
 
   Second order. Predicted with the z0_hat at the start, corrected with the one at the end.
   """
@@ -250,7 +250,7 @@ def heun(process: Process, times: Grid) -> Table:
 
 @sampler
 def dbim(process: Process, times: Grid, *, order: int = 2) -> Table:
-  """DBIM (arXiv:2405.15885): multistep probability flow of order 1, 2 or 3 in log-SNR (§3.7). NFE n.
+  """DBIM (arXiv:2405.15885): multistep flow of order 1, 2 or 3 in log-SNR (§3.7). NFE n.
 
   z0_hat is the polynomial through the last `order` evaluations; the first steps have fewer.
   """
