@@ -84,7 +84,7 @@ def karras(n: int, first: float = FIRST, last: float = LAST, rho: float = 7.0) -
 
 
 def shifted(n: int, shift: float, first: float = FIRST, last: float = LAST) -> Grid:
-  """Uniform u moved to shift u / (1 + (shift - 1) u): arXiv:2403.03206, eq. 23."""
+  """Uniform u moved to shift u / (1 + (shift - 1) u): the timestep shift of arXiv:2403.03206."""
   u = np.linspace(*(time / (shift - (shift - 1) * time) for time in (first, last)), n)
   return shift * u / (1 + (shift - 1) * u)
 

@@ -71,7 +71,7 @@ def two_scale(text_scale: Scale, image_scale: Scale, rescale: float = 0.0) -> Co
 
 def restore_std(guided: Clips, cond: Clips, factor: float) -> Clips:
   """Guidance rescale: pulls the standard deviation back to the conditional one (§3.4;
-  arXiv:2305.08891, eq. 15-16)."""
+  arXiv:2305.08891, eq. 14-16)."""
   axes = tuple(range(1, guided.ndim))
   ratio = process_lib.divide(jnp.std(cond, axes), jnp.std(guided, axes))
   return (1 - factor + factor * process_lib.per_clip(ratio, guided)) * guided
