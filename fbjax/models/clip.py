@@ -33,9 +33,9 @@ class Block(nnx.Module):
 
   def __init__(self, c: int, *, heads: int, mult: int = 4, dtype: Any, rngs: layers_lib.Rngs):
     kwargs = {"dtype": dtype, "rngs": rngs}
-    self.norm1 = layers_lib.layer_norm(c, **kwargs)
+    self.norm1 = layers_lib.layer_norm(c, rngs=rngs)
     self.attn = Attention(c, heads=heads, **kwargs)
-    self.norm2 = layers_lib.layer_norm(c, **kwargs)
+    self.norm2 = layers_lib.layer_norm(c, rngs=rngs)
     self.up = layers_lib.linear(c, mult * c, **kwargs)
     self.down = layers_lib.linear(mult * c, c, **kwargs)
 
@@ -97,7 +97,7 @@ class TextEncoder(nnx.Module):
     self.token = nnx.Embed(vocab, width, embedding_init=normal(0.02), dtype=dtype, rngs=rngs)
     self.position = nnx.Param(normal(0.01)(rngs.params(), (length, width)))
     self.transformer = Transformer(width, layers=layers, heads=heads, dtype=dtype, rngs=rngs)
-    self.norm = layers_lib.layer_norm(width, dtype=dtype, rngs=rngs)
+    self.norm = layers_lib.layer_norm(width, rngs=rngs)
     joint = c_out is not None
     init = normal(width**-0.5)
     self.projection = nnx.Param(init(rngs.params(), (width, c_out))) if joint else None

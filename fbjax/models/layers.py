@@ -1,8 +1,8 @@
 """What the networks share: attention, norms, embeddings, PyTorch's initialisation, keys.
 
 Video is `b t h w c`, tokens are `b n c`, and heads `k` of `d` channels lie head by head in `c`.
-Parameters are float32; `dtype` is what a layer computes in. Norms, softmax and sinusoids compute
-in float32 whatever the dtype.
+Parameters are float32. `dtype` is what convolutions and products compute in; norms,
+activations, softmax and sinusoids are float32 whatever the dtype.
 """
 
 import math
@@ -50,10 +50,20 @@ def inits(fan_in: int, zero: bool) -> dict[str, jax.nn.initializers.Initializer]
   return {"kernel_init": init, "bias_init": init}
 
 
+class Linear(nnx.Linear):
+  """Over the last axis, as one matrix product.
+
+  With the other axes left apart the kernel's gradient sums over several, four times slower on a CPU.
+  """
+
+  def __call__(self, x: Float[Array, "*n c_in"]) -> Float[Array, "*n c_out"]:
+    return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+
 def linear(
   c_in: int, c_out: int, *, bias: bool = True, zero: bool = False, dtype: Any, rngs: Rngs
 ) -> nnx.Linear:
-  return nnx.Linear(c_in, c_out, use_bias=bias, **inits(c_in, zero), dtype=dtype, rngs=rngs)
+  return Linear(c_in, c_out, use_bias=bias, **inits(c_in, zero), dtype=dtype, rngs=rngs)
 
 
 def conv(
@@ -82,7 +92,8 @@ def conv(
   )
 
 
-def layer_norm(c: int, *, epsilon: float = 1e-5, dtype: Any, rngs: Rngs) -> nnx.LayerNorm:
+def layer_norm(c: int, *, epsilon: float = 1e-5, rngs: Rngs) -> nnx.LayerNorm:
+  dtype = jnp.float32
   return nnx.LayerNorm(c, epsilon=epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
 
@@ -102,12 +113,18 @@ class GroupNorm(nnx.Module):
 
   def __call__(self, x: Float[Array, "b *n c"]) -> Float[Array, "b *n c"]:
     b, *_, c = x.shape
-    grouped = x.reshape(b, -1, self.groups, c // self.groups).astype(jnp.float32)
-    mean = grouped.mean((1, 3), keepdims=True)
-    variance = jnp.square(grouped - mean).mean((1, 3), keepdims=True)
-    y = (grouped - mean) * jax.lax.rsqrt(variance + self.epsilon)
-    y = y.reshape(x.shape) * per_channel(self.scale[...], x) + per_channel(self.bias[...], x)
+    rows = x.reshape(b, -1, c).astype(jnp.float32)
+    # Sums over rows first, over a group's few channels last: on a CPU five times faster than one
+    # sum over both axes.
+    centred = rows - self._group_mean(rows)
+    variance = self._group_mean(jnp.square(centred))
+    scale = jax.lax.rsqrt(variance + self.epsilon) * self.scale[...][None, None]
+    y = (centred * scale + self.bias[...][None, None]).reshape(x.shape)
     return y.astype(x.dtype)
+
+  def _group_mean(self, rows: Float[Array, "b n c"]) -> Float[Array, "b 1 c"]:
+    mean = rows.mean(1).reshape(rows.shape[0], self.groups, -1).mean(2)
+    return jnp.repeat(mean, rows.shape[2] // self.groups, axis=1)[:, None]
 
 
 def per_channel(v: Float[Array, " c"], x: Float[Array, "... c"]) -> Float[Array, "... c"]:
@@ -129,7 +146,7 @@ def attention(
   n m long.
   """
   scale = q.shape[-1] ** -0.5 if scale is None else scale
-  logits = jnp.einsum("bnkd,bmkd->bknm", q * scale, k, preferred_element_type=jnp.float32)
+  logits = jnp.einsum("bnkd,bmkd->bknm", q, k, preferred_element_type=jnp.float32) * scale
   if bias is not None:
     logits = logits + bias
   weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
@@ -169,7 +186,7 @@ class Geglu(nnx.Module):
     self.down = linear(mult * c, c, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
-    value, gate = jnp.split(self.up(x), 2, axis=-1)
+    value, gate = jnp.split(self.up(x).astype(jnp.float32), 2, axis=-1)
     return self.down(value * nnx.gelu(gate, approximate=False))
 
 

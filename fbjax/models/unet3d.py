@@ -5,6 +5,9 @@ in each ResBlock, a temporal transformer after each spatial one, and one more of
 input convolution. The channels of a conditioning image come concatenated to the noisy ones.
 
   x  b t h w c    text  b n d, seen by every frame    image  b t m d, m tokens for each frame
+
+`dtype` is what convolutions and products take and give. The stream they add to stays float32:
+in bfloat16 it loses more than all of them together.
 """
 
 import functools
@@ -30,11 +33,12 @@ class TemporalConv(nnx.Module):
     self.dtype = dtype
 
   def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
-    before, here, after = self.kernel[...].astype(self.dtype)
-    y = x @ here + layers.per_channel(self.bias[...].astype(self.dtype), x)
-    edge = jnp.zeros_like(y[:, :1])
-    y = y + jnp.concatenate([edge, x[:, :-1] @ before], 1)
-    return y + jnp.concatenate([x[:, 1:] @ after, edge], 1)
+    t = x.shape[1]
+    padded = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
+    product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+    kernel = self.kernel[...].astype(self.dtype)
+    y = sum(product(padded[:, i : i + t], kernel[i]) for i in range(3))
+    return (y + layers.per_channel(self.bias[...], y)).astype(self.dtype)
 
 
 class TemporalConvs(nnx.Module):
@@ -75,7 +79,7 @@ class ResBlock(nnx.Module):
     kwargs = {"dtype": dtype, "rngs": rngs}
     self.in_norm = layers.GroupNorm(c_in, groups=groups)
     self.in_conv = layers.conv(c_in, c_out, 3, **kwargs)
-    self.emb = layers.linear(c_emb, c_out, **kwargs)
+    self.emb = layers.linear(c_emb, c_out, dtype=jnp.float32, rngs=rngs)
     self.out_norm = layers.GroupNorm(c_out, groups=groups)
     self.out_conv = layers.conv(c_out, c_out, 3, zero=True, **kwargs)
     self.skip = layers.conv(c_in, c_out, 1, **kwargs) if c_in != c_out else None
@@ -90,10 +94,10 @@ class ResBlock(nnx.Module):
     key: Key[Array, ""] | None,
   ) -> Float[Array, "b t h w c_out"]:
     h = self.in_conv(nnx.silu(per_frame(self.in_norm, x)))
-    h = h + self.emb(nnx.silu(emb))[:, None, None, None]
+    h = h.astype(jnp.float32) + self.emb(nnx.silu(emb))[:, None, None, None]
     h = nnx.silu(per_frame(self.out_norm, h))
     h = layers.dropout(h, self.dropout, key)
-    h = self.out_conv(h) + (x if self.skip is None else self.skip(x))
+    h = self.out_conv(h) + (x if self.skip is None else self.skip(x).astype(jnp.float32))
     if self.temporal is None:
       return h
     return self.temporal(h, None if key is None else jax.random.fold_in(key, 0))
@@ -186,11 +190,11 @@ class TransformerBlock(nnx.Module):
     self, c: int, attn1: nnx.Module, attn2: nnx.Module, *, dtype: Any, rngs: layers.Rngs
   ):
     kwargs = {"dtype": dtype, "rngs": rngs}
-    self.norm1 = layers.layer_norm(c, **kwargs)
+    self.norm1 = layers.layer_norm(c, rngs=rngs)
     self.attn1 = attn1
-    self.norm2 = layers.layer_norm(c, **kwargs)
+    self.norm2 = layers.layer_norm(c, rngs=rngs)
     self.attn2 = attn2
-    self.norm3 = layers.layer_norm(c, **kwargs)
+    self.norm3 = layers.layer_norm(c, rngs=rngs)
     self.ff = layers.Geglu(c, **kwargs)
 
   def __call__(
@@ -233,7 +237,7 @@ class SpatialTransformer(nnx.Module):
     image: Float[Array, "b t m d"] | None,
   ) -> Float[Array, "b t h w c"]:
     tokens = einops.rearrange(per_frame(self.norm, x), "b t h w c -> (b t) (h w) c")
-    tokens = self.proj_in(tokens)
+    tokens = self.proj_in(tokens).astype(jnp.float32)
     image = None if image is None else einops.rearrange(image, "b t m d -> (b t) m d")
     for block in self.blocks:
       tokens = block(tokens, text, image)
@@ -272,7 +276,7 @@ class TemporalTransformer(nnx.Module):
   def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
     b, _, h, w, _ = x.shape
     tokens = einops.rearrange(self.norm(x), "b t h w c -> (b h w) t c")
-    tokens = self.proj_in(tokens)
+    tokens = self.proj_in(tokens).astype(jnp.float32)
     for block in self.blocks:
       tokens = block(tokens)
     tokens = self.proj_out(tokens)
@@ -286,7 +290,9 @@ class Upsample(nnx.Module):
     self.conv = layers.conv(c, c, 3, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h2 w2 c"]:
-    return self.conv(einops.repeat(x, "b t h w c -> b t (h i) (w j) c", i=2, j=2))
+    return self.conv(einops.repeat(x, "b t h w c -> b t (h i) (w j) c", i=2, j=2)).astype(
+      jnp.float32
+    )
 
 
 class Downsample(nnx.Module):
@@ -296,7 +302,7 @@ class Downsample(nnx.Module):
     self.conv = layers.conv(c, c, 3, stride=2, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h2 w2 c"]:
-    return self.conv(x)
+    return self.conv(x).astype(jnp.float32)
 
 
 class Stage(nnx.Module):
@@ -329,11 +335,11 @@ class Stage(nnx.Module):
 
 
 class Embedding(nnx.Module):
-  """Sinusoid, Linear, SiLU, Linear."""
+  """Sinusoid, Linear, SiLU, Linear; in float32, for every pixel meets its error."""
 
-  def __init__(self, c: int, c_out: int, *, zero: bool = False, dtype: Any, rngs: layers.Rngs):
-    self.up = layers.linear(c, c_out, dtype=dtype, rngs=rngs)
-    self.out = layers.linear(c_out, c_out, zero=zero, dtype=dtype, rngs=rngs)
+  def __init__(self, c: int, c_out: int, *, zero: bool = False, rngs: layers.Rngs):
+    self.up = layers.linear(c, c_out, dtype=jnp.float32, rngs=rngs)
+    self.out = layers.linear(c_out, c_out, zero=zero, dtype=jnp.float32, rngs=rngs)
     self.c = c
 
   def __call__(self, time: Float[Array, " b"]) -> Float[Array, "b e"]:
@@ -428,8 +434,8 @@ class UNet3D(nnx.Module):
         return Stage(res(c_in, c_out), resample=resample)
       return Stage(res(c_in, c_out), spatial(c_out), temporal(c_out, heads(c_out)), resample)
 
-    self.time = Embedding(width, c_emb, **kwargs)
-    self.stride = Embedding(width, c_emb, zero=True, **kwargs) if stride_embedding else None
+    self.time = Embedding(width, c_emb, rngs=rngs)
+    self.stride = Embedding(width, c_emb, zero=True, rngs=rngs) if stride_embedding else None
     self.in_conv = layers.conv(c_in, width, 3, **kwargs)
     self.in_attention = temporal(width, 8) if init_attention else None
 
@@ -455,7 +461,7 @@ class UNet3D(nnx.Module):
         c = m * width
 
     self.out_norm = layers.GroupNorm(c, groups=groups)
-    self.out_conv = layers.conv(c, c_out, 3, zero=True, **kwargs)
+    self.out_conv = layers.conv(c, c_out, 3, zero=True, dtype=jnp.float32, rngs=rngs)
     self.levels = len(mult)
     self.image_attention = image_attention
     self.default_stride = default_stride
@@ -484,7 +490,7 @@ class UNet3D(nnx.Module):
     def call(stage: Stage, x: Array) -> Array:
       return run(stage, x, emb, text, image, None if keys is None else keys())
 
-    h = self.in_conv(x.astype(self.dtype))
+    h = self.in_conv(x).astype(jnp.float32)
     if self.in_attention is not None:
       h = self.in_attention(h)
     skips = [h]
@@ -495,8 +501,7 @@ class UNet3D(nnx.Module):
       h = call(stage, h)
     for stage in self.up:
       h = call(stage, jnp.concatenate([h, skips.pop()], -1))
-    h = self.out_conv(nnx.silu(per_frame(self.out_norm, h)))
-    return h.astype(jnp.float32)
+    return self.out_conv(nnx.silu(per_frame(self.out_norm, h)))
 
   def _check(self, x: Array, image: Array | None, stride: Array | None) -> None:
     factor = 2 ** (self.levels - 1)

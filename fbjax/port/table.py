@@ -21,9 +21,15 @@ class Network(NamedTuple):
   prefix: str = ""
   aliases: tuple[tuple[str, str], ...] = ()
 
+  def arguments(self, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the model's constructor: `sizes` itself, or read off the published config."""
+    for config in (sizes, *sizes.values()):  # yaml files wrap it in `params`
+      if isinstance(config, Mapping) and self.mark in config:
+        return self.sizes(dict(config))
+    return dict(sizes)
+
   def leaves(self, sizes: Mapping[str, Any]) -> leaf.Table:
-    sizes = dict(sizes.get("params", sizes))
-    return self.table(**(self.sizes(sizes) if self.mark in sizes else sizes))
+    return self.table(**self.arguments(sizes))
 
   def plain(self, key: str) -> str:
     """The key without the network's prefix in a whole checkpoint, and old spellings renewed."""

@@ -9,7 +9,6 @@ TEXT_PREFIX = "cond_stage_model.model."
 
 def text_sizes(config: dict[str, Any]) -> dict[str, Any]:
   """Arguments of `models.clip.TextEncoder` from an OpenCLIP model config."""
-  config = config.get("vit_h_14", config)
   text = config["text_cfg"]
   return {
     "vocab": text["vocab_size"],

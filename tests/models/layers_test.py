@@ -1,0 +1,103 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fbjax.models import layers
+
+
+def normal(*shape, seed=0):
+  return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
+
+
+@pytest.mark.parametrize(("n", "m"), [(5, 5), (7, 3), (300, 300)])
+def test_attention_is_the_softmax_average_of_the_values(n, m):
+  q, k, v = normal(2, n, 3, 4), normal(2, m, 3, 4, seed=1), normal(2, m, 3, 4, seed=2)
+  ours = jax.jit(layers.attention)(q, k, v)
+  np.testing.assert_allclose(ours, jax.nn.dot_product_attention(q, k, v), atol=2e-6)
+
+
+def test_attention_with_a_causal_bias_sees_no_later_token():
+  q, k, v = (normal(1, 6, 2, 4, seed=i) for i in range(3))
+  ours = layers.attention(q, k, v, bias=layers.causal_bias(6))
+  np.testing.assert_allclose(ours, jax.nn.dot_product_attention(q, k, v, is_causal=True), atol=2e-6)
+
+
+def test_the_gradient_of_attention_is_that_of_the_textbook_form():
+  q, k, v = (normal(2, 9, 2, 4, seed=i) for i in range(3))
+
+  def loss(f):
+    return lambda *args: jnp.sum(jnp.sin(f(*args)))
+
+  ours = jax.grad(loss(layers.attention), (0, 1, 2))(q, k, v)
+  theirs = jax.grad(loss(jax.nn.dot_product_attention), (0, 1, 2))(q, k, v)
+  for a, b in zip(ours, theirs, strict=True):
+    np.testing.assert_allclose(a, b, atol=5e-6)
+
+
+def test_softmax_of_bfloat16_queries_is_taken_in_float32():
+  q = 5 * normal(1, 64, 1, 8)
+  k, v = normal(1, 64, 1, 8, seed=1), normal(1, 64, 1, 8, seed=2)
+  half = [x.astype(jnp.bfloat16) for x in (q, k, v)]
+  exact = layers.attention(*(x.astype(jnp.float32) for x in half))
+  ours = layers.attention(*half)
+  assert ours.dtype == jnp.bfloat16
+  assert np.abs(ours.astype(jnp.float32) - exact).max() < 0.02
+
+
+def test_group_norm_keeps_the_variance_next_to_a_large_mean():
+  x = 1000 + 0.01 * np.random.default_rng(0).standard_normal((2, 16, 8))
+  ours = layers.GroupNorm(8, groups=2)(jnp.asarray(x, jnp.float32))
+  x = np.asarray(x, np.float32).astype(np.float64).reshape(2, 16, 2, 4)
+  centred = x - x.mean((1, 3), keepdims=True)
+  theirs = centred / np.sqrt(np.square(centred).mean((1, 3), keepdims=True) + 1e-5)
+  np.testing.assert_allclose(ours, theirs.reshape(2, 16, 8), atol=2e-2)
+
+
+def test_group_norm_takes_statistics_over_every_middle_axis():
+  x = normal(2, 3, 4, 5, 8)
+  norm = layers.GroupNorm(8, groups=4)
+  flat = norm(x.reshape(2, 60, 8)).reshape(x.shape)
+  np.testing.assert_allclose(norm(x), flat, atol=1e-6)
+  assert abs(float(norm(x)[0, ..., :2].mean())) < 1e-6
+  np.testing.assert_allclose(float(norm(x)[0, ..., :2].std()), 1, atol=1e-4)
+
+
+def test_channels_that_do_not_divide_into_groups_are_refused():
+  with pytest.raises(ValueError, match="12 channels do not divide into 32 groups"):
+    layers.GroupNorm(12)
+
+
+def test_the_sinusoid_takes_fractions_and_puts_cosines_first():
+  time = jnp.array([0.0, 0.5, 999.25])
+  angle = np.asarray(time)[:, None] * 10_000.0 ** (-np.arange(4) / 4)
+  theirs = np.concatenate([np.cos(angle), np.sin(angle)], 1)
+  np.testing.assert_allclose(layers.sinusoid(time, 8), theirs, atol=1e-4)
+
+
+def test_keys_never_repeat_and_follow_from_the_first():
+  keys, again = layers.Keys(jax.random.key(3)), layers.Keys(jax.random.key(3))
+  drawn = [jax.random.key_data(keys()).tolist() for _ in range(50)]
+  assert len({tuple(k) for k in drawn}) == 50
+  assert drawn == [jax.random.key_data(again.params()).tolist() for _ in range(50)]
+
+
+@pytest.mark.parametrize("make", ["linear", "conv"])
+def test_weights_and_biases_start_as_torch_starts_them(make):
+  kwargs = {"dtype": jnp.float32, "rngs": layers.Keys(jax.random.key(0))}
+  if make == "linear":
+    layer, fan_in = layers.linear(100, 400, **kwargs), 100
+  else:
+    layer, fan_in = layers.conv(12, 300, 3, **kwargs), 108
+  bound = fan_in**-0.5
+  for leaf in (layer.kernel[...], layer.bias[...]):
+    assert bound * 0.95 < float(jnp.abs(leaf).max()) <= bound
+    np.testing.assert_allclose(float(leaf.std()), bound / 3**0.5, rtol=0.1)
+
+
+def test_dropout_keeps_the_mean_and_does_nothing_without_a_key():
+  x = jnp.ones((100, 100))
+  assert layers.dropout(x, 0.3, None) is x
+  y = layers.dropout(x, 0.3, jax.random.key(0))
+  np.testing.assert_allclose(float((y == 0).mean()), 0.3, atol=0.02)
+  np.testing.assert_allclose(float(y.mean()), 1, atol=0.03)
