@@ -9,6 +9,7 @@ import logging
 import os
 import pathlib
 import re
+import runpy
 import sys
 import traceback
 
@@ -17,7 +18,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from fbjax import run
+from fbjax import run, sharding
 
 CONFIG = config_flags.DEFINE_config_file(
   "config", None, "A file of configs/, such as configs/quickstart.py or configs/quickstart.py:smoke"
@@ -39,6 +40,7 @@ STRIDE = flags.DEFINE_integer("stride", None, "sample: frame stride; default: th
 def main(argv: list[str]) -> None:
   del argv
   absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax tells of every file it renames.
+  sharding.join_processes()
   config = CONFIG.value.to_dict()
   if MODE.value == "train":
     run.train(config, WORKDIR.value)
@@ -83,14 +85,15 @@ def parse_flags(argv: list[str]) -> list[str]:
   try:
     rest = flags.FLAGS(argv)
   except flags.Error as error:
-    sys.exit(f"error: {error}")
+    # A config that fails to load brings its traceback along; the last line says why.
+    sys.exit(f"error: {str(error).strip().splitlines()[-1]}")
   except (AttributeError, KeyError):
     sys.exit(f"error: {unknown_key(argv)}")
   if len(rest) > 1:
     sys.exit(f"error: {rest[1]!r} is not a flag; flags are written --name=value")
   if not CONFIG.present or not WORKDIR.value:
     sys.exit("error: give both --config=configs/<experiment>.py and --workdir=<folder>")
-  file = config_file(argv)
+  file = config_flag(argv).split(":")[0]
   if not pathlib.Path(file).is_file():
     sys.exit(f"error: there is no config {file}; configs/ holds the experiments")
   if not isinstance(CONFIG.value, ConfigDict):
@@ -98,12 +101,18 @@ def parse_flags(argv: list[str]) -> list[str]:
   return rest
 
 
-def config_file(argv: list[str]) -> str:
-  """The file of the --config flag, without the argument behind its colon."""
+def config_flag(argv: list[str]) -> str:
+  """What the --config flag was given: a file, perhaps with an argument behind a colon."""
   for i, arg in enumerate(argv):
     if match := re.fullmatch(r"--?config(?:=(.*))?", arg):
-      return (match[1] if match[1] is not None else argv[i + 1]).split(":")[0]
+      return match[1] if match[1] is not None else argv[i + 1]
   return ""
+
+
+def load_config(argv: list[str]) -> ConfigDict:
+  """The config of the --config flag, as its file has it."""
+  file, _, argument = config_flag(argv).partition(":")
+  return runpy.run_path(file)["get_config"](*([argument] if argument else []))
 
 
 def config_error() -> str:
@@ -117,7 +126,7 @@ def config_error() -> str:
 
 def unknown_key(argv: list[str]) -> str:
   """The first `--config.key` that the config does not have."""
-  config = CONFIG.value
+  config = load_config(argv)
   for arg in argv:
     if not (match := re.match(r"--?config\.([\w.]+)", arg)):
       continue

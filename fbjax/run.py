@@ -39,7 +39,6 @@ def train(config: dict[str, Any], workdir: str) -> None:
     OSError: for data or a workdir that is not there.
     FloatingPointError: when the loss is not finite.
   """
-  sharding.join_processes()
   mesh = build.make_mesh(config)
   tokenizer = build.make_tokenizer(config)
   source = build.make_source(config, "train")
@@ -83,9 +82,16 @@ def train(config: dict[str, Any], workdir: str) -> None:
     seed=config["seed"],
     preview=preview,
     clip_name=source.name,
-    preempted=multihost_utils.reached_preemption_sync_point,
+    preempted=preempted,
   )
   data.close()
+
+
+def preempted(step: int) -> bool:
+  """Whether the run was told to stop by SIGTERM; all processes agree on the step."""
+  if not jax.distributed.is_initialized():  # a notebook that used JAX before
+    return False
+  return multihost_utils.reached_preemption_sync_point(step)
 
 
 def write_preview(

@@ -44,7 +44,6 @@ import contextlib, io, json, sys
 from absl import flags
 from fbjax import main
 for args in json.loads(sys.argv[1]):
-  flags.FLAGS.unparse_flags()
   for name in ("config", "workdir", "mode", "image", "out"):
     flags.FLAGS[name].unparse()
   sys.argv = ["main", *args]

@@ -6,10 +6,12 @@ from configs import quickstart
 def config(**train) -> dict:
   c = quickstart.get_config()
   c.data.update(frames=3, size=16)
-  c.system.unet.update(width=8, mult=(1,), head_dim=8, groups=4)
+  c.system.unet.update(
+    width=8, mult=(1,), attention_levels=(), head_dim=8, groups=4, temporal_conv=False
+  )
   c.system.text.update(width=16, layers=1, heads=2)
   c.loader.threads = 1
-  c.train.update(steps=4, batch_size=8, log_every=1, save_every=2, preview_every=100)
+  c.train.update(steps=4, batch_size=8, accumulate=1, log_every=1, save_every=2, preview_every=100)
   c.train.update(train)
   c.sampling.update(steps=2, batch_size=2)
   return c.to_dict()
