@@ -1,8 +1,8 @@
 """Checkpoint tensors to params and back: renamed, transposed, and checked leaf by leaf."""
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,32 +10,147 @@ from fbjax.port import leaf as leaf_lib
 from fbjax.port import table
 
 Params = dict[Any, Any]
-Tensors = Mapping[str, np.ndarray]
+Tensors = Mapping[str, Any]
+
+
+class Lazy:
+  """A leaf of params that is read from its tensors by np.asarray, each time anew."""
+
+  def __init__(self, sources: Sequence[tuple[Any, leaf_lib.Leaf]], stacked: bool):
+    tensor, leaf = sources[0]
+    self.sources = sources
+    self.stacked = stacked
+    self.shape = (len(sources), *leaf.target) if stacked else leaf.target
+    self.dtype = np.dtype(tensor.dtype)
+
+  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    if not self.stacked:
+      return np.asarray(_forward(*self.sources[0]), dtype)
+    out = np.empty(self.shape, self.dtype if dtype is None else dtype)
+    for row, source in zip(out, self.sources, strict=True):
+      row[...] = _forward(*source)
+    return out
+
+
+class Report(NamedTuple):
+  """What became of a checkpoint: keys used, leaves made new and how, keys left over."""
+
+  network: str
+  count: int
+  used: dict[str, str]
+  new: dict[str, str]
+  left: dict[str, str]
+
+  def __str__(self) -> str:
+    head = f"{self.network}: {self.count:,} parameters in {len(self.used) + len(self.new)} leaves"
+    lines = [f"{head}, {len(self.used)} from the file, {len(self.new)} new, {len(self.left)} left"]
+    for title, entries in (("used", self.used), ("new", self.new), ("left", self.left)):
+      lines += [f"  {title:4} {name}  {what}".rstrip() for name, what in entries.items()]
+    return "\n".join(lines)
 
 
 def to_flax(network: str, tensors: Tensors, sizes: Mapping[str, Any]) -> Params:
   """The params of a network from its tensors, under their names in the published files.
 
-  Dtypes stay as they are, and nothing is read before it is asked for: `tensors` may be mapped
-  from disk. Raises one ValueError that lists every key that is missing, unexpected or misshapen.
+  `sizes` are the arguments of the model's constructor, or the published config. Dtypes stay as
+  they are. Raises one ValueError that lists every key that is missing, unexpected or misshapen,
+  and another for values that are not finite.
   """
-  entry = table.find(network)
-  tensors = {entry.plain(key): tensor for key, tensor in _items(tensors)}
-  leaves = entry.leaves(sizes)
-  _check(f"the checkpoint of {network}", {x.key: x.shape for x in leaves}, tensors)
-  return nest(_stack({x.path: _forward(tensors[x.key], x) for x in leaves}))
+  lazy, _ = fill(network, tensors, sizes)
+  flat = flatten(lazy)
+  check_finite(network, flat)
+  return nest({path: np.asarray(x) for path, x in flat.items()})
 
 
-def to_torch(network: str, params: Params, sizes: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def to_torch(
+  network: str, params: Params, sizes: Mapping[str, Any], layout: str | None = None
+) -> dict[str, np.ndarray]:
   """The inverse of `to_flax`: the tensors of a network by their published names."""
-  leaves = table.find(network).leaves(sizes)
+  leaves = table.layout(network, sizes, name=layout).leaves(sizes)
   flat = _unstack(flatten(params), [x.path for x in leaves])
-  _check(f"the params of {network}", {x.path: x.target for x in leaves}, flat)
+  expected = {x.path: x.target for x in leaves}
+  _raise(f"the params of {network}", _problems(expected, flat))
   return {x.key: _backward(flat[x.path], x) for x in leaves}
 
 
-def _items(tensors: Tensors):
-  return ((key, tensors[key]) for key in tensors)
+def fill(
+  network: str,
+  tensors: Tensors,
+  sizes: Mapping[str, Any],
+  *,
+  fresh: Params | None = None,
+  new: Sequence[str] = (),
+  widen: Sequence[str] = (),
+  ignore: Sequence[str] = (),
+) -> tuple[Params, Report]:
+  """Params whose leaves are read only when asked for, and the report.
+
+  Args:
+    fresh: params as the model initializes them.
+    new: regexes of paths that are taken from `fresh` where the checkpoint has nothing that fits.
+    widen: regexes of paths of kernels that have more input channels than the checkpoint's: its
+      own come first, the others are zero.
+    ignore: regexes of keys that may be left over.
+  """
+  layout = table.layout(network, sizes, tensors)
+  leaves = layout.leaves(sizes)
+  found = {layout.plain(key): tensors[key] for key in tensors}
+  fresh = _unstack(flatten(fresh or {}), [x.path for x in leaves])
+  for name, patterns in (("new", new), ("widen", widen)):
+    for pattern in patterns:
+      if not any(re.fullmatch(pattern, x.path) for x in leaves):
+        raise ValueError(f"{name}={pattern!r} matches no leaf of {network}")
+
+  made, left = {}, {}
+  expected = {x.key: x.shape for x in leaves}
+  for x in leaves:
+    shape = tuple(np.shape(found[x.key])) if x.key in found else None
+    if shape == x.shape:
+      continue
+    if shape is not None and _matches(widen, x.path) and _is_narrow(shape, x.shape):
+      found[x.key] = Widened(found[x.key], x.shape)
+      made[x.path] = f"{shape[1]} input channels from the file, {x.shape[1] - shape[1]} zero"
+    elif _matches(new, x.path) and x.path in fresh:
+      found[x.key] = _backward(fresh[x.path], x)
+      made[x.path] = _describe(fresh[x.path])
+  for key in found.keys() - expected.keys():
+    if layout.unneeded(key) or _matches(ignore, key):
+      left[key] = str(tuple(np.shape(found.pop(key))))
+  problems = _problems(expected, found)
+  if problems:
+    _raise(f"the checkpoint for {network}", problems, hint=_hint(network, tensors))
+
+  groups = _groups(x.path for x in leaves)
+  by_path = {x.path: x for x in leaves}
+  lazy = {
+    path: Lazy([(found[by_path[p].key], by_path[p]) for p in members], members != [path])
+    for path, members in groups.items()
+  }
+  used = {x.key: x.path for x in leaves if x.path not in made}
+  count = sum(int(np.prod(x.target)) for x in leaves)
+  return nest(lazy), Report(network, count, used, made, dict(sorted(left.items())))
+
+
+class Widened:
+  """A kernel with zeros for the input channels it lacks; a tensor as far as `Lazy` can see."""
+
+  def __init__(self, tensor: Any, shape: tuple[int, ...]):
+    self.tensor = tensor
+    self.shape = shape
+    self.dtype = np.dtype(tensor.dtype)
+
+  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    out = np.zeros(self.shape, self.dtype if dtype is None else dtype)
+    out[:, : self.tensor.shape[1]] = self.tensor
+    return out
+
+
+def check_finite(network: str, flat: Mapping[str, Any]) -> None:
+  """Reads every leaf once; raises if one has a value that is no number."""
+  # bfloat16 is no np.floating, and integers have nothing to check.
+  bad = [path for path, x in flat.items() if not np.all(np.isfinite(np.asarray(x)))]
+  if bad:
+    raise ValueError(f"{network} has values that are not finite in {', '.join(bad)}")
 
 
 def _forward(tensor: Any, leaf: leaf_lib.Leaf) -> np.ndarray:
@@ -47,39 +162,65 @@ def _backward(array: Any, leaf: leaf_lib.Leaf) -> np.ndarray:
   return np.asarray(array).reshape(transposed).transpose(np.argsort(leaf.axes).tolist())
 
 
-def _check(what: str, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Any]) -> None:
-  problems = [f"  missing    {key} {expected[key]}" for key in expected.keys() - found.keys()]
+def _matches(patterns: Iterable[str], name: str) -> bool:
+  return any(re.fullmatch(pattern, name) for pattern in patterns)
+
+
+def _is_narrow(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+  """Whether shape is `wanted` but for fewer input channels."""
+  return (
+    len(shape) == len(wanted) > 1
+    and shape[1] < wanted[1]
+    and (shape[0], *shape[2:]) == (wanted[0], *wanted[2:])
+  )
+
+
+def _describe(x: Any) -> str:
+  x = np.asarray(x, np.float32)
+  return f"drawn, deviation {x.std():.3g}" if np.any(x) else "zeros"
+
+
+def _hint(network: str, keys: Iterable[str]) -> str:
+  others = {name: prefix for prefix, name in table.recognize(keys).items()}
+  if network in others:
+    return ""
+  if not others:
+    return "\nIt looks like no network known here."
+  return f"\nIt looks like {', '.join(others)}."
+
+
+def _problems(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Any]) -> list[str]:
+  def shape(name):
+    return tuple(np.shape(found[name]))
+
+  problems = [f"  missing    {name} {expected[name]}" for name in expected.keys() - found.keys()]
+  problems += [f"  unexpected {name} {shape(name)}" for name in found.keys() - expected.keys()]
   problems += [
-    f"  unexpected {key} {tuple(np.shape(found[key]))}" for key in found.keys() - expected.keys()
+    f"  misshapen  {name}: {shape(name)}, expected {wanted}"
+    for name, wanted in expected.items()
+    if name in found and shape(name) != wanted
   ]
-  problems += [
-    f"  misshapen  {key}: {tuple(np.shape(found[key]))}, expected {shape}"
-    for key, shape in expected.items()
-    if key in found and tuple(np.shape(found[key])) != shape
-  ]
+  return sorted(problems)
+
+
+def _raise(what: str, problems: Sequence[str], hint: str = "") -> None:
   if problems:
-    lines = "\n".join(sorted(problems))
-    raise ValueError(f"{what} does not fit its sizes in {len(problems)} leaves:\n{lines}")
-
-
-def _stack(flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """{"a[0]/b": x, "a[1]/b": y} -> {"a/b": [x, y]}: equal blocks share a leaf."""
-  return {
-    path: flat[path] if members == [path] else np.stack([flat[p] for p in members])
-    for path, members in _groups(flat).items()
-  }
+    lines = "\n".join(problems)
+    raise ValueError(f"{what} does not fit its sizes in {len(problems)} leaves:\n{lines}{hint}")
 
 
 def _unstack(flat: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
-  """The inverse of `_stack`; a stack of another height than `paths` tell of stays as it is."""
+  """{"a/b": [x, y]} -> {"a[0]/b": x, "a[1]/b": y}, for the paths that say so."""
   flat = dict(flat)
   for path, members in _groups(paths).items():
+    # A stack of another height stays as it is, for `_problems` to find.
     if members != [path] and path in flat and len(flat[path]) == len(members):
       flat |= zip(members, flat.pop(path), strict=True)
   return flat
 
 
 def _groups(paths: Iterable[str]) -> dict[str, list[str]]:
+  """{"a/b": ["a[0]/b", "a[1]/b"]}: equal blocks share a leaf."""
   groups: dict[str, list[str]] = {}
   for path in paths:
     groups.setdefault(re.sub(r"\[\d+\]", "", path), []).append(path)

@@ -1,53 +1,161 @@
 """Which networks can be ported, and by whose names and sizes."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from fbjax.port import leaf
-from fbjax.port.names import clip, unet3d
+from fbjax.port.names import clip, resampler, unet3d, vae_image
 
 
-class Network(NamedTuple):
-  """What a network's checkpoints look like.
+class Layout(NamedTuple):
+  """What the checkpoints of a network look like, as one code base writes them.
 
-  `table` spells the leaves out from the arguments of the model's constructor, `sizes` reads these
-  arguments off the published config, and `mark` is a key that only the latter has.
+  table: spells the leaves out from the arguments of the model's constructor.
+  sizes: reads these arguments off the published config.
+  mark: a key that the published config has and the arguments have not.
+  sign: a regex for one key that tells such a checkpoint from the others.
+  prefix: what stands before the keys in a whole checkpoint.
+  aliases: regexes of old spellings and what they became.
+  left_over: regexes of keys that such files carry and nobody needs.
   """
 
   table: Callable[..., leaf.Table]
   sizes: Callable[[dict[str, Any]], dict[str, Any]]
   mark: str
+  sign: str
   prefix: str = ""
   aliases: tuple[tuple[str, str], ...] = ()
+  left_over: tuple[str, ...] = ()
+
+  def published(self, sizes: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The published config in `sizes`, which yaml files wrap in `params`, if it is one."""
+    for config in (sizes, *sizes.values()):
+      if isinstance(config, Mapping) and self.mark in config:
+        return config
+    return None
 
   def arguments(self, sizes: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of the model's constructor: `sizes` itself, or read off the published config."""
-    for config in (sizes, *sizes.values()):  # yaml files wrap it in `params`
-      if isinstance(config, Mapping) and self.mark in config:
-        return self.sizes(dict(config))
-    return dict(sizes)
+    config = self.published(sizes)
+    return dict(sizes) if config is None else self.sizes(dict(config))
 
   def leaves(self, sizes: Mapping[str, Any]) -> leaf.Table:
     return self.table(**self.arguments(sizes))
 
   def plain(self, key: str) -> str:
-    """The key without the network's prefix in a whole checkpoint, and old spellings renewed."""
+    """The key without the prefix, and old spellings renewed."""
     key = key.removeprefix(self.prefix)
     for old, new in self.aliases:
       key = re.sub(old, new, key)
     return key
 
+  def unneeded(self, key: str) -> bool:
+    return any(re.fullmatch(pattern, key) for pattern in self.left_over)
 
-NETWORKS = {
-  "videocrafter_unet": Network(
-    unet3d.table, unet3d.sizes, "model_channels", unet3d.PREFIX, unet3d.ALIASES
-  ),
-  "clip_text": Network(clip.text_table, clip.text_sizes, "text_cfg", clip.TEXT_PREFIX),
+
+# The first layout of a network is the one written unless another is asked for.
+NETWORKS: dict[str, dict[str, Layout]] = {
+  "videocrafter_unet": {
+    "videocrafter": Layout(
+      unet3d.table,
+      unet3d.sizes,
+      mark="model_channels",
+      sign=r"input_blocks\.0\.0\.weight",
+      prefix=unet3d.PREFIX,
+      aliases=unet3d.ALIASES,
+    )
+  },
+  "resampler": {
+    "dynamicrafter": Layout(
+      resampler.table,
+      resampler.sizes,
+      mark="num_queries",
+      sign=r"layers\.0\.0\.to_kv\.weight",
+      prefix=resampler.PREFIX,
+    )
+  },
+  "vae_image": {
+    "ldm": Layout(
+      vae_image.ldm_table,
+      vae_image.ldm_sizes,
+      mark="ddconfig",
+      sign=r"encoder\.mid\.attn_1\.q\.weight",
+      prefix=vae_image.PREFIX,
+      left_over=(r"loss\..*",),
+    ),
+    "diffusers": Layout(
+      vae_image.diffusers_table,
+      vae_image.diffusers_sizes,
+      mark="block_out_channels",
+      sign=r"encoder\.mid_block\.attentions\.0\.group_norm\.weight",
+      aliases=vae_image.DIFFUSERS_ALIASES,
+    ),
+  },
+  "clip_text": {
+    "openclip": Layout(
+      clip.text_table,
+      clip.text_sizes,
+      mark="text_cfg",
+      sign=r"(?<!visual\.)transformer\.resblocks\.0\.ln_1\.weight",
+      prefix=clip.TEXT_PREFIX,
+      left_over=(r"attn_mask",),
+    )
+  },
+  "clip_image": {
+    "openclip": Layout(
+      clip.image_table,
+      clip.image_sizes,
+      mark="vision_cfg",
+      sign=r"visual\.conv1\.weight",
+      prefix=clip.IMAGE_PREFIX,
+      left_over=clip.LEFT_OVER,
+    )
+  },
+  "clip_b32": {
+    "openclip": Layout(
+      clip.pair_table,
+      clip.pair_sizes,
+      mark="vision_cfg",
+      sign=r"(?<!visual\.)transformer\.resblocks\.0\.ln_1\.weight",
+      left_over=clip.OPENAI,
+    )
+  },
 }
 
 
-def find(network: str) -> Network:
+def find(network: str) -> dict[str, Layout]:
   if network not in NETWORKS:
     raise ValueError(f"no network is called {network!r}; there are {', '.join(NETWORKS)}")
   return NETWORKS[network]
+
+
+def layout(
+  network: str, sizes: Mapping[str, Any], keys: Iterable[str] = (), name: str | None = None
+) -> Layout:
+  """The layout called `name`, or that of the published config, or that of the keys, or the first."""
+  layouts = find(network)
+  if name is not None:
+    if name not in layouts:
+      raise ValueError(f"{network} has no layout {name!r}; there are {', '.join(layouts)}")
+    return layouts[name]
+  keys = list(keys)
+  fits = [x for x in layouts.values() if x.published(sizes) is not None]
+  fits += [x for x in layouts.values() if any(re.search(x.sign + "$", key) for key in keys)]
+  return (fits or list(layouts.values()))[0]
+
+
+def arguments(network: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
+  """Arguments of the model's constructor, from themselves or from any published config."""
+  return layout(network, sizes).arguments(sizes)
+
+
+def recognize(keys: Iterable[str]) -> dict[str, str]:
+  """The networks in a whole checkpoint: {prefix: network}."""
+  found: dict[str, str] = {}
+  for key in keys:
+    for network, layouts in NETWORKS.items():
+      for x in layouts.values():
+        if match := re.fullmatch(rf"(.*?)({x.sign})", key):
+          found.setdefault(match[1], network)
+  return found

@@ -25,8 +25,8 @@ def split(network: Callable[..., nnx.Module], **sizes: Any):
   return nnx.split(nnx.eval_shape(make, jax.random.key(0)))[0], init
 
 
-def call(graph: Any, method: str = "__call__") -> Callable[..., jax.Array]:
-  return jax.jit(lambda params, *args: getattr(nnx.merge(graph, params), method)(*args))
+def call(graph: Any, method: str = "__call__", **options: Any) -> Callable[..., jax.Array]:
+  return jax.jit(lambda params, *args: getattr(nnx.merge(graph, params), method)(*args), **options)
 
 
 def shapes(network: Callable[..., nnx.Module], **sizes: Any) -> dict[str, tuple[int, ...]]:
