@@ -35,6 +35,38 @@ def base() -> ConfigDict:
   return c
 
 
+def small_unet(c: ConfigDict) -> None:
+  """A VideoCrafter UNet on pixels for two CPU cores: no temporal convolutions, attention in the
+  middle with relative positions; a toy text network is trained along."""
+  c.system = dict(
+    name="videocrafter",
+    codec=dict(name="pixels", patch=2),
+    unet=dict(
+      width=16,
+      mult=(1, 2),
+      blocks=1,
+      attention_levels=(),
+      head_dim=16,
+      groups=8,
+      positions=8,
+      temporal_conv=False,
+      init_attention=False,
+      dropout=0.0,
+    ),
+    text=dict(width=64, layers=2, heads=4),
+    dtype="float32",
+  )
+  # A narrow bridge keeps what does not move; what moves is decided next to the prior, where the
+  # times are drawn.
+  c.bridge = dict(name="constant", variance=0.01)
+  c.objective = dict(
+    name="bridge", predict="velocity", weight_like="z0", shift=20.0, drop_text=0.1
+  )
+  c.optim.update(lr=3e-3, warmup=50, schedule="cosine", clip=1.0)
+  c.train.update(ema_decay=0.99)
+  c.sampling.update(steps=4, grid=dict(name="shifted", shift=20.0))
+
+
 def configured(c: ConfigDict, arg: str) -> ConfigDict:
   """The config as its argument asks: whole, or `smoke` for the same code in two steps.
 

@@ -36,10 +36,13 @@ GUIDANCE = flags.DEFINE_float("guidance", None, "sample: text guidance; default:
 FPS = flags.DEFINE_integer("fps", None, "sample: frames a second; default: the config's")
 STRIDE = flags.DEFINE_integer("stride", None, "sample: frame stride; default: the config's")
 
+FORMAT = logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+
 
 def main(argv: list[str]) -> None:
   del argv
   absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax tells of every file it renames.
+  absl_logging.get_absl_handler().setFormatter(FORMAT)
   sharding.join_processes()
   config = CONFIG.value.to_dict()
   if MODE.value == "train":
@@ -61,7 +64,6 @@ def main(argv: list[str]) -> None:
 
 def cli() -> None:
   """Runs `main`; what the user got wrong ends as one sentence and exit status 1."""
-  logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
   logging.getLogger("fbjax").setLevel(logging.INFO)
   cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/fbjax")
   jax.config.update("jax_compilation_cache_dir", os.path.expanduser(cache))

@@ -1,4 +1,5 @@
 import json
+import time
 from typing import NamedTuple
 
 import jax
@@ -82,6 +83,10 @@ def test_an_unfinished_checkpoint_is_not_restored(tmp_path, state):
   unfinished.mkdir()
   checkpoints = checkpoint.Checkpoints(str(tmp_path))
   assert checkpoints.latest == 7
+  for _ in range(100):  # removed in the background
+    if not unfinished.exists():
+      break
+    time.sleep(0.1)
   assert not unfinished.exists()
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import toy
-from conftest import ROOT
+from settings import ROOT
 
 from fbjax import build
 

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 import toy
-from conftest import CACHE, FAST_COMPILATION, ROOT
+from settings import CACHE, FAST_COMPILATION, ROOT
 from PIL import Image
 
 from fbjax import build, checkpoint, run, sampling, sharding, tracker

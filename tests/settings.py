@@ -1,0 +1,10 @@
+"""Places and compiler settings that the tests share."""
+
+import pathlib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".jax_cache"
+SHARED = ROOT.parent / "shared"
+
+# Tests compile far more than they compute: unoptimised code is ready four times sooner.
+FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
