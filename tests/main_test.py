@@ -5,10 +5,10 @@ import subprocess
 import sys
 
 import pytest
-import toy
-from settings import ROOT
 
+import toy
 from fbjax import build
+from settings import ROOT
 
 CONFIG = "configs/quickstart.py"
 

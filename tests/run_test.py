@@ -11,12 +11,12 @@ import jax
 import numpy as np
 import optax
 import pytest
-import toy
-from settings import CACHE, FAST_COMPILATION, ROOT
 from PIL import Image
 
+import toy
 from fbjax import build, checkpoint, run, sampling, sharding, tracker
 from fbjax.train import loop
+from settings import CACHE, FAST_COMPILATION, ROOT
 
 
 @pytest.fixture(autouse=True, scope="module")
