@@ -6,6 +6,7 @@ inert object, whose name is reported.
 """
 
 import collections
+import io
 import json
 import mmap
 import pathlib
@@ -13,7 +14,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Mapping
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -155,7 +156,7 @@ class Inert:
 class _Unpickler(pickle.Unpickler):
   """Builds containers and arrays over the mapped storages, and Inert of everything else."""
 
-  def __init__(self, file: BinaryIO, storages: Mapping[str, np.ndarray]):
+  def __init__(self, file: io.BufferedIOBase, storages: Mapping[str, np.ndarray]):
     super().__init__(file)
     self.storages = storages
     self.inert: set[str] = set()

@@ -1,6 +1,6 @@
 import collections
-import io
 import json
+import pathlib
 import pickle
 import zipfile
 
@@ -80,18 +80,7 @@ class Bomb:
     return (eval, ("open('/tmp/fbjax_bomb', 'w')",))
 
 
-def checkpoint_of(path, tree):
-  """A torch zip whose pickle holds `tree` and one tensor without any torch."""
-  with zipfile.ZipFile(path, "w") as file:
-    pickled = io.BytesIO()
-    pickle.Pickler(pickled, protocol=2).dump(tree)
-    file.writestr("archive/data.pkl", pickled.getvalue())
-    file.writestr("archive/version", "3\n")
-
-
 def test_nothing_in_a_pickle_is_run_and_what_was_asked_for_is_named(tmp_path):
-  import pathlib
-
   pathlib.Path("/tmp/fbjax_bomb").unlink(missing_ok=True)
   path = tmp_path / "x.ckpt"
   files.write(path, {"w": np.ones(3, np.float32)}, home="")
