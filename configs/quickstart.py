@@ -1,6 +1,7 @@
 """A bridge from scratch on moving shapes with captions: a few minutes on two CPU cores.
 
-It learns to move the object of a still image the way the caption says. No download, no GPU.
+It learns to move the object of a still image; in so few steps not yet where the caption says.
+No download, no GPU.
   python -m fbjax.main --config=configs/quickstart.py --workdir=runs/quickstart
   python -m fbjax.main --config=configs/quickstart.py:smoke --workdir=runs/smoke     # two steps
 """
