@@ -27,7 +27,7 @@ MISTAKES = {
     "config.bridge.name is 'max'; expected one of"
   ),
   (f"--config={CONFIG}", "--workdir=/dev/null/x"): "cannot write to workdir /dev/null/x",
-  ("--config={tmp}/folder.py", "--workdir={tmp}/x"): "/no/where",
+  ("--config=configs/folder.py", "--workdir={tmp}/x", "--config.data.path=/no/where"): "/no/where",
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--mode=sample"): "--image=<image or folder>",
   (
     f"--config={CONFIG}",
@@ -61,10 +61,6 @@ for args in json.loads(sys.argv[1]):
 @pytest.fixture(scope="module")
 def endings(tmp_path_factory):
   tmp = tmp_path_factory.mktemp("mistakes")
-  text = (ROOT / CONFIG).read_text()
-  (tmp / "folder.py").write_text(
-    text.replace('name="synthetic",', 'name="folder", path="/no/where",')
-  )
   args = [[arg.format(tmp=tmp) for arg in args] for args in MISTAKES]
   done = subprocess.run(
     [sys.executable, "-c", DRIVER, json.dumps(args)], cwd=ROOT, capture_output=True, text=True
