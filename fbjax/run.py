@@ -69,7 +69,7 @@ def train(config: dict[str, Any], workdir: str) -> None:
 
   build.call(
     loop.train,
-    {k: v for k, v in config["train"].items()},
+    config["train"],
     "train",
     loss_fn=loss_fn,
     tx=tx,
@@ -78,7 +78,6 @@ def train(config: dict[str, Any], workdir: str) -> None:
     data=data,
     mesh=mesh,
     workdir=workdir,
-    rules=(),
     seed=config["seed"],
     preview=preview,
     clip_name=source.name,
@@ -202,11 +201,7 @@ def load_ema(workdir: str, system: Any, mesh: jax.sharding.Mesh) -> Any:
   if checkpoints.latest is None:
     raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train it first")
   shapes = {"ema": jax.eval_shape(system.init, jax.random.key(0))}
-  placed = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    shapes,
-    sharding.tree(shapes, mesh),
-  )
+  placed = sharding.placed(shapes, sharding.tree(shapes, mesh))
   params = checkpoints.restore_part(checkpoints.latest, placed)["ema"]
   logger.info("Restored step %d of %s.", checkpoints.latest, workdir)
   checkpoints.close()

@@ -76,11 +76,6 @@ def to_uint8(video: jax.Array) -> jax.Array:
   return jnp.round(jnp.clip((video + 1) * 127.5, 0, 255)).astype(jnp.uint8)
 
 
-def clip_keys(seed: int, indices: np.ndarray) -> jax.Array:
-  """One key a clip, from (seed, clip index) alone."""
-  return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(indices))
-
-
 def generate(
   sample: Sample,
   params: base.Params,
@@ -97,6 +92,6 @@ def generate(
   for start in range(0, n, batch_size):
     rows = np.minimum(np.arange(start, start + batch_size), n - 1)
     part: dict[str, Any] = {k: batch[k][rows] for k in batch}
-    video = sample(params, frozen, part, clip_keys(seed, rows))
+    video = sample(params, frozen, part, base.clip_keys(jax.random.key(seed), jnp.asarray(rows)))
     videos.append(np.asarray(video)[: n - start])
   return np.concatenate(videos)

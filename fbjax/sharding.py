@@ -72,6 +72,13 @@ def tree(abstract: Any, mesh: Mesh, rules: Rules = ()) -> Any:
   return jax.tree.map_with_path(leaf_sharding, abstract)
 
 
+def placed(shapes: Any, shardings: Any) -> Any:
+  """Shapes that know where they are to be, as a restore wants them."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+  )
+
+
 def _largest_dimension(shape: tuple[int, ...], fsdp: int) -> P:
   fitting = [axis for axis, size in enumerate(shape) if size % fsdp == 0]
   if fsdp == 1 or not fitting or np.prod(shape) < SMALLEST_SPLIT:

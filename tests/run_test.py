@@ -147,12 +147,14 @@ def final_state(workdir, step):
 
 def wait_for(process, steps) -> None:
   """Returns once the run has logged so many more steps."""
+  lines = []
   for line in process.stderr:
+    lines.append(line)
     if line.startswith("step "):
       steps -= 1
       if steps == 0:
         return
-  raise AssertionError("the run ended early")
+  raise AssertionError("the run ended early:\n" + "".join(lines))
 
 
 def test_a_killed_run_ends_with_the_bits_of_one_that_was_never_stopped(tmp_path):

@@ -13,5 +13,7 @@ def config(**train) -> dict:
   c.loader.threads = 1
   c.train.update(steps=4, batch_size=8, accumulate=1, log_every=1, save_every=2, preview_every=100)
   c.train.update(train)
-  c.sampling.update(steps=2, batch_size=2)
+  c.bridge = dict(name="constant", variance=1.0)
+  c.objective.update(shift=1.0)
+  c.sampling.update(steps=2, batch_size=2, grid=dict(name="trailing"))
   return c.to_dict()

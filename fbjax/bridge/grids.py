@@ -83,10 +83,15 @@ def karras(n: int, first: float = FIRST, last: float = LAST, rho: float = 7.0) -
   return np.linspace(first ** (1 / rho), last ** (1 / rho), n) ** rho
 
 
+def towards_prior(u: Times, shift: float) -> Times:
+  """u moved to shift u / (1 + (shift - 1) u): above 1 towards the prior (arXiv:2403.03206, eq. 23)."""
+  return shift * u / (1 + (shift - 1) * u)
+
+
 def shifted(n: int, shift: float, first: float = FIRST, last: float = LAST) -> Grid:
   """Uniform u moved to shift u / (1 + (shift - 1) u): the timestep shift of arXiv:2403.03206."""
   u = np.linspace(*(time / (shift - (shift - 1) * time) for time in (first, last)), n)
-  return shift * u / (1 + (shift - 1) * u)
+  return towards_prior(u, shift)
 
 
 def boot(times: Grid, first: float = 1 - 5e-5) -> Float[np.ndarray, "n+1"]:

@@ -65,3 +65,8 @@ class System(Protocol):
   ) -> Float[Array, "b frames height width 3"]:
     """Video in [-1, 1] of latents."""
     ...
+
+
+def clip_keys(key: jax.Array, places: jax.Array) -> jax.Array:
+  """One key a clip, a function of the key and the clip's place alone."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, places)

@@ -96,14 +96,13 @@ def train(
   if checkpoints.latest is None:
     state = jax.jit(new_state, out_shardings=state_sharding)(key)
   else:
-    placed = jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, state_sharding
-    )
+    placed = sharding.placed(shapes, state_sharding)
     state, data.position = checkpoints.restore(checkpoints.latest, placed)
     logger.info("Resumed %s at step %d of %d.", workdir, int(state.step), steps)
   start = int(state.step)
   if start >= steps:
     logger.info("%s is already trained to step %d.", workdir, start)
+    checkpoints.close()
     return state
 
   waited_from = time.perf_counter()

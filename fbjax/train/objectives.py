@@ -49,7 +49,7 @@ def bridge_loss(
     encoding, timing, noising, dropping, network = (purposes[:, i] for i in range(5))
     z0, z1, cond = system.encode(frozen, batch, encoding)
     time = jax.vmap(lambda key: grids.draw(key, 1)[0])(timing)
-    time = shift * time / (1 + (shift - 1) * time)
+    time = grids.towards_prior(time, shift)
     noise = jax.vmap(lambda key: jax.random.normal(key, z0.shape[1:]))(noising)
     zt = process.sample_marginal(form.process, z0, z1, time, noise)
     x, t_net = alignment.align(form.process, form.diffusion, zt, z1, time, form.rule)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fbjax.systems import base
+
 Params = Any
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -28,11 +30,6 @@ def init_state(params: Params, tx: optax.GradientTransformation) -> TrainState:
   return TrainState(
     jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), tx.init(params)
   )
-
-
-def clip_keys(key: jax.Array, places: jax.Array) -> jax.Array:
-  """One key a clip, a function of the key and the clip's place alone."""
-  return jax.vmap(jax.random.fold_in, (None, 0))(key, places)
 
 
 def make_train_step(
@@ -60,7 +57,7 @@ def make_train_step(
   def gradients(params, frozen, batch, key):
     def of_part(batch, places):
       return jax.value_and_grad(loss_fn, has_aux=True)(
-        params, frozen, batch, clip_keys(key, places)
+        params, frozen, batch, base.clip_keys(key, places)
       )
 
     places = jnp.arange(len(jax.tree.leaves(batch)[0]))

@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 
+from fbjax.systems import base
 from fbjax.train import step
 
 
@@ -32,7 +33,7 @@ def test_a_step_follows_the_gradient(setting):
   state, metrics = fn(step.init_state(params, tx), frozen, batch)
   key = jax.random.fold_in(jax.random.key(3), 0)
   loss, grads = jax.value_and_grad(
-    lambda p: noisy_square(p, frozen, batch, step.clip_keys(key, jnp.arange(8)))[0]
+    lambda p: noisy_square(p, frozen, batch, base.clip_keys(key, jnp.arange(8)))[0]
   )(params)
   np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
   np.testing.assert_allclose(state.params["w"], params["w"] - 0.1 * grads["w"], rtol=1e-6)
@@ -75,7 +76,7 @@ def test_the_average_warms_up_and_then_decays(setting):
 
 def test_a_clips_key_depends_on_its_place_alone():
   key = jax.random.key(0)
-  long = jax.random.key_data(step.clip_keys(key, jnp.arange(8)))
-  short = jax.random.key_data(step.clip_keys(key, jnp.arange(3)))
+  long = jax.random.key_data(base.clip_keys(key, jnp.arange(8)))
+  short = jax.random.key_data(base.clip_keys(key, jnp.arange(3)))
   np.testing.assert_array_equal(long[:3], short)
   assert len(np.unique(long, axis=0)) == 8
