@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from fbjax.port import leaf
-from fbjax.port.names import clip, resampler, unet3d, vae_image
+from fbjax.port.names import clip, cogvideox, resampler, t5, unet3d, vae_image
 
 
 class Layout(NamedTuple):
@@ -91,6 +91,24 @@ NETWORKS: dict[str, dict[str, Layout]] = {
       sign=r"encoder\.mid_block\.attentions\.0\.group_norm\.weight",
       aliases=vae_image.DIFFUSERS_ALIASES,
     ),
+  },
+  "cogvideox": {
+    "diffusers": Layout(
+      cogvideox.table,
+      cogvideox.sizes,
+      mark="text_embed_dim",
+      sign=r"patch_embed\.text_proj\.weight",
+    )
+  },
+  "t5": {
+    "transformers": Layout(
+      t5.table,
+      t5.sizes,
+      mark="d_kv",
+      sign=r"encoder\.block\.0\.layer\.0\.SelfAttention\.q\.weight",
+      aliases=t5.ALIASES,
+      left_over=t5.LEFT_OVER,
+    )
   },
   "clip_text": {
     "openclip": Layout(
