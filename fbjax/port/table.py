@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from fbjax.port import leaf
-from fbjax.port.names import clip, cogvideox, resampler, t5, unet3d, vae_image
+from fbjax.port.names import clip, cogvideox, latte, resampler, t5, unet3d, vae_image, vae_video
 
 
 class Layout(NamedTuple):
@@ -92,6 +92,14 @@ NETWORKS: dict[str, dict[str, Layout]] = {
       aliases=vae_image.DIFFUSERS_ALIASES,
     ),
   },
+  "vae_video": {
+    "diffusers": Layout(
+      vae_video.table,
+      vae_video.sizes,
+      mark="block_out_channels",
+      sign=r"encoder\.conv_in\.conv\.weight",
+    )
+  },
   "cogvideox": {
     "diffusers": Layout(
       cogvideox.table,
@@ -139,6 +147,25 @@ NETWORKS: dict[str, dict[str, Layout]] = {
       left_over=clip.OPENAI,
     )
   },
+  "latte": {
+    "latte": Layout(
+      latte.table,
+      latte.sizes,
+      mark="learn_sigma",
+      sign=r"t_embedder\.mlp\.0\.weight",
+      prefix=latte.PREFIX,
+    )
+  },
+  "latte_prior": {
+    "latte": Layout(
+      latte.prior_table,
+      latte.prior_sizes,
+      mark="learn_sigma",
+      sign=r"(?<=nwarp_model\.)x_embedder\.proj\.weight",
+      prefix=latte.PRIOR_PREFIX,
+      left_over=latte.PRIOR_LEFT_OVER,
+    )
+  },
 }
 
 
@@ -166,6 +193,26 @@ def layout(
 def arguments(network: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
   """Arguments of the model's constructor, from themselves or from any published config."""
   return layout(network, sizes).arguments(sizes)
+
+
+def layout_name(network: str, sizes: Mapping[str, Any], keys: Iterable[str] = ()) -> str:
+  """The name of what `layout` finds."""
+  found = layout(network, sizes, keys)
+  return next(name for name, x in find(network).items() if x is found)
+
+
+def prefix(network: str, name: str) -> str:
+  """What a whole checkpoint has before the keys of a network."""
+  return layout(network, {}, name=name).prefix
+
+
+def locate(network: str, keys: Iterable[str]) -> str | None:
+  """What stands before the keys of a network in a checkpoint; None if it is not there."""
+  for key in keys:
+    for x in find(network).values():
+      if match := re.fullmatch(rf"(.*?)({x.sign})", key):
+        return match[1]
+  return None
 
 
 def recognize(keys: Iterable[str]) -> dict[str, str]:

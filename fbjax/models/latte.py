@@ -1,0 +1,299 @@
+"""Latte: a transformer over the patches of all frames, within frames and across them in turn.
+
+  patches, + places -> (spatial block, temporal block) x depth / 2 -> head -> pixels of the patches
+
+  x       b t h w c
+  frame   b h w c, the conditioning image: one more frame in front of x, dropped from the output
+  coarse  b t h w c, a guess at the video: more channels of x, and those of `frame` are `frame`
+
+Time and class become one vector that gives every block its shifts, scales and gates. Gates start
+at zero, so a new network is the identity up to its head, and the head starts at zero.
+`NeuralPrior` is the same network without time: one image in every frame -> a coarse video.
+
+`dtype` is what matrix products take and give. The stream they add to, its norms and what steers
+them are float32.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import einops
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from fbjax.models import layers
+
+TIME_CHANNELS = 256
+
+normal = functools.partial(layers.Linear, kernel_init=nnx.initializers.normal(0.02))
+xavier = functools.partial(layers.Linear, kernel_init=nnx.initializers.xavier_uniform())
+zero = functools.partial(layers.Linear, kernel_init=nnx.initializers.zeros)
+labels = functools.partial(nnx.Embed, embedding_init=nnx.initializers.normal(0.02))
+
+
+class Positions(nnx.Module):
+  """Sin-cos tables of places and frames, added to the tokens.
+
+  They are not trained: no gradient reaches them. They are kept with the weights because a network
+  fine-tuned with one more frame than it was trained with has a table of its own. Weight decay
+  must leave them alone.
+  """
+
+  def __init__(self, side: int, frames: int, c: int):
+    self.space = nnx.Param(jnp.asarray(place_table(side, c)))
+    self.time = nnx.Param(jnp.asarray(line_table(frames, c)))
+
+  def of_places(self, rows: int, columns: int) -> Float[Array, "n c"]:
+    side = self.space.shape[0]
+    if max(rows, columns) > side:
+      raise ValueError(
+        f"this Latte knows {side} x {side} patches, not {rows} x {columns}: build it with a larger"
+        " `size`"
+      )
+    table = self.space[...][:rows, :columns]
+    return jax.lax.stop_gradient(table.reshape(rows * columns, -1))
+
+  def of_frames(self, t: int) -> Float[Array, "t c"]:
+    frames = self.time.shape[0]
+    if t > frames:
+      raise ValueError(f"this Latte knows {frames} frames, not {t}: build it with more `frames`")
+    return jax.lax.stop_gradient(self.time[...][:t])
+
+
+def line_table(n: int, c: int) -> Float[np.ndarray, "n c"]:
+  """[sin, cos] of 0, 1, ..., n - 1 at c/2 frequencies from 1 down to almost 1/10000."""
+  frequency = 10_000.0 ** (-np.arange(c // 2) / (c // 2))
+  angle = np.outer(np.arange(n), frequency)
+  return np.concatenate([np.sin(angle), np.cos(angle)], 1).astype(np.float32)
+
+
+def place_table(side: int, c: int) -> Float[np.ndarray, "side side c"]:
+  """The place's column in the first half of the channels, its row in the second."""
+  if c % 4:
+    raise ValueError(f"a width of {c} does not divide by 4, which the sin-cos positions need")
+  line = line_table(side, c // 2)
+  row, column = np.indices((side, side))
+  return np.concatenate([line[column], line[row]], -1)
+
+
+class TimeEmbedding(nnx.Module):
+  """Sinusoid, Linear, SiLU, Linear; times may lie between the integers."""
+
+  def __init__(self, c: int, *, rngs: layers.Rngs):
+    self.up = normal(TIME_CHANNELS, c, rngs=rngs)
+    self.out = normal(c, c, rngs=rngs)
+
+  def __call__(self, time: Float[Array, " b"]) -> Float[Array, "b c"]:
+    return self.out(nnx.silu(self.up(layers.sinusoid(time, TIME_CHANNELS))))
+
+
+def modulate(
+  x: Float[Array, "b n m c"], shift: Float[Array, "b 1 1 c"], scale: Float[Array, "b 1 1 c"]
+) -> Float[Array, "b n m c"]:
+  """LayerNorm without parameters of its own: shift and scale are given."""
+  centred = x - x.mean(-1, keepdims=True)
+  variance = jnp.square(centred).mean(-1, keepdims=True)
+  return centred * jax.lax.rsqrt(variance + 1e-6) * (1 + scale) + shift
+
+
+class Block(nnx.Module):
+  """x + gate attention(norm(x)), then x + gate mlp(norm(x)); tokens meet along the third axis."""
+
+  def __init__(self, c: int, *, heads: int, mult: int, dtype: Any, rngs: layers.Rngs):
+    linear = functools.partial(xavier, dtype=dtype, rngs=rngs)
+    # Shift, scale and gate of the attention, then those of the MLP.
+    self.modulation = zero(c, 6 * c, rngs=rngs)
+    self.qkv = linear(c, 3 * c)
+    self.out = linear(c, c)
+    self.mlp_up = linear(c, mult * c)
+    self.mlp_down = linear(mult * c, c)
+    self.heads = heads
+
+  def __call__(
+    self, x: Float[Array, "b n m c"], emb: Float[Array, "b c"]
+  ) -> Float[Array, "b n m c"]:
+    shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = jnp.split(
+      self.modulation(emb)[:, None, None], 6, axis=-1
+    )
+    x = x + gate * self._attend(modulate(x, shift, scale))
+    h = self.mlp_up(modulate(x, mlp_shift, mlp_scale)).astype(jnp.float32)
+    return x + mlp_gate * self.mlp_down(nnx.gelu(h, approximate=True))
+
+  def _attend(self, x: Float[Array, "b n m c"]) -> Float[Array, "b n m c"]:
+    qkv = self.qkv(x.reshape(-1, *x.shape[2:]))
+    q, k, v = (layers.split_heads(y, self.heads) for y in jnp.split(qkv, 3, axis=-1))
+    return self.out(layers.merge_heads(layers.attention(q, k, v))).reshape(x.shape)
+
+
+class Pair(nnx.Module):
+  """A block within each frame, then a block along time at each place."""
+
+  def __init__(self, c: int, *, heads: int, mult: int, dtype: Any, rngs: layers.Rngs):
+    kwargs = {"heads": heads, "mult": mult, "dtype": dtype, "rngs": rngs}
+    self.spatial = Block(c, **kwargs)
+    self.temporal = Block(c, **kwargs)
+
+  def __call__(
+    self,
+    x: Float[Array, "b t n c"],
+    emb: Float[Array, "b c"],
+    frames: Float[Array, "t c"],
+  ) -> Float[Array, "b t n c"]:
+    """`frames` is added in between."""
+    x = self.spatial(x, emb) + frames[None, :, None]
+    return self.temporal(x.swapaxes(1, 2), emb).swapaxes(1, 2)
+
+
+class Head(nnx.Module):
+  """Norm with shift and scale, Linear: all values of a patch from its token."""
+
+  def __init__(self, c: int, c_out: int, *, rngs: layers.Rngs):
+    self.modulation = zero(c, 2 * c, rngs=rngs)
+    self.out = zero(c, c_out, rngs=rngs)
+
+  def __call__(
+    self, x: Float[Array, "b t n c"], emb: Float[Array, "b c"]
+  ) -> Float[Array, "b t n c_out"]:
+    shift, scale = jnp.split(self.modulation(emb)[:, None, None], 2, axis=-1)
+    return self.out(modulate(x, shift, scale))
+
+
+class Latte(nnx.Module):
+  """Patches, pairs of blocks, head; pairs are equal, so one is compiled and scanned over.
+
+  Args:
+    c_in: channels of x and of `coarse` together.
+    size: largest height or width of x.
+    frames: largest number of frames, with that of `frame`.
+    width: channels of a token.
+    depth: number of blocks, spatial and temporal together.
+    patch: height and width of a patch.
+    classes: number of classes; label `classes` is the null class. None for a network without.
+    timed: whether the network is told the time.
+    mult: width of the MLP, in widths.
+    label_dropout: share of labels that a key turns into the null class.
+    wrap: makes of f(pair, *args) what is called instead, for example `jax.checkpoint`.
+  """
+
+  def __init__(
+    self,
+    c_in: int,
+    c_out: int,
+    *,
+    size: int,
+    frames: int,
+    width: int,
+    depth: int,
+    heads: int,
+    patch: int = 2,
+    classes: int | None = None,
+    timed: bool = True,
+    mult: int = 4,
+    label_dropout: float = 0.1,
+    dtype: Any = jnp.float32,
+    wrap: Callable[[Callable], Callable] | None = None,
+    rngs: layers.Rngs,
+  ):
+    for name, n, parts in (("width", width, heads), ("size", size, patch), ("depth", depth, 2)):
+      if n % parts:
+        raise ValueError(f"a Latte's {name} must divide by {parts}, which {n} does not")
+
+    def pair(key: Array) -> Pair:
+      return Pair(width, heads=heads, mult=mult, dtype=dtype, rngs=layers.Keys(key))
+
+    self.patches = xavier(patch * patch * c_in, width, dtype=dtype, rngs=rngs)
+    self.positions = Positions(size // patch, frames, width)
+    self.time = TimeEmbedding(width, rngs=rngs) if timed else None
+    self.label = None if classes is None else labels(classes + 1, width, rngs=rngs)
+    self.pairs = jax.vmap(pair)(jax.random.split(rngs.params(), depth // 2))
+    self.head = Head(width, patch * patch * c_out, rngs=rngs)
+    self.c_in = c_in
+    self.count = depth // 2
+    self.patch = patch
+    self.classes = classes
+    self.label_dropout = label_dropout
+    self.wrap = wrap
+
+  def __call__(
+    self,
+    x: Float[Array, "b t h w c"],
+    time: Float[Array, " b"] | None,
+    label: Int[Array, " b"] | None = None,
+    frame: Float[Array, "b h w c"] | None = None,
+    coarse: Float[Array, "b t h w c2"] | None = None,
+    key: Key[Array, ""] | None = None,
+  ) -> Float[Array, "b t h w c_out"]:
+    """The network's prediction for the frames of x in float32; a key turns label dropout on."""
+    emb = nnx.silu(self._embed(x.shape[0], time, label, key))
+    x = self._condition(x, frame, coarse)
+    t, (rows, columns) = x.shape[1], (n // self.patch for n in x.shape[2:4])
+    split = {"i": self.patch, "j": self.patch, "h": rows, "w": columns}
+
+    x = einops.rearrange(x, "b t (h i) (w j) c -> b t (h w) (i j c)", **split)
+    x = self.patches(x).astype(jnp.float32) + self.positions.of_places(rows, columns)[None, None]
+    frames = self.positions.of_frames(t)
+    run = Pair.__call__ if self.wrap is None else self.wrap(Pair.__call__)
+
+    def step(x: Array, xs: tuple[Pair, Array]) -> tuple[Array, None]:
+      pair, first = xs
+      return run(pair, x, emb, frames * first), None  # only the first pair meets the positions
+
+    first = (jnp.arange(self.count) == 0).astype(jnp.float32)
+    x, _ = jax.lax.scan(step, x, (self.pairs, first))
+    x = self.head(x if frame is None else x[:, 1:], emb)
+    return einops.rearrange(x, "b t (h w) (i j c) -> b t (h i) (w j) c", **split)
+
+  def _condition(self, x: Array, frame: Array | None, coarse: Array | None) -> Array:
+    """x with the image in front along time, and with the coarse video behind along channels."""
+    if frame is not None:
+      x = jnp.concatenate([frame[:, None], x], 1)
+      coarse = None if coarse is None else jnp.concatenate([frame[:, None], coarse], 1)
+    x = x if coarse is None else jnp.concatenate([x, coarse], -1)
+    h, w, c = x.shape[2:]
+    if c != self.c_in:
+      raise ValueError(f"this Latte takes {self.c_in} channels, x and `coarse` together have {c}")
+    if h % self.patch or w % self.patch:
+      raise ValueError(f"Latte's input is {h} x {w}: both must divide by the patch of {self.patch}")
+    return x
+
+  def _embed(
+    self, b: int, time: Array | None, label: Array | None, key: Array | None
+  ) -> Float[Array, "b c"]:
+    for name, embedding, given in (("time", self.time, time), ("label", self.label, label)):
+      if (embedding is None) != (given is None):
+        has, fix = ("knows no", "leave out") if embedding is None else ("needs a", "pass")
+        raise ValueError(f"this Latte {has} {name}: {fix} `{name}`")
+    emb = jnp.zeros((b, self.positions.time.shape[1]))
+    if self.time is not None:
+      emb += self.time(time)
+    if self.label is not None:
+      if key is not None and self.label_dropout:
+        drop = jax.random.bernoulli(key, self.label_dropout, label.shape)
+        label = jnp.where(drop, self.classes, label)
+      emb += self.label(label)
+    return emb
+
+
+class NeuralPrior(nnx.Module):
+  """A Latte without time that makes a coarse video of one image; `sizes` are those of `Latte`.
+
+  All frames start as the image. Only their positions in time tell them apart.
+  """
+
+  def __init__(self, c_in: int, c_out: int, *, frames: int, rngs: layers.Rngs, **sizes: Any):
+    self.latte = Latte(c_in, c_out, frames=frames, timed=False, rngs=rngs, **sizes)
+    self.frames = frames
+
+  def __call__(
+    self,
+    frame: Float[Array, "b h w c"],
+    label: Int[Array, " b"] | None = None,
+    key: Key[Array, ""] | None = None,
+  ) -> Float[Array, "b t h w c_out"]:
+    """The coarse video in float32; a key turns label dropout on."""
+    x = einops.repeat(frame, "b h w c -> b t h w c", t=self.frames)
+    return self.latte(x, None, label, key=key)
