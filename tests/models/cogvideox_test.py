@@ -112,6 +112,18 @@ def test_video_has_places_and_text_has_none(variant):
     assert np.abs(moved).max() > 1e-4
 
 
+def test_text_and_video_have_a_shift_a_scale_and_a_gate_each():
+  params, run = networks.params(cogvideox.CogVideoX, **TOY), forward(TOY)
+  kernel = params["blocks"]["norm2"]["emb"]["kernel"]
+  out = run(params, *inputs())
+  for part in range(6):
+    # What the last block does to the text after its attention, nobody reads.
+    params["blocks"]["norm2"]["emb"]["kernel"] = kernel.copy()
+    params["blocks"]["norm2"]["emb"]["kernel"][-1, :, 32 * part : 32 * (part + 1)] += 1
+    changed = np.abs(run(params, *inputs()) - out).max()
+    assert changed > 1e-3 if part < 3 else changed < 1e-6
+
+
 def test_a_pixel_reaches_its_own_patch_alone_without_attention():
   sizes = TOY | TEMPORAL | {"positions": "sincos"}
   params, run = networks.params(cogvideox.CogVideoX, **sizes), forward(sizes)
