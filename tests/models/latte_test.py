@@ -478,7 +478,7 @@ def test_a_diffusion_latte_gets_a_frame_in_front_at_the_place_of_the_first():
   there = tensors("latte", TOY)
   more = TOY | {"frames": 5}
   ours, done = names.from_diffusion(there, **more)
-  assert done == {"temp_embed": "1 copies of the first of 4 frames put in front"}
+  assert done == {"temp_embed": "4 frames became 5: the first is repeated in front"}
   time = port.to_flax("latte", ours, more)["positions"]["time"]
   np.testing.assert_array_equal(time, there["temp_embed"][0][[0, 0, 1, 2, 3]])
 

@@ -137,5 +137,5 @@ def from_diffusion(
     elif key.endswith("temp_embed") and shape[1] < frames:
       more = frames - shape[1]
       ours[key] = np.concatenate([np.repeat(np.asarray(x)[:, :1], more, 1), x], 1)
-      done[key] = f"{more} copies of the first of {shape[1]} frames put in front"
+      done[key] = f"{shape[1]} frames became {frames}: the first is repeated in front"
   return ours, done
