@@ -9,6 +9,9 @@ def base() -> ConfigDict:
   c.seed = 0
   c.bridge = dict(name="gmax", beta_min=0.01, beta_max=50.0)
   c.diffusion = dict(name="none")
+  c.weights = ""  # a folder that --mode=port wrote; empty trains from scratch
+  c.trainable = dict(name="all")
+  c.port = dict()
   c.objective = dict(name="bridge", predict="psi", drop_text=0.1)
   c.loader = dict(workers=0, threads=4, prefetch=4)
   c.optim = dict(name="adamw", lr=1e-5, warmup=0, schedule="constant", weight_decay=0.01, clip=0.5)
@@ -27,6 +30,8 @@ def base() -> ConfigDict:
     grid=dict(name="trailing"),
     steps=50,
     guidance=1.0,
+    image_guidance=None,
+    rescale=0.0,
     batch_size=8,
     fps=8,
     stride=1,
@@ -36,16 +41,16 @@ def base() -> ConfigDict:
 
 
 def small_unet(c: ConfigDict) -> None:
-  """A VideoCrafter UNet on pixels for two CPU cores: no temporal convolutions, attention in the
-  middle with relative positions; a toy text network is trained along."""
+  """A VideoCrafter UNet on 4x4 pixels for two CPU cores: one level, attention in every block with
+  relative positions in time, no temporal convolutions; a toy text network is trained along."""
   c.system = dict(
     name="videocrafter",
-    codec=dict(name="pixels", patch=2),
+    codec=dict(name="pixels", patch=4),
     unet=dict(
-      width=16,
-      mult=(1, 2),
+      width=48,
+      mult=(1,),
       blocks=1,
-      attention_levels=(),
+      attention_levels=(0,),
       head_dim=16,
       groups=8,
       positions=8,
@@ -54,6 +59,7 @@ def small_unet(c: ConfigDict) -> None:
       dropout=0.0,
     ),
     text=dict(width=64, layers=2, heads=4),
+    train_text=True,
     dtype="float32",
   )
   # A narrow bridge keeps what does not move; what moves is decided next to the prior, where the
@@ -63,6 +69,47 @@ def small_unet(c: ConfigDict) -> None:
   c.optim.update(lr=3e-3, warmup=50, schedule="cosine", clip=1.0)
   c.train.update(ema_decay=0.99)
   c.sampling.update(steps=4, grid=dict(name="shifted", shift=20.0))
+
+
+def videocrafter(c: ConfigDict) -> None:
+  """VideoCrafter1 as published: UNet of 1.4 B parameters, SD's VAE, OpenCLIP ViT-H/14, Resampler."""
+  c.system = dict(
+    name="videocrafter",
+    codec=dict(name="autoencoder", scale=0.18215, draw="sample", at_once=4),
+    unet=dict(
+      width=320,
+      mult=(1, 2, 4, 4),
+      blocks=2,
+      attention_levels=(0, 1, 2),
+      head_dim=64,
+      dropout=0.1,
+      groups=32,
+    ),
+    text=dict(vocab=49408, length=77, width=1024, layers=24, heads=16, skip=1, c_out=1024),
+    image=dict(size=224, patch=14, width=1280, layers=32, heads=16, c_out=1024),
+    resampler=dict(width=1024, depth=4, heads=12, head_dim=64, queries=16),
+    given="first",
+    remat=True,
+    dtype="bfloat16",
+  )
+
+
+def toy_videocrafter(c: ConfigDict) -> None:
+  """The same system on moving shapes, with every size so small that a laptop runs it."""
+  c.weights = ""
+  c.data = dict(name="synthetic", frames=4, size=32)
+  c.tokenizer = dict(name="bytes", length=16)
+  with c.unlocked():
+    del c.system.text["vocab"], c.system.text["length"]
+  c.system.codec.update(width=8, mult=(1, 2, 2), blocks=1, groups=4)
+  # No dropout: a draw for each would take most of the compilation.
+  c.system.unet.update(width=16, mult=(1,), blocks=1, attention_levels=(), groups=8, head_dim=8)
+  c.system.unet.dropout = 0.0
+  c.system.text.update(width=32, layers=2, heads=2, c_out=16)
+  c.system.image.update(size=28, width=32, layers=2, heads=2, c_out=16)
+  c.system.resampler.update(width=32, depth=1, heads=2, head_dim=8, queries=2)
+  c.train.batch_size = 8
+  c.sampling.batch_size = 2
 
 
 def configured(c: ConfigDict, arg: str) -> ConfigDict:

@@ -14,6 +14,5 @@ def get_config(arg: str = "") -> ConfigDict:
   common.small_unet(c)
   c.data = dict(name="folder", path="", frames=8, size=64, strides=(1, 4))
   c.tokenizer = dict(name="bytes", length=64)
-  c.system.codec.patch = 4
   c.train.update(steps=20_000, batch_size=16)
   return common.configured(c, arg)

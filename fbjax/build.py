@@ -16,9 +16,9 @@ import numpy as np
 import optax
 
 from fbjax import sampling, sharding
-from fbjax.bridge import diffusion, grids, prediction, process, samplers
+from fbjax.bridge import alignment, diffusion, grids, prediction, process, samplers
 from fbjax.data import pipeline, sources, synthetic, tokenizers
-from fbjax.systems import base, codecs, formulation, videocrafter
+from fbjax.systems import adapters, base, codecs, formulation, videocrafter
 from fbjax.train import objectives, optim, step
 
 Spec = Mapping[str, Any]
@@ -31,8 +31,13 @@ DIFFUSIONS = {
   "linear": diffusion.linear,
   "cosine": diffusion.cosine,
 }
-CODECS = {"pixels": codecs.Pixels}
+CODECS = {"pixels": codecs.Pixels, "autoencoder": codecs.Autoencoder}
 SYSTEMS = {"videocrafter": videocrafter.VideoCrafter}
+TRAINABLE = {
+  "all": adapters.whole,
+  "matching": adapters.matching,
+  "lora": adapters.lora,
+}
 OBJECTIVES = {"bridge": objectives.bridge_loss}
 SOURCES = {"synthetic": synthetic.Shapes, "webvid": sources.WebVid, "folder": sources.Folder}
 TOKENIZERS = {"bytes": tokenizers.Bytes, "clip": tokenizers.CLIP}
@@ -52,6 +57,7 @@ GRIDS = {
   "shifted": grids.shifted,
 }
 KINDS = {kind: kind for kind in typing.get_args(prediction.Kind)}
+RULES = {rule: rule for rule in typing.get_args(alignment.Rule)}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -125,27 +131,39 @@ def make_batches(
   )
 
 
-def make_system(config: Spec, tokenizer: Any) -> base.System:
+def make_system(config: Spec, tokenizer: Any | None) -> base.System:
+  """The system of a config; without a tokenizer it cannot encode, but its weights can be ported."""
   spec = dict(config["system"])
-  codec = make(CODECS, spec.pop("codec"), "system.codec")
   dtype = choose(DTYPES, spec.pop("dtype"), "system.dtype")
-  return make(
+  spec["codec"] = make_codec(spec["codec"], dtype)
+  if tokenizer is not None:
+    spec["text"] = {"vocab": tokenizer.vocab, "length": tokenizer.length} | dict(spec["text"])
+  system = make(
     SYSTEMS,
     spec,
     "system",
-    codec=codec,
     dtype=dtype,
     frames=config["data"]["frames"],
-    null_tokens=np.asarray(tokenizer([""])[0]),
-    vocab=tokenizer.vocab,
+    null_tokens=None if tokenizer is None else np.asarray(tokenizer([""])[0], np.int32),
   )
+  return make(TRAINABLE, config["trainable"], "trainable", system=system)
+
+
+def make_codec(spec: Spec, dtype: Any) -> codecs.Codec:
+  given = {"dtype": dtype} if spec.get("name") == "autoencoder" else {}
+  return make(CODECS, spec, "system.codec", **given)
 
 
 def make_formulation(config: Spec) -> formulation.Formulation:
+  spec = dict(config["diffusion"])
+  rule = choose(RULES, spec.pop("rule", "exact"), "diffusion.rule")
+  pretrained = spec.pop("pretrained", None)
   return formulation.Formulation(
     make(PROCESSES, config["bridge"], "bridge"),
     choose(KINDS, config["objective"]["predict"], "objective.predict"),
-    make(DIFFUSIONS, config["diffusion"], "diffusion"),
+    make(DIFFUSIONS, spec, "diffusion"),
+    rule,
+    None if pretrained is None else choose(KINDS, pretrained, "diffusion.pretrained"),
   )
 
 
@@ -177,18 +195,34 @@ def make_sample(
   system: base.System,
   form: formulation.Formulation,
   mesh: jax.sharding.Mesh,
-  *,
-  steps: int | None = None,
-  guidance: float | None = None,
+  **changes: Any,
 ) -> sampling.Sample:
-  """The sampler of a config, with another number of steps or guidance where given."""
-  spec = config["sampling"]
-  times = make(GRIDS, spec["grid"], "sampling.grid", n=spec["steps"] if steps is None else steps)
+  """The sampler of a config, with other values where `changes` has some that are not None.
+
+  Raises:
+    ValueError: for guidance away from a condition that training never dropped.
+  """
+  spec = config["sampling"] | {name: x for name, x in changes.items() if x is not None}
+  objective = config["objective"]
+  drops = {name: objective.get(name, 0) for name in ("drop_text", "drop_image", "drop_both")}
+  if spec["guidance"] != 1 and not drops["drop_text"] + drops["drop_both"]:
+    raise ValueError(
+      f"guidance {spec['guidance']} needs a network that was trained without text now and then, "
+      "but config.objective.drop_text is 0; sample with guidance 1"
+    )
+  if spec["image_guidance"] is not None and not drops["drop_both"]:
+    raise ValueError(
+      "image guidance needs a network that was trained without text and image now and then, "
+      "but config.objective.drop_both is 0; leave image guidance out"
+    )
+  times = make(GRIDS, spec["grid"], "sampling.grid", n=spec["steps"])
   return sampling.make_sample(
     system,
     form,
     make_sampler(spec["sampler"]),
     times,
-    guidance=spec["guidance"] if guidance is None else guidance,
+    guidance=spec["guidance"],
+    image_guidance=spec["image_guidance"],
+    rescale=spec["rescale"],
     mesh=mesh,
   )

@@ -1,17 +1,22 @@
-"""Saving and restoring a run with Orbax: state, position in the data, and the config it belongs to.
+"""Saving and restoring with Orbax: a run's state and position in the data, and bare weights.
 
 A checkpoint is written aside and renamed when complete, so a killed run leaves either the whole of
 it or nothing. It restores onto any mesh and any number of processes.
 """
 
+import functools
 import json
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 CONFIG_FILE = "config.json"
+WEIGHTS = "weights"  # in a folder of ported weights, beside what is told about them
+AT_ONCE = 2**28  # bytes of weights in memory while they are written
 
 
 class Checkpoints:
@@ -51,10 +56,7 @@ class Checkpoints:
 
   def restore_part(self, step: int, part: dict[str, Any]) -> dict[str, Any]:
     """Only some fields of the state, such as `{"ema": shapes}`: nothing else is read."""
-    options = ocp.options.PyTreeOptions(
-      loading=ocp.options.PyTreeOptions.Loading(partial_load=True)
-    )
-    with ocp.Context(pytree_options=options):
+    with _partial():
       found = ocp.load_checkpointables(self.path / str(step), {"state": abstract(part)})
     return found["state"]
 
@@ -65,6 +67,113 @@ class Checkpoints:
   def close(self) -> None:
     """Waits and frees the threads."""
     self._checkpointer.close()
+
+
+def write_weights(folder: str, leaves: Iterable[tuple[tuple[Any, ...], Any]]) -> None:
+  """Writes a tree of weights of which only a few leaves are in memory at a time.
+
+  Args:
+    folder: where `read_weights` will find them; must hold none yet.
+    leaves: (path in the tree, array); np.asarray reads it when its turn has come.
+
+  Raises:
+    FileExistsError: when there are weights already.
+  """
+  path = epath.Path(folder).absolute() / WEIGHTS
+  if path.exists():
+    raise FileExistsError(f"{folder} already holds weights; remove it or choose another folder")
+  _remove_partial(path)
+  part, size = {}, 0
+  try:
+    for keys, leaf in leaves:
+      array = np.asarray(leaf)
+      node = part
+      for key in keys[:-1]:
+        node = node.setdefault(key, {})
+      node[keys[-1]] = array
+      size += array.nbytes
+      if size >= AT_ONCE:
+        ocp.partial.save(path, part)
+        part, size = {}, 0
+    if part:
+      ocp.partial.save(path, part)
+    ocp.partial.finalize(path)
+  except BaseException:
+    _remove_partial(path)
+    raise
+
+
+def stored(folder: str) -> dict[tuple[Any, ...], Any]:
+  """Shape and dtype of every leaf that `write_weights` wrote, by its path.
+
+  Raises:
+    FileNotFoundError: when there is none.
+  """
+  path = epath.Path(folder).absolute() / WEIGHTS
+  if not path.exists():
+    raise FileNotFoundError(f"{folder} holds no weights; make them with --mode=port --out={folder}")
+  tree = ocp.metadata(path).metadata
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {tuple(str(getattr(k, "key", getattr(k, "idx", k))) for k in p): x for p, x in leaves}
+
+
+def read_weights(folder: str, wanted: Any) -> Any:
+  """The part `wanted` of what `write_weights` wrote: a tree of shapes, dtypes and shardings.
+
+  Leaves without a sharding come as numpy arrays.
+
+  Raises:
+    FileNotFoundError: when there are no weights.
+    ValueError: lists what is missing or has another shape.
+  """
+  found = stored(folder)
+  problems = []
+  for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    there = found.get(tuple(name.split("/")))
+    if there is None:
+      problems.append(f"  missing   {name} {leaf.shape}")
+    elif tuple(there.shape) != tuple(leaf.shape):
+      problems.append(f"  misshapen {name}: {tuple(there.shape)} there, {leaf.shape} in the config")
+  if problems:
+    lines = "\n".join(problems)
+    raise ValueError(
+      f"the weights in {folder} do not fit the config in {len(problems)} leaves:\n{lines}\n"
+      "Port them again with this config"
+    )
+  with _partial():
+    return ocp.load(epath.Path(folder).absolute() / WEIGHTS, jax.tree.map(_placeholder, wanted))
+
+
+def read_leaves(folder: str, wanted: Sequence[tuple[tuple[Any, ...], Any]]) -> list[np.ndarray]:
+  """Leaves of what `write_weights` wrote as numpy arrays, from (path, shape and dtype) of each."""
+  tree: dict[Any, Any] = {}
+  for path, like in wanted:
+    node = tree
+    for key in path[:-1]:
+      node = node.setdefault(key, {})
+    node[path[-1]] = np.broadcast_to(np.zeros((), like.dtype), like.shape)
+  with _partial():
+    found = ocp.load(epath.Path(folder).absolute() / WEIGHTS, tree)
+  return [functools.reduce(lambda node, key: node[key], path, found) for path, _ in wanted]
+
+
+def _remove_partial(path: epath.Path) -> None:
+  """What a write that was stopped has left behind."""
+  for stale in path.parent.glob(path.name + ".partial_save*"):
+    stale.rmtree()
+
+
+def _placeholder(leaf: Any) -> Any:
+  if getattr(leaf, "sharding", None) is None:
+    return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _partial() -> ocp.Context:
+  context = ocp.Context()
+  context.pytree.loading.partial_load = True
+  return context
 
 
 def abstract(tree: Any) -> Any:

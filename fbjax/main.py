@@ -24,17 +24,31 @@ CONFIG = config_flags.DEFINE_config_file(
   "config", None, "A file of configs/, such as configs/quickstart.py or configs/quickstart.py:smoke"
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and samples are written")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "sample"], "What to do")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "sample", "port", "export"], "What to do")
 IMAGE = flags.DEFINE_string(
   "image", None, "sample: an image, or a folder of images with a prompt file"
 )
+LAST = flags.DEFINE_string("last", None, "sample: an image to end at; the same image makes a loop")
 PROMPT = flags.DEFINE_string("prompt", "", "sample: what should happen in the clip")
-OUT = flags.DEFINE_string("out", None, "sample: the mp4 to write, or a folder for many")
+OUT = flags.DEFINE_string(
+  "out", None, "sample: the mp4, or a folder for many; port: a folder; export: a checkpoint file"
+)
 SEED = flags.DEFINE_integer("seed", 0, "sample: the same seed gives the same clip")
 STEPS = flags.DEFINE_integer("steps", None, "sample: steps of the sampler; default: the config's")
 GUIDANCE = flags.DEFINE_float("guidance", None, "sample: text guidance; default: the config's")
+IMAGE_GUIDANCE = flags.DEFINE_float(
+  "image_guidance", None, "sample: guidance on the image, in two scales with that on the text"
+)
+SIZE = flags.DEFINE_string("size", None, "sample: height x width, such as 256x448")
+FRAMES = flags.DEFINE_integer("frames", None, "sample: frames of a clip; default: the config's")
+CHUNKS = flags.DEFINE_integer(
+  "chunks", 1, "sample: clips in a row, each going on from the last frame of the one before"
+)
 FPS = flags.DEFINE_integer("fps", None, "sample: frames a second; default: the config's")
 STRIDE = flags.DEFINE_integer("stride", None, "sample: frame stride; default: the config's")
+WEIGHTS = flags.DEFINE_list(
+  "weights", [], "port: checkpoints to read, the first that holds a network counts"
+)
 
 FORMAT = logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S")
 
@@ -45,21 +59,44 @@ def main(argv: list[str]) -> None:
   absl_logging.get_absl_handler().setFormatter(FORMAT)
   sharding.join_processes()
   config = CONFIG.value.to_dict()
-  if MODE.value == "train":
-    run.train(config, WORKDIR.value)
-  else:
-    run.sample(
-      config,
-      WORKDIR.value,
-      image=IMAGE.value,
-      prompt=PROMPT.value,
-      out=OUT.value,
-      seed=SEED.value,
-      steps=STEPS.value,
-      guidance=GUIDANCE.value,
-      fps=FPS.value,
-      stride=STRIDE.value,
-    )
+  match MODE.value:
+    case "train":
+      run.train(config, WORKDIR.value)
+    case "port":
+      run.port(config, WEIGHTS.value, OUT.value)
+    case "export":
+      run.export(config, WORKDIR.value, OUT.value)
+    case "sample":
+      run.sample(
+        config,
+        WORKDIR.value,
+        image=IMAGE.value,
+        last=LAST.value,
+        prompt=PROMPT.value,
+        out=OUT.value,
+        seed=SEED.value,
+        fps=FPS.value,
+        stride=STRIDE.value,
+        size=pixels(SIZE.value),
+        frames=FRAMES.value,
+        chunks=CHUNKS.value,
+        steps=STEPS.value,
+        guidance=GUIDANCE.value,
+        image_guidance=IMAGE_GUIDANCE.value,
+      )
+
+
+def pixels(size: str | None) -> tuple[int, int] | None:
+  """(height, width) of "256x448".
+
+  Raises:
+    ValueError: for anything else.
+  """
+  if size is None:
+    return None
+  if not (match := re.fullmatch(r"(\d+)x(\d+)", size)):
+    raise ValueError(f"--size={size} is not height x width, such as 256x448")
+  return int(match[1]), int(match[2])
 
 
 def cli() -> None:
@@ -93,7 +130,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     sys.exit(f"error: {unknown_key(argv)}")
   if len(rest) > 1:
     sys.exit(f"error: {rest[1]!r} is not a flag; flags are written --name=value")
-  if not CONFIG.present or not WORKDIR.value:
+  needs_workdir = MODE.value in ("train", "sample")
+  if not CONFIG.present or (needs_workdir and not WORKDIR.value):
     sys.exit("error: give both --config=configs/<experiment>.py and --workdir=<folder>")
   file = config_flag(argv).split(":")[0]
   if not pathlib.Path(file).is_file():

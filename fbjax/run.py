@@ -3,6 +3,7 @@
 import logging
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,14 +11,17 @@ import numpy as np
 from clu import parameter_overview
 from jax.experimental import multihost_utils
 
-from fbjax import build, checkpoint, sampling, sharding, tracker
+from fbjax import build, checkpoint, sampling, sharding, tracker, transfer
 from fbjax.data import pipeline, prompts, video
+from fbjax.systems import base
 from fbjax.train import loop
 
 logger = logging.getLogger(__name__)
 
 # Keys that may differ between two runs of one workdir: they change how, not what, is trained.
 FREE = (
+  "weights",
+  "port",
   "loader",
   "mesh",
   "sampling",
@@ -51,6 +55,7 @@ def train(config: dict[str, Any], workdir: str) -> None:
   data = build.make_batches(config, source, tokenizer, jax.process_index(), jax.process_count())
   checkpoint.claim(workdir, config, FREE)
 
+  start, frozen = load_start(config, system, mesh)
   params = jax.eval_shape(system.init, jax.random.key(0))
   logger.info(
     "Training %s in %s: %s parameters, %d clips, %d devices (%s).",
@@ -65,7 +70,7 @@ def train(config: dict[str, Any], workdir: str) -> None:
   captions = [held_out.caption(int(i)) for i in shown["index"]]
 
   def preview(step: int, ema: Any) -> np.ndarray:
-    return write_preview(workdir, step, sample, ema, shown, captions, config["sampling"])
+    return write_preview(workdir, step, sample, ema, frozen, shown, captions, config["sampling"])
 
   build.call(
     loop.train,
@@ -74,7 +79,8 @@ def train(config: dict[str, Any], workdir: str) -> None:
     loss_fn=loss_fn,
     tx=tx,
     init=system.init,
-    frozen={},
+    start=start,
+    frozen=frozen,
     data=data,
     mesh=mesh,
     workdir=workdir,
@@ -98,13 +104,14 @@ def write_preview(
   step: int,
   sample: sampling.Sample,
   ema: Any,
+  frozen: Any,
   shown: dict[str, np.ndarray],
   captions: list[str],
   spec: dict[str, Any],
 ) -> np.ndarray:
   """Samples held-out clips, writes samples/<step>/*.mp4 and samples/<step>.png, returns the sheet."""
   inputs = {name: shown[name] for name in ("video", "tokens", "stride")}
-  videos = sampling.generate(sample, ema, {}, inputs, seed=0, batch_size=spec["batch_size"])
+  videos = sampling.generate(sample, ema, frozen, inputs, seed=0, batch_size=spec["batch_size"])
   rows = [
     {"given": truth[:1], "truth": truth, "sample": made}
     for truth, made in zip(shown["video"], videos, strict=True)
@@ -126,15 +133,33 @@ def sample(
   workdir: str,
   *,
   image: str | None,
+  last: str | None = None,
   prompt: str = "",
   out: str | None,
   seed: int = 0,
-  steps: int | None = None,
-  guidance: float | None = None,
   fps: int | None = None,
   stride: int | None = None,
+  size: tuple[int, int] | None = None,
+  frames: int | None = None,
+  chunks: int = 1,
+  **changes: Any,
 ) -> list[pathlib.Path]:
   """Animates an image, or a folder of images with a prompt file, with a trained workdir.
+
+  Args:
+    config: that of the workdir.
+    workdir: of a trained run.
+    image: an image, or a folder of images.
+    last: an image to end at, for a system that is given both ends; `image` itself makes a loop.
+    prompt: what happens; a folder has its own prompts.
+    out: the mp4, or a folder for many.
+    seed: of the noise.
+    fps: frames a second; None takes the config's, also below.
+    stride: frame stride that the network is told.
+    size: (height, width) of the clips.
+    frames: of a clip.
+    chunks: clips in a row, each from the last frame of the one before.
+    changes: other keys of `config.sampling`.
 
   Returns:
     The mp4 files written.
@@ -147,26 +172,56 @@ def sample(
   checkpoint.check(workdir, config, FREE)
   spec = config["sampling"]
   requests = sample_requests(image, prompt, out)
-  size = video.pair(config["data"]["size"])
-  images = [video.resize_crop(video.read_image(request.image), size) for request in requests]
+  wanted = (size or video.pair(config["data"]["size"]), frames or config["data"]["frames"])
+  config = config | {"data": config["data"] | {"size": wanted[0], "frames": wanted[1]}}
+  images = [read_frame(request.image, wanted[0]) for request in requests]
 
   mesh = build.make_mesh(config)
   tokenizer = build.make_tokenizer(config)
   system = build.make_system(config, tokenizer)
-  program = build.make_sample(
-    config, system, build.make_formulation(config), mesh, steps=steps, guidance=guidance
-  )
+  check_ends(config, last, chunks)
+  form = build.make_formulation(config)
+  program = build.make_sample(config, system, form, mesh, **changes)
+  _, frozen = load_start(config, system, mesh)
   params = load_ema(workdir, system, mesh)
   inputs = {
     "image": np.stack(images),
     "tokens": tokenizer([request.text for request in requests]),
     "stride": np.full(len(requests), spec["stride"] if stride is None else stride, np.int32),
   }
-  videos = sampling.generate(program, params, {}, inputs, seed=seed, batch_size=spec["batch_size"])
-  for request, clip in zip(requests, videos, strict=True):
+  if last:
+    inputs["last"] = np.repeat(read_frame(last, wanted[0])[None], len(requests), axis=0)
+  parts = []
+  for chunk in range(chunks):
+    videos = sampling.generate(
+      program, params, frozen, inputs, seed=seed + chunk, batch_size=spec["batch_size"]
+    )
+    inputs["image"] = videos[:, -1]
+    parts.append(videos[:, 1:] if chunk else videos)
+  for request, clip in zip(requests, np.concatenate(parts, axis=1), strict=True):
     video.write_mp4(request.output, clip, fps=fps or spec["fps"])
     logger.info("Wrote %s.", request.output)
   return [pathlib.Path(request.output) for request in requests]
+
+
+def read_frame(path: str | os.PathLike[str], size: tuple[int, int]) -> np.ndarray:
+  return video.resize_crop(video.read_image(path), size)
+
+
+def check_ends(config: dict[str, Any], last: str | None, chunks: int) -> None:
+  """Raises a ValueError when the images given are not those that the system was trained with."""
+  ends = config["system"].get("given") == "ends"
+  if ends and not last:
+    raise ValueError(
+      "this network goes from a first to a last frame: give --last=<image> too (the same: a loop)"
+    )
+  if last and not ends:
+    raise ValueError(
+      "this network was trained with the first frame alone: leave --last out, or train with "
+      "--config.system.given=ends"
+    )
+  if ends and chunks > 1:
+    raise ValueError("a clip that has its last frame given cannot be continued: leave out --chunks")
 
 
 def sample_requests(image: str, prompt: str, out: str) -> list[prompts.Prompt]:
@@ -206,3 +261,66 @@ def load_ema(workdir: str, system: Any, mesh: jax.sharding.Mesh) -> Any:
   logger.info("Restored step %d of %s.", checkpoints.latest, workdir)
   checkpoints.close()
   return params
+
+
+def load_start(
+  config: dict[str, Any], system: base.System, mesh: jax.sharding.Mesh
+) -> tuple[Callable[[], Any] | None, Any]:
+  """What a run starts from: (how to read the trainable weights, the frozen ones), on the mesh.
+
+  Without `config.weights` the first is None, and what is frozen is drawn at random.
+  """
+  key = jax.random.key(config["seed"])
+  shapes = [jax.eval_shape(f, key) for f in (system.whole.init, system.whole.init_frozen)]
+  matrices = build.DTYPES[config["system"]["dtype"]]
+  frozen_shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, matrices if x.ndim > 1 else x.dtype), shapes[1]
+  )
+  wanted = {"params": shapes[0], "frozen": frozen_shapes}
+  wanted = sharding.placed(wanted, sharding.tree(wanted, mesh))
+  folder = config["weights"]
+  if not folder:
+    like = jax.eval_shape(system.init_frozen, key)
+    if jax.tree.leaves(shapes[1]):
+      logger.warning("Frozen networks are drawn at random, good for trying out only: set weights.")
+    init = jax.jit(system.init_frozen, out_shardings=sharding.tree(like, mesh))
+    return None, init(key)
+
+  def read(group: str) -> Any:
+    return checkpoint.read_weights(folder, {group: wanted[group]})[group]
+
+  frozen = read("frozen") if jax.tree.leaves(shapes[1]) else {}
+  logger.info("Read frozen weights of %s.", folder)
+  if system is system.whole:
+    return lambda: read("params"), frozen
+  split = jax.jit(system.split)
+  params, kept = split(read("params"), key)
+  return lambda: params, frozen | {"base": kept}
+
+
+def port(config: dict[str, Any], weights: list[str], out: str | None) -> None:
+  """Reads checkpoints of other code bases into a folder; see `transfer.port_files`."""
+  transfer.port_files(config, weights, out)
+
+
+def export(config: dict[str, Any], workdir: str | None, out: str | None) -> None:
+  """Writes averaged weights of a run, or ported ones as they came, as a checkpoint of their origin.
+
+  Raises:
+    ValueError: without a folder of ported weights, which knows that origin.
+  """
+  folder = config["weights"]
+  if not folder or not out:
+    raise ValueError(
+      "--mode=export needs --config.weights=<folder that --mode=port wrote>, which knows the layout, "
+      "and --out=<.ckpt, .pt or .safetensors>"
+    )
+  stored = transfer.stored_tree(folder)
+  params, frozen = stored.get("params", {}), stored.get("frozen", {})
+  if workdir:
+    checkpoint.check(workdir, config, FREE)
+    mesh = build.make_mesh(config)
+    system = build.make_system(config, None)
+    _, kept = load_start(config, system, mesh)
+    params = jax.jit(system.weights)(load_ema(workdir, system, mesh), kept)
+  transfer.export(config, params, frozen, folder, out)

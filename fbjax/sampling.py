@@ -25,6 +25,8 @@ def make_sample(
   times: np.ndarray,
   *,
   guidance: float = 1.0,
+  image_guidance: float | None = None,
+  rescale: float = 0.0,
   mesh: jax.sharding.Mesh | None = None,
 ) -> Sample:
   """Returns sample(params, frozen, batch, keys) -> uint8 video, jitted.
@@ -35,40 +37,59 @@ def make_sample(
     sampler: one of `bridge.samplers`, with its options bound.
     times: decreasing grid, see `bridge.grids`.
     guidance: scale of classifier-free guidance on the text; 1 runs the conditional branch alone.
+    image_guidance: scale of that on the image condition, which makes it guidance in two scales
+      (§3.4): from neither to the image, and from there to the text.
+    rescale: how far the deviation of what was guided is pulled back to that of the conditional one.
     mesh: when given, every device gets the videos.
 
-  The batch holds `image` uint8 "b h w 3" (or `video`, whose first frame is taken), `tokens` and
-  `stride`. A clip's draw depends on its key alone, not on the batch it is sampled in.
+  The batch holds `image` uint8 "b h w 3" (or `video`, whose first frame is taken, and whose last),
+  `tokens` and `stride`; also `last` where the system is given both ends. A clip's draw depends on its key alone, not on the batch it is sampled in.
   """
+
+  branches, combine = guide(guidance, image_guidance, rescale)
 
   def sample(
     params: base.Params, frozen: base.Params, batch: Mapping[str, jax.Array], keys: jax.Array
   ) -> jax.Array:
     purposes = jax.vmap(jax.random.split)(keys)
-    batch = {k: v for k, v in batch.items() if k != "video"} | {
-      "image": batch["image"] if "image" in batch else batch["video"][:, 0]
-    }
+    if "video" in batch:
+      ends = {"image": batch["video"][:, 0], "last": batch["video"][:, -1]}
+      batch = ends | {k: v for k, v in batch.items() if k != "video"}
     _, z1, cond = system.encode(frozen, batch, purposes[:, 0])
+    yes, no = jnp.ones(len(z1), bool), jnp.zeros(len(z1), bool)
+    weights = system.weights(params, frozen)
     # Conditions do not change along the bridge: they are embedded once.
-    conds = [system.embed(params, cond)]
-    if guidance != 1:
-      n = len(z1)
-      null = system.drop(cond, jnp.ones(n, bool), jnp.zeros(n, bool))
-      conds.append(system.embed(params, null))
+    conds = [
+      system.embed(weights, system.drop(cond, yes if text else no, yes if image else no))
+      for text, image in branches
+    ]
     denoise = denoiser.denoiser(
       form.process,
-      functools.partial(system.denoise, params),
+      functools.partial(system.denoise, weights),
       form.predict,
       z1,
       conds,
-      guiding.text(guidance) if guidance != 1 else guiding.none(),
+      combine,
       diffusion=form.diffusion,
       rule=form.rule,
+      pretrained=form.pretrained,
     )
     z0 = sampler(form.process, denoise, z1, times, purposes[:, 1])
     return to_uint8(system.decode(frozen, z0))
 
   return jax.jit(sample, out_shardings=None if mesh is None else sharding.replicated(mesh))
+
+
+def guide(
+  text: float, image: float | None, rescale: float
+) -> tuple[list[tuple[bool, bool]], guiding.Combine]:
+  """The branches that the network runs, each (text dropped, image dropped), and how they mix."""
+  if image is not None:
+    branches = [(False, False), (True, False), (True, True)]
+    return branches, guiding.two_scale(text, image, rescale)
+  if text != 1:
+    return [(False, False), (True, False)], guiding.text(text, rescale)
+  return [(False, False)], guiding.none()
 
 
 def to_uint8(video: jax.Array) -> jax.Array:

@@ -13,7 +13,8 @@ FLOORS = [
   {"systems", "evaluation"},
   {"train", "sampling"},
   {"build"},
-  {"run", "plan", "app"},
+  {"transfer", "plan", "app"},
+  {"run"},
   {"main"},
 ]
 

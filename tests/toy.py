@@ -6,6 +6,7 @@ from configs import quickstart
 def config(**train) -> dict:
   c = quickstart.get_config()
   c.data.update(frames=3, size=16)
+  c.system.codec.patch = 2
   c.system.unet.update(
     width=8, mult=(1,), attention_levels=(), head_dim=8, groups=4, temporal_conv=False
   )

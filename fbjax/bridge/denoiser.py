@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxtyping import Array
 
-from fbjax.bridge import alignment, guidance, prediction
+from fbjax.bridge import alignment, guidance, initialise, prediction
 from fbjax.bridge import diffusion as diffusion_lib
 from fbjax.bridge import process as process_lib
 
@@ -23,17 +23,23 @@ def denoiser(
   *,
   diffusion: diffusion_lib.Diffusion | None = None,
   rule: alignment.Rule = "exact",
+  pretrained: prediction.Kind | None = None,
 ) -> Callable[[Array, Array], Array]:
   """denoise(zt, time) -> z0_hat for `samplers`, from a network predict(x, t_net, cond) -> `kind`.
 
   `conds` are the branches that `combine` expects, in its order; `diffusion` is what the network
   is aligned with, None for one trained from scratch, the process itself for the baseline.
+  `pretrained` is the kind that the network was trained to predict before, where its output is
+  aligned as well.
   """
   combine = combine or guidance.none()
 
   def denoise(zt: Clips, time: PerClip) -> Clips:
     x, t_net = alignment.align(process, diffusion, zt, z1, time, rule)
     pred = combine(guidance.evaluate(predict, x, t_net, conds), time)
+    if pretrained is not None:
+      # Affine in the prediction: the same after guidance as in each branch before it.
+      pred = initialise.align_output(pretrained, kind, process, pred, zt, z1, time)
     rescale = None if diffusion is None else diffusion.rescale_at(t_net)
     return prediction.recover(kind, process, pred, zt, z1, time, rescale)
 

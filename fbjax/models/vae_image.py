@@ -214,7 +214,7 @@ class AutoencoderKL(nnx.Module):
     self.factor = 2 ** (len(mult) - 1)
 
   def encode(self, video: Float[Array, "b t h w c"], *, at_once: int | None = None) -> Gaussian:
-    """Distribution of the latent of each frame; `at_once` frames at a time bound the memory."""
+    """Distribution of the latent of each frame; `at_once` frames of a clip at a time bound the memory."""
     h, w = video.shape[2:4]
     if h % self.factor or w % self.factor:
       raise ValueError(f"the autoencoder's input is {h} x {w}: both must divide by {self.factor}")
@@ -225,7 +225,7 @@ class AutoencoderKL(nnx.Module):
   def decode(
     self, z: Float[Array, "b t hz wz c"], *, at_once: int | None = None
   ) -> Float[Array, "b t h w c2"]:
-    """The video of a latent, about [-1, 1]; `at_once` frames at a time bound the memory."""
+    """The video of a latent, about [-1, 1]; `at_once` frames of a clip at a time bound the memory."""
     return _frames(lambda x: self.decoder(self.latent(x)), z, at_once)
 
 
@@ -233,9 +233,8 @@ def _frames(
   f: Callable[[Array], Array], video: Float[Array, "b t h w c"], at_once: int | None
 ) -> Float[Array, "b t h2 w2 c2"]:
   b, t = video.shape[:2]
-  frames = video.reshape(b * t, *video.shape[2:])
-  if at_once is None or at_once >= b * t:
-    y = f(frames)
-  else:
-    y = jax.lax.map(lambda frame: f(frame[None])[0], frames, batch_size=at_once)
-  return y.reshape(b, t, *y.shape[1:])
+  if at_once is None or at_once >= t:
+    y = f(video.reshape(b * t, *video.shape[2:]))
+    return y.reshape(b, t, *y.shape[1:])
+  # Slices of time, never of the batch: each device goes on working on its own clips.
+  return jax.lax.map(f, video.swapaxes(0, 1), batch_size=at_once).swapaxes(0, 1)

@@ -1,6 +1,6 @@
 """Checkpoints of the published PyTorch networks to params and back, without torch."""
 
-from fbjax.port.convert import fill, to_flax, to_torch
-from fbjax.port.table import arguments, recognize
+from fbjax.port.convert import fill, to_flax, to_torch, unfill
+from fbjax.port.table import arguments, locate, recognize
 
-__all__ = ["arguments", "fill", "recognize", "to_flax", "to_torch"]
+__all__ = ["arguments", "fill", "locate", "recognize", "to_flax", "to_torch", "unfill"]

@@ -66,11 +66,49 @@ def to_torch(
   network: str, params: Params, sizes: Mapping[str, Any], layout: str | None = None
 ) -> dict[str, np.ndarray]:
   """The inverse of `to_flax`: the tensors of a network by their published names."""
+  lazy = unfill(network, params, sizes, layout)
+  return {key: np.asarray(x) for key, x in lazy.items()}
+
+
+class LazyTensor:
+  """A tensor that is made of its leaf by np.asarray, each time anew."""
+
+  def __init__(self, source: Any, place: int | None, leaf: leaf_lib.Leaf):
+    self.source = source
+    self.place = place
+    self.leaf = leaf
+    self.shape = leaf.shape
+    self.dtype = np.dtype(source.dtype)
+
+  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    array = np.asarray(self.source)
+    array = array if self.place is None else array[self.place]
+    return np.asarray(_backward(array, self.leaf), dtype)
+
+
+def unfill(
+  network: str, params: Params, sizes: Mapping[str, Any], layout: str | None = None
+) -> dict[str, LazyTensor]:
+  """`to_torch`, whose tensors are made only when asked for; those of one leaf follow each other.
+
+  Leaves of `params` need shape, dtype and np.asarray.
+  """
   leaves = table.layout(network, sizes, name=layout).leaves(sizes)
-  flat = _unstack(flatten(params), [x.path for x in leaves])
-  expected = {x.path: x.target for x in leaves}
-  _raise(f"the params of {network}", _problems(expected, flat))
-  return {x.key: _backward(flat[x.path], x) for x in leaves}
+  by_path = {x.path: x for x in leaves}
+  flat = flatten(params)
+  lazy: dict[str, LazyTensor] = {}
+  found, expected = {path: x.shape for path, x in flat.items()}, {}
+  for path, members in _groups(by_path).items():
+    stacked = members != [path]
+    target = by_path[members[0]].target
+    expected[path] = (len(members), *target) if stacked else target
+    for place, member in enumerate(members):
+      if found.get(path) == expected[path]:
+        x = by_path[member]
+        lazy[x.key] = LazyTensor(flat[path], place if stacked else None, x)
+  shapes = {path: np.broadcast_to(0, shape) for path, shape in found.items()}
+  _raise(f"the params of {network}", _problems(expected, shapes))
+  return lazy
 
 
 def fill(
@@ -227,11 +265,22 @@ def _groups(paths: Iterable[str]) -> dict[str, list[str]]:
   return groups
 
 
+def match(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
+  """The names that one of the regexes matches as a whole."""
+  patterns = list(patterns)
+  return [name for name in names if _matches(patterns, name)]
+
+
+def keys(path: str) -> tuple[Any, ...]:
+  """ "a/0/b" -> ("a", 0, "b"); numbers are positions of an nnx.List."""
+  return tuple(int(p) if re.fullmatch(r"\d+", p) else p for p in path.split("/"))
+
+
 def nest(flat: Mapping[str, Any]) -> Params:
-  """{"a/0/b": x} -> {"a": {0: {"b": x}}}; numbers are positions of an nnx.List."""
+  """{"a/0/b": x} -> {"a": {0: {"b": x}}}."""
   tree: Params = {}
   for path, x in flat.items():
-    *parents, name = [int(p) if re.fullmatch(r"\d+", p) else p for p in path.split("/")]
+    *parents, name = keys(path)
     node = tree
     for parent in parents:
       node = node.setdefault(parent, {})

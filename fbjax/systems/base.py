@@ -4,10 +4,13 @@ Objectives and samplers know this protocol only. A neural prior, a last frame or
 of a long video are other ways to make `z1`; nobody else has to know.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array, Bool, Float
+
+from fbjax.systems import parts as parts_lib
 
 Params = Any
 Cond = Any
@@ -27,11 +30,34 @@ class System(Protocol):
   """One architecture: pure functions over trees of arrays.
 
   `params` are trained (network, text network trained along, image projector); `frozen` are not
-  (VAE, CLIP, T5). Keys come one a clip, so that a clip's draw does not depend on its batch.
+  (VAE, CLIP, T5). `weights` makes of both what the networks run with. Keys come one a clip, so
+  that a clip's draw does not depend on its batch.
   """
+
+  @property
+  def parts(self) -> Mapping[str, parts_lib.Part]:
+    """The networks by name: what the port reads and writes."""
+    ...
+
+  @property
+  def whole(self) -> "System":
+    """The system of which all weights train; itself, unless it is an adapted one."""
+    ...
+
+  def split(self, whole: Params, key: jax.Array) -> tuple[Params, Params]:
+    """Of all weights, those that train and those that are kept in `frozen["base"]`."""
+    ...
 
   def init(self, key: jax.Array) -> Params:
     """New trainable weights."""
+    ...
+
+  def init_frozen(self, key: jax.Array) -> Params:
+    """New weights of what is never trained; for trying out, where nothing was ported."""
+    ...
+
+  def weights(self, params: Params, frozen: Params) -> Params:
+    """What `embed` and `denoise` run with: `params`, unless only a part of them is trained."""
     ...
 
   def encode(self, frozen: Params, batch: Batch, keys: jax.Array) -> Example:
@@ -45,13 +71,13 @@ class System(Protocol):
     """
     ...
 
-  def embed(self, params: Params, cond: Cond) -> Cond:
+  def embed(self, weights: Params, cond: Cond) -> Cond:
     """Runs the trainable encoders of conditions: once a clip, however many steps follow."""
     ...
 
   def denoise(
     self,
-    params: Params,
+    weights: Params,
     x: Float[Array, "b t h w c"],
     t_net: Float[Array, "b"],
     cond: Cond,

@@ -1,15 +1,26 @@
 """How a system turns videos in [-1, 1] into latents and back."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import einops
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from fbjax.models import vae_image
+from fbjax.systems import parts
 
 
 @runtime_checkable
 class Codec(Protocol):
-  """Frames to latents; `channels` per latent pixel, `factor` video pixels a latent pixel."""
+  """Frames to latents; `channels` per latent pixel, `factor` video pixels a latent pixel.
+
+  `parts` are its networks, which the system that owns the codec keeps among its own.
+  """
+
+  @property
+  def parts(self) -> dict[str, parts.Part]: ...
 
   @property
   def channels(self) -> int: ...
@@ -34,6 +45,10 @@ class Pixels(NamedTuple):
   scale: float = 1.0
 
   @property
+  def parts(self) -> dict[str, parts.Part]:
+    return {}
+
+  @property
   def channels(self) -> int:
     return 3 * self.patch**2
 
@@ -52,3 +67,61 @@ class Pixels(NamedTuple):
     return einops.rearrange(
       z / self.scale, "b t h w (p q c) -> b t (h p) (w q) c", p=self.patch, q=self.patch
     )
+
+
+class Autoencoder:
+  """A VAE frame by frame: its latent times `scale` (FrameBridge, §2.4).
+
+  The VAE is the frozen part "vae" of the system that owns the codec.
+  """
+
+  def __init__(
+    self,
+    *,
+    scale: float = 0.18215,
+    draw: str = "sample",
+    at_once: int | None = 8,
+    dtype: Any = jnp.float32,
+    c_latent: int = 4,
+    width: int = 128,
+    mult: Sequence[int] = (1, 2, 4, 4),
+    blocks: int = 2,
+    groups: int = 32,
+  ):
+    """
+    Args:
+      scale: brings latents to about unit variance.
+      draw: "sample" of the posterior, as published, or its "mode".
+      at_once: frames that are a clip that are encoded or decoded together, which bounds the memory.
+      dtype: of the VAE's arithmetic.
+      c_latent, width, mult, blocks, groups: sizes of `vae_image.AutoencoderKL`.
+
+    Raises:
+      ValueError: for another `draw`.
+    """
+    if draw not in ("sample", "mode"):
+      raise ValueError(f"config.system.codec.draw is {draw!r}; expected 'sample' or 'mode'")
+    self.scale, self.draw, self.at_once = scale, draw, at_once
+    self.channels, self.factor = c_latent, 2 ** (len(mult) - 1)
+    sizes = {"c_in": 3, "c_latent": c_latent, "width": width, "mult": mult, "blocks": blocks}
+    part = parts.Part(
+      vae_image.AutoencoderKL,
+      sizes | {"groups": groups},
+      network="vae_image",
+      trained=False,
+      options={"dtype": dtype},
+    )
+    self.parts = {"vae": part}
+    self._run = parts.Networks(self.parts).run
+
+  def encode(
+    self, frozen: Any, video: Float[Array, "b t h w 3"], keys: jax.Array
+  ) -> Float[Array, "b t hz wz c"]:
+    moments = self._run("vae", frozen, "encode")(video, at_once=self.at_once)
+    if self.draw == "mode":
+      return self.scale * moments.mean
+    noise = jax.vmap(lambda key: jax.random.normal(key, moments.mean.shape[1:]))(keys)
+    return self.scale * moments.sample(noise)
+
+  def decode(self, frozen: Any, z: Float[Array, "b t hz wz c"]) -> Float[Array, "b t h w 3"]:
+    return self._run("vae", frozen, "decode")(z / self.scale, at_once=self.at_once)

@@ -10,10 +10,12 @@ from fbjax.bridge import process as process_lib
 class Formulation(NamedTuple):
   """A bridge, the kind of prediction, and the diffusion that the network is aligned with (SAF).
 
-  Without a diffusion the network sees the bridge's state as it is.
+  Without a diffusion the network sees the bridge's state as it is. With `pretrained`, the kind it
+  predicted before it was fine-tuned, its output is read as that and converted (§2.2).
   """
 
   process: process_lib.Process
   predict: prediction.Kind
   diffusion: diffusion_lib.Diffusion | None = None
   rule: alignment.Rule = "exact"
+  pretrained: prediction.Kind | None = None

@@ -1,33 +1,43 @@
-"""VideoCrafter: a video UNet that sees the given image as extra input channels, and reads text.
+"""VideoCrafter: a video UNet that sees the given frame as extra input channels, text, and image.
 
-image -> codec -> latent frame, repeated over time = z1, and also concatenated to x on channels
-caption -> text network (trained along) -> cross-attention
-frame stride -> embedding, added to that of time
+given frame -> codec -> latent frame, repeated over time = z1, and also concatenated to x
+            -> CLIP -> Resampler -> image tokens, each frame its own, for cross-attention (optional)
+caption     -> text network -> text tokens for cross-attention
+stride      -> embedding, added to that of time
+
+With two given frames, the first and the last, z1 runs from the one to the other.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from fbjax.models import clip, layers, unet3d
+from fbjax.models import clip, resampler, unet3d
 from fbjax.systems import base, codecs
+from fbjax.systems import parts as parts_lib
+
+Given = Literal["first", "ends"]
 
 
 class Cond(NamedTuple):
-  """What the UNet is told besides x and time. Text is token ids until `embed` has run."""
+  """What the UNet is told besides x and time.
+
+  Token ids and CLIP's tokens until `embed` has run the networks that are trained.
+  """
 
   frame: Float[Array, "b t h w c"]
+  stride: Float[Array, "b"]
   text: Int[Array, "b n"] | Float[Array, "b n d"]
   null_text: Int[Array, "b n"] | Float[Array, "b n d"]
-  stride: Float[Array, "b"]
+  image: Float[Array, "b m e"] | Float[Array, "b t m d"] | None = None
+  null_image: Float[Array, "b m e"] | Float[Array, "b t m d"] | None = None
 
 
-class VideoCrafter:
+class VideoCrafter(parts_lib.Networks):
   """Implements `base.System`."""
 
   def __init__(
@@ -36,8 +46,12 @@ class VideoCrafter:
     codec: codecs.Codec,
     unet: Mapping[str, Any],
     text: Mapping[str, Any],
-    null_tokens: np.ndarray,
-    vocab: int,
+    train_text: bool = False,
+    image: Mapping[str, Any] | None = None,
+    resampler: Mapping[str, Any] | None = None,
+    given: Given = "first",
+    remat: bool = False,
+    null_tokens: np.ndarray | None,
     frames: int,
     dtype: Any = jnp.float32,
   ):
@@ -46,73 +60,107 @@ class VideoCrafter:
       codec: between videos and latents.
       unet: sizes of `unet3d.UNet3D`; channels follow from the codec.
       text: sizes of `clip.TextEncoder`; its width is the UNet's context.
-      null_tokens: token ids of the empty caption, int32 [n].
-      vocab: number of token ids.
+      train_text: the text network is trained along; otherwise it is frozen.
+      image: sizes of `clip.ImageEncoder`, frozen; None for a UNet without image tokens.
+      resampler: sizes of `resampler.Resampler`, trained; its channels follow from the others.
+      given: "first" frame, or both "ends".
+      remat: stages of the UNet are computed again in the backward pass, which saves their memory.
+      null_tokens: token ids of the empty caption, int32 [n]; None where nothing will be encoded.
       frames: frames a clip.
       dtype: of the networks' arithmetic; weights are float32.
-    """
-    self.codec = codec
-    self.null_tokens = np.asarray(null_tokens, np.int32)
-    self.frames = frames
-    channels = codec.channels
-    text_sizes = {"length": len(self.null_tokens), "vocab": vocab} | dict(text)
-    self._make = {
-      "unet": lambda key: unet3d.UNet3D(
-        2 * channels,
-        channels,
-        context_dim=text["width"],
-        dtype=dtype,
-        **unet,
-        rngs=layers.Keys(key),
-      ),
-      "text": lambda key: clip.TextEncoder(**text_sizes, dtype=dtype, rngs=layers.Keys(key)),
-    }
-    key = jax.random.key(0)
-    self._graph = {
-      name: nnx.split(nnx.eval_shape(make, key))[0] for name, make in self._make.items()
-    }
 
-  def init(self, key: jax.Array) -> base.Params:
-    keys = jax.random.split(key, len(self._make))
-    return {
-      name: nnx.to_pure_dict(nnx.state(make(k), nnx.Param))
-      for k, (name, make) in zip(keys, self._make.items(), strict=True)
+    Raises:
+      ValueError: when only one of `image` and `resampler` is there, or for another `given`.
+    """
+    if (image is None) != (resampler is None):
+      raise ValueError("config.system needs both 'image' and 'resampler', or neither")
+    if given not in ("first", "ends"):
+      raise ValueError(f"config.system.given is {given!r}; expected 'first' or 'ends'")
+    self.codec = codec
+    self.null_tokens = null_tokens
+    self.frames = frames
+    self.given = given
+    self.trains_text = train_text
+    options = {"dtype": dtype}
+    parts = {
+      "unet": parts_lib.Part(
+        unet3d.UNet3D,
+        {"c_in": 2 * codec.channels, "c_out": codec.channels, "context_dim": text["width"]}
+        | {"image_attention": image is not None}
+        | dict(unet),
+        network="videocrafter_unet",
+        trained=True,
+        options=options | ({"wrap": jax.checkpoint} if remat else {}),
+      ),
+      "text": parts_lib.Part(
+        clip.TextEncoder, dict(text), network="clip_text", trained=train_text, options=options
+      ),
     }
+    if image is not None:
+      parts |= image_parts(image, resampler, text["width"], frames, options)
+    super().__init__(parts | codec.parts)
 
   def encode(
     self, frozen: base.Params, batch: Mapping[str, jax.Array], keys: jax.Array
   ) -> base.Example:
     if "video" in batch:
-      z0 = self.codec.encode(frozen, to_unit(batch["video"]), keys)
-      frame = z0[:, :1]
+      video = to_unit(batch["video"])
+      z0 = self.codec.encode(frozen, video, keys)
+      shown, ends = video[:, 0], z0[:, :: max(self.frames - 1, 1)]
     else:
       z0 = None
-      frame = self.codec.encode(frozen, to_unit(batch["image"][:, None]), keys)
-    z1 = jnp.repeat(frame, self.frames, axis=1)
-    tokens = batch["tokens"]
-    null = jnp.broadcast_to(jnp.asarray(self.null_tokens), tokens.shape)
-    return base.Example(z0, z1, Cond(z1, tokens, null, batch["stride"].astype(jnp.float32)))
+      names = ["image"] if self.given == "first" else ["image", "last"]
+      images = jnp.stack([to_unit(batch[name]) for name in names], axis=1)
+      shown, ends = images[:, 0], self.codec.encode(frozen, images, keys)
+    z1 = prior(ends, self.given, self.frames)
+    text, null_text = self._read(frozen, batch["tokens"])
+    image, null_image = self._look(frozen, shown)
+    stride = batch["stride"].astype(jnp.float32)
+    return base.Example(z0, z1, Cond(z1, stride, text, null_text, image, null_image))
+
+  def _read(self, frozen: base.Params, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+    null = jnp.asarray(self.null_tokens)[None]
+    if not self.trains_text:
+      tokens, null = (self.run("text", frozen)(ids) for ids in (tokens, null))
+    return tokens, jnp.broadcast_to(null, tokens.shape)
+
+  def _look(self, frozen: base.Params, shown: jax.Array) -> tuple[jax.Array | None, ...]:
+    if "image" not in self.parts:
+      return None, None
+    encode = self.run("image", frozen)
+    size = self.parts["image"].sizes["size"]
+    # The null image is grey, as training has always dropped it (FrameBridge, 2.4).
+    grey = jnp.zeros_like(shown[:1])
+    image, null = (encode(clip.preprocess(x, size=size)) for x in (shown, grey))
+    return image, jnp.broadcast_to(null, image.shape)
 
   def drop(self, cond: Cond, text: Bool[Array, "b"], image: Bool[Array, "b"]) -> Cond:
     # The given frame is prior and condition at once: it is never dropped (FrameBridge, 2.4).
-    mask = text.reshape(-1, *[1] * (cond.text.ndim - 1))
-    return cond._replace(text=jnp.where(mask, cond.null_text, cond.text))
+    cond = cond._replace(text=_where(text, cond.null_text, cond.text))
+    if cond.image is None:
+      return cond
+    return cond._replace(image=_where(image, cond.null_image, cond.image))
 
-  def embed(self, params: base.Params, cond: Cond) -> Cond:
-    network = nnx.merge(self._graph["text"], params["text"])
-    return cond._replace(text=network(cond.text), null_text=network(cond.null_text))
+  def embed(self, weights: base.Params, cond: Cond) -> Cond:
+    if self.trains_text:
+      read = self.run("text", weights)
+      cond = cond._replace(text=read(cond.text), null_text=read(cond.null_text))
+    if cond.image is None:
+      return cond
+    project = self.run("resampler", weights)
+    return cond._replace(image=project(cond.image), null_image=project(cond.null_image))
 
   def denoise(
     self,
-    params: base.Params,
+    weights: base.Params,
     x: Float[Array, "b t h w c"],
     t_net: Float[Array, "b"],
     cond: Cond,
     key: jax.Array | None = None,
   ) -> Float[Array, "b t h w c"]:
-    network = nnx.merge(self._graph["unet"], params["unet"])
+    network = self.run("unet", weights)
     x = jnp.concatenate([x, cond.frame], axis=-1)
-    return network(x, t_net, cond.text, None, cond.stride, key).astype(jnp.float32)
+    return network(x, t_net, cond.text, cond.image, cond.stride, key)
 
   def decode(
     self, frozen: base.Params, z: Float[Array, "b t h w c"]
@@ -120,6 +168,39 @@ class VideoCrafter:
     return self.codec.decode(frozen, z)
 
 
+def image_parts(
+  image: Mapping[str, Any],
+  projector: Mapping[str, Any],
+  width: int,
+  frames: int,
+  options: Mapping[str, Any],
+) -> dict[str, parts_lib.Part]:
+  """CLIP's image network and the Resampler between it and a UNet with context `width`."""
+  sizes = {"c_in": image["width"], "c_out": width, "frames": frames} | dict(projector)
+  return {
+    "image": parts_lib.Part(
+      clip.ImageEncoder, dict(image), network="clip_image", trained=False, options=options
+    ),
+    "resampler": parts_lib.Part(
+      resampler.Resampler, sizes, network="resampler", trained=True, options=options
+    ),
+  }
+
+
+def prior(
+  ends: Float[Array, "b n h w c"], given: Given, frames: int
+) -> Float[Array, "b {frames} h w c"]:
+  """The first latent frame repeated, or a straight way from the first to the last."""
+  if given == "first":
+    return jnp.repeat(ends[:, :1], frames, axis=1)
+  weight = jnp.linspace(0.0, 1.0, frames).reshape(1, frames, 1, 1, 1)
+  return (1 - weight) * ends[:, :1] + weight * ends[:, -1:]
+
+
 def to_unit(video: jax.Array) -> jax.Array:
   """uint8 to float32 in [-1, 1]."""
   return video.astype(jnp.float32) / 127.5 - 1
+
+
+def _where(mask: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+  return jnp.where(mask.reshape(-1, *[1] * (y.ndim - 1)), x, y)

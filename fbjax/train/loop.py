@@ -1,5 +1,6 @@
 """The one training loop. It orders things; what is learnt is in the loss it is handed."""
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ def train(
   loss_fn: train_step.LossFn,
   tx: optax.GradientTransformation,
   init: Callable[[jax.Array], Any],
+  start: Callable[[], Any] | None = None,
   frozen: Any,
   data: Data,
   mesh: Mesh,
@@ -58,6 +60,7 @@ def train(
     loss_fn: mean loss over the clips of a batch.
     tx: optimizer.
     init: key -> params.
+    start: reads the params of a new run instead, for example of a pretrained network.
     frozen: weights that the loss reads and nobody trains.
     data: batches; its position is saved and restored.
     mesh: the devices.
@@ -94,14 +97,18 @@ def train(
   state_sharding = sharding.tree(shapes, mesh, rules)
   checkpoints = checkpoint.Checkpoints(workdir, keep)
   if checkpoints.latest is None:
-    state = jax.jit(new_state, out_shardings=state_sharding)(key)
+    if start is None:
+      state = jax.jit(new_state, out_shardings=state_sharding)(key)
+    else:
+      first = functools.partial(train_step.init_state, tx=tx)
+      state = jax.jit(first, out_shardings=state_sharding, donate_argnums=0)(start())
   else:
     placed = sharding.placed(shapes, state_sharding)
     state, data.position = checkpoints.restore(checkpoints.latest, placed)
     logger.info("Resumed %s at step %d of %d.", workdir, int(state.step), steps)
-  start = int(state.step)
-  if start >= steps:
-    logger.info("%s is already trained to step %d.", workdir, start)
+  resumed = int(state.step)
+  if resumed >= steps:
+    logger.info("%s is already trained to step %d.", workdir, resumed)
     checkpoints.close()
     return state
 
@@ -115,9 +122,9 @@ def train(
     accumulate,
   )
   logger.info("First batch and compilation took %.0f s.", time.perf_counter() - waited_from)
-  log = tracker.Tracker(workdir, steps=steps, batch_size=batch_size, start=start, flops=flops)
+  log = tracker.Tracker(workdir, steps=steps, batch_size=batch_size, start=resumed, flops=flops)
   replaced = 0
-  step, saved = start, start
+  step, saved = resumed, resumed
   pending = None
   leave = False
   try:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from fbjax.bridge import alignment, grids, prediction, process
+from fbjax.bridge import alignment, grids, initialise, prediction, process
 from fbjax.systems import base, formulation
 from fbjax.train import step
 
@@ -57,9 +57,14 @@ def bridge_loss(
     draw = jax.vmap(jax.random.uniform)(dropping)
     text = draw < drop_text + drop_both
     image = (draw >= drop_text) & (draw < drop_text + drop_both + drop_image)
-    cond = system.embed(params, system.drop(cond, text, image))
+    weights = system.weights(params, frozen)
+    cond = system.embed(weights, system.drop(cond, text, image))
 
-    pred = system.denoise(params, x, t_net, cond, network[0])
+    pred = system.denoise(weights, x, t_net, cond, network[0])
+    if form.pretrained is not None:
+      pred = initialise.align_output(
+        form.pretrained, form.predict, form.process, pred, zt, z1, time
+      )
     rescale = None if form.diffusion is None else form.diffusion.rescale_at(t_net)
     target = prediction.target(form.predict, form.process, z0, z1, noise, time, rescale)
     error = jnp.square(pred - target)

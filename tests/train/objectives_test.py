@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fbjax.bridge import diffusion, prediction, process
-from fbjax.systems import base, formulation
+from fbjax.systems import base, formulation, parts
 from fbjax.train import objectives
 
 
@@ -17,10 +17,11 @@ class Cond(NamedTuple):
   image: jax.Array
 
 
-class Oracle:
+class Oracle(parts.Networks):
   """Knows the clean latent and answers what the formulation asks, `off` by a constant in z0."""
 
   def __init__(self, form, off=0.0):
+    super().__init__({})
     self.form, self.off = form, off
     self.seen = {}
 
@@ -28,9 +29,6 @@ class Oracle:
     z0, z1 = batch["z0"], batch["z1"]
     ones = jnp.ones(len(z0))
     return base.Example(z0, z1, Cond(z0, z1, ones, ones))
-
-  def init(self, key):
-    return {}
 
   def decode(self, frozen, z):
     return z

@@ -1,0 +1,251 @@
+"""Checkpoints of other code bases in and out: what --mode=port and --mode=export do.
+
+files -> the tensors of each network of the config's system -> one folder of weights, that training
+starts from and sampling reads, whatever the mesh; and back, tensor by tensor as it was.
+"""
+
+import json
+import logging
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from fbjax import build, checkpoint, port
+from fbjax.port import convert, files, table
+from fbjax.systems import base, parts
+
+logger = logging.getLogger(__name__)
+
+ABOUT = "port.json"
+RULES = ("new", "zero", "widen", "ignore")
+
+
+class Found(NamedTuple):
+  """Where the tensors of a part are: in which file, behind which prefix."""
+
+  file: int
+  prefix: str
+  tensors: dict[str, np.ndarray]
+
+
+def port_files(config: dict[str, Any], weights: Sequence[str], out: str) -> None:
+  """Reads checkpoints into a folder of weights that `config.weights` can name.
+
+  `config.port` says what of a part may differ: {part: {new: regexes of leaves drawn anew where the
+  files have none that fit, zero: the same but zero, widen: kernels with more input channels, ignore:
+  keys to leave}}; its own key `ignore` is for keys of no part.
+
+  Raises:
+    ValueError: for files that do not hold the config's networks; lists every key that is wrong.
+    OSError: for files that cannot be read, or a folder that already holds weights.
+  """
+  if not weights or not out:
+    raise ValueError("--mode=port needs --weights=<checkpoint>[,<another>] and --out=<folder>")
+  system = build.make_system(config, None).whole
+  rules = check_rules(config["port"], system)
+  opened = [files.read(file) for file in weights]
+  for file, found in zip(weights, opened, strict=True):
+    logger.info("%s: %s with %d tensors.", file, found.kind, len(found.tensors))
+    if found.inert:
+      logger.info("  not run and not read: %s", ", ".join(found.inert))
+
+  located = {
+    name: locate(name, part, opened, rules.get(name, {})) for name, part in system.parts.items()
+  }
+  lazy, about = {}, {}
+  kept = left_over(opened, list(located.values()), rules["ignore"])
+  if kept:
+    logger.info("Of no network: %s.", ", ".join(sorted(kept)))
+  for name, part in system.parts.items():
+    found = located[name]
+    lazy[name], report = fill(name, part, found.tensors, rules.get(name, {}))
+    logger.info("%s", report)
+    layout = table.layout_name(part.network, part.sizes, found.tensors)
+    # A network's own file has no prefix; exported, all networks are in one.
+    prefix = found.prefix or table.prefix(part.network, layout)
+    about[name] = {"network": part.network, "prefix": prefix, "layout": layout}
+    # What the network does not need is kept for the way back.
+    kept |= {prefix + key: found.tensors[key] for key in report.left if key in found.tensors}
+
+  checkpoint.write_weights(out, leaves(system, lazy, kept))
+  (epath.Path(out) / ABOUT).write_text(json.dumps({"files": list(weights), "parts": about}) + "\n")
+  count = sum(
+    int(np.prod(x.shape)) for tree in lazy.values() for x in convert.flatten(tree).values()
+  )
+  logger.info("Wrote %s parameters to %s; train with --config.weights=%s.", f"{count:,}", out, out)
+
+
+def check_rules(spec: Mapping[str, Any], system: base.System) -> dict[str, Any]:
+  """`config.port` with its gaps filled.
+
+  Raises:
+    ValueError: for a key that is no part of the system, or no rule.
+  """
+  for name, rules in spec.items():
+    if name != "ignore" and name not in system.parts:
+      raise ValueError(f"config.port has {name!r}; expected ignore, {', '.join(system.parts)}")
+    if name != "ignore" and (unknown := sorted(set(rules) - set(RULES))):
+      raise ValueError(f"config.port.{name} has {', '.join(unknown)}; it takes {', '.join(RULES)}")
+  return {"ignore": ()} | dict(spec)
+
+
+def locate(
+  name: str, part: parts.Part, opened: Sequence[files.Checkpoint], rules: Mapping[str, Any]
+) -> Found:
+  """The part in the first file that holds it.
+
+  Raises:
+    ValueError: when none does, and the rules do not make it anew.
+  """
+  for i, file in enumerate(opened):
+    prefix = port.locate(part.network, file.tensors)
+    if prefix is not None:
+      own = {k.removeprefix(prefix): x for k, x in file.tensors.items() if k.startswith(prefix)}
+      return Found(i, prefix, own)
+  if ".*" in rules.get("new", ()):
+    return Found(-1, "", {})
+  there = sorted({network for file in opened for network in port.recognize(file.tensors).values()})
+  raise ValueError(
+    f"no file holds the part {name!r} ({part.network}) of the config; "
+    f"they look like {', '.join(there) or 'no network known here'}. Name a file that has it, or let "
+    f"it be drawn anew with config.port.{name}.new=('.*',)"
+  )
+
+
+def fill(
+  name: str, part: parts.Part, tensors: Mapping[str, Any], rules: Mapping[str, Any]
+) -> tuple[convert.Params, convert.Report]:
+  """The part's leaves, read only when asked for, by the rules of the config."""
+  new, zero = tuple(rules.get("new", ())), tuple(rules.get("zero", ()))
+  shapes = {path: x.shape for path, x in convert.flatten(part.shapes()).items()}
+  zeros = convert.match(zero, shapes)
+  drawn = parts.fresh(part, jax.random.key(0), set(convert.match(new, shapes)) - set(zeros))
+  drawn |= {path: np.zeros(shapes[path], np.float32) for path in zeros}
+  try:
+    return port.fill(
+      part.network,
+      tensors,
+      part.sizes,
+      fresh=convert.nest(drawn),
+      new=new + zero,
+      widen=tuple(rules.get("widen", ())),
+      ignore=tuple(rules.get("ignore", ())),
+    )
+  except ValueError as error:
+    raise ValueError(f"part {name!r} of the system: {error}") from None
+
+
+def left_over(
+  opened: Sequence[files.Checkpoint], located: Sequence[Found], ignore: Sequence[str]
+) -> dict[str, np.ndarray]:
+  """Tensors of no part: schedule buffers, and what the config ignores.
+
+  Raises:
+    ValueError: when there are others.
+  """
+  left = {}
+  for i, file in enumerate(opened):
+    prefixes = tuple(found.prefix for found in located if found.file == i)
+    left |= {key: x for key, x in file.tensors.items() if not key.startswith(prefixes)}
+  # A buffer of the schedule has no module before its name: they are computed here.
+  unknown = [key for key in left if "." in key and not convert.match(ignore, [key])]
+  if unknown:
+    lines = "\n".join(f"  {key} {tuple(left[key].shape)}" for key in sorted(unknown))
+    raise ValueError(
+      f"the files hold {len(unknown)} tensors of no network of this config:\n{lines}\n"
+      "Name them in config.port.ignore if they are not needed"
+    )
+  return left
+
+
+def leaves(
+  system: base.System, lazy: Mapping[str, Any], left: Mapping[str, np.ndarray]
+) -> Iterator[tuple[tuple[Any, ...], np.ndarray]]:
+  """(path, array) of everything, one at a time.
+
+  Raises:
+    ValueError: at the end, when some had values that are no numbers.
+  """
+  broken = []
+  for name, tree in lazy.items():
+    group = "params" if system.parts[name].trained else "frozen"
+    for path, leaf in convert.flatten(tree).items():
+      array = np.asarray(leaf)
+      if not np.all(np.isfinite(array)):
+        broken.append(f"{name}/{path}")
+      yield (group, name, *convert.keys(path)), array
+  for key, tensor in left.items():
+    yield ("left", key), np.asarray(tensor)
+  if broken:
+    raise ValueError(f"the checkpoint has values that are not finite in {', '.join(broken)}")
+
+
+def export(config: dict[str, Any], params: base.Params, frozen: base.Params, folder: str, out: str):
+  """Writes weights in the layout and under the names of the files they were ported from.
+
+  Args:
+    config: of the weights.
+    params, frozen: trees whose leaves have shape, dtype and np.asarray.
+    folder: the ported weights, which know the layout and what the files held besides.
+    out: a .ckpt, .pt or .safetensors to write.
+  """
+  system = build.make_system(config, None).whole
+  about = json.loads((epath.Path(folder) / ABOUT).read_text())["parts"]
+  tensors: dict[str, Any] = {}
+  for name, part in system.parts.items():
+    tree = (params if part.trained else frozen)[name]
+    lazy = port.unfill(part.network, tree, part.sizes, about[name]["layout"])
+    tensors |= {about[name]["prefix"] + key: x for key, x in lazy.items()}
+  tensors |= stored_tree(folder).get("left", {})
+  pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
+  # Neighbours on disk are read together.
+  files.write(out, dict(sorted(tensors.items(), key=lambda item: place(item[1]))))
+  logger.info("Wrote %d tensors to %s.", len(tensors), out)
+
+
+class Stored:
+  """A leaf of a folder of weights, read by np.asarray together with its neighbours on disk.
+
+  Leaf by leaf, each would take a tenth of a second, whatever its size.
+  """
+
+  read: tuple[Any, list[np.ndarray]] = (None, [])  # the neighbours that are in memory
+
+  def __init__(self, folder: str, place: int, neighbours: list[tuple[tuple[Any, ...], Any]]):
+    self.folder, self.place, self.neighbours = folder, place, neighbours
+    self.within = len(neighbours) - 1
+    like = neighbours[-1][1]
+    self.shape, self.dtype = tuple(like.shape), np.dtype(like.dtype)
+
+  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    if Stored.read[0] is not self.neighbours:
+      Stored.read = (None, [])  # Before the next ones come.
+      Stored.read = (self.neighbours, checkpoint.read_leaves(self.folder, self.neighbours))
+    return np.asarray(Stored.read[1][self.within], dtype)
+
+
+def stored_tree(folder: str) -> dict[str, Any]:
+  """All that is in a folder of weights, read only when asked for."""
+  tree: dict[str, Any] = {}
+  neighbours: list[tuple[tuple[Any, ...], Any]] = []
+  size = 0
+  for place, (path, like) in enumerate(checkpoint.stored(folder).items()):
+    size += int(np.prod(like.shape)) * np.dtype(like.dtype).itemsize
+    if size > checkpoint.AT_ONCE:
+      neighbours, size = [], 0
+    keys = path[:1] + tuple(int(k) if k.isdigit() else k for k in path[1:])
+    neighbours.append((keys, like))
+    node = tree
+    for key in keys[:-1]:
+      node = node.setdefault(key, {})
+    node[keys[-1]] = Stored(folder, place, neighbours)
+  return tree
+
+
+def place(tensor: Any) -> int:
+  """Where on disk the source of a tensor is; 0 for one in memory."""
+  return getattr(getattr(tensor, "source", tensor), "place", None) or 0

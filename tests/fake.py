@@ -1,0 +1,59 @@
+"""Checkpoints with the structure and every key of the published ones, and random values."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fbjax.port import files, table
+from fbjax.systems import base
+
+
+class Random:
+  """A tensor drawn from its name, when it is asked for."""
+
+  def __init__(self, key: str, shape: tuple[int, ...], dtype: Any = np.float16):
+    self.key, self.shape, self.dtype = key, shape, np.dtype(dtype)
+
+  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    rng = np.random.default_rng([ord(c) for c in self.key])
+    size = int(np.prod(self.shape))
+    # A block repeated: gigabytes of normal draws would take minutes.
+    block = rng.standard_normal(min(size, 2**16)).astype(self.dtype) * self.dtype.type(0.05)
+    return np.resize(block, self.shape)
+
+
+def tensors(part: Any, prefix: str, **changes: Any) -> dict[str, Random]:
+  sizes = dict(part.sizes) | changes
+  leaves = table.layout(part.network, sizes).leaves(sizes)
+  return {prefix + leaf.key: Random(prefix + leaf.key, leaf.shape) for leaf in leaves}
+
+
+def text_to_video(system: base.System) -> dict[str, Random]:
+  """What VideoCrafter1's text-to-video checkpoint holds: a UNet without image, VAE, OpenCLIP text."""
+  unet = system.parts["unet"]
+  found = tensors(
+    unet,
+    "model.diffusion_model.",
+    c_in=unet.sizes["c_out"],
+    image_attention=False,
+    stride_embedding=False,
+  )
+  found |= tensors(system.parts["vae"], "first_stage_model.")
+  found |= tensors(system.parts["text"], "cond_stage_model.model.")
+  buffers = ("betas", "alphas_cumprod", "scale_arr")
+  return found | {name: Random(name, (1000,), np.float32) for name in buffers}
+
+
+def open_clip(system: base.System) -> dict[str, Random]:
+  """OpenCLIP's own file: the image network, and the text network beside it."""
+  found = tensors(system.parts["image"], "")
+  return found | {k: x for k, x in tensors(system.parts["text"], "").items() if k not in found}
+
+
+def write(folder: pathlib.Path, contents: Mapping[str, Mapping[str, Any]]) -> list[str]:
+  """Writes files by name; returns their paths."""
+  for name, held in contents.items():
+    files.write(folder / name, held)
+  return [str(folder / name) for name in contents]

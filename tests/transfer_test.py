@@ -1,0 +1,147 @@
+import logging
+
+import fake
+import jax
+import numpy as np
+import pytest
+
+from configs import webvid_saf
+from fbjax import build, run, sharding, transfer
+from fbjax.port import files
+
+
+def tiny(**port):
+  c = webvid_saf.get_config("smoke")
+  c.data.update(frames=2, size=16)
+  c.system.unet.update(width=8, groups=4)
+  c.system.text.update(vocab=303, length=16, width=16, layers=2)
+  c.system.image.update(width=16)
+  c.system.resampler.update(width=16)
+  return c.to_dict()
+
+
+@pytest.fixture(scope="module")
+def config():
+  return tiny()
+
+
+@pytest.fixture(scope="module")
+def system(config):
+  return build.make_system(config, None)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(system, tmp_path_factory):
+  contents = {"t2v.ckpt": fake.text_to_video(system), "clip.safetensors": fake.open_clip(system)}
+  return fake.write(tmp_path_factory.mktemp("published"), contents)
+
+
+@pytest.fixture(scope="module")
+def ported(config, checkpoints, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("ported") / "vc"
+  run.port(config, checkpoints, str(folder))
+  return str(folder)
+
+
+def test_the_port_says_what_it_used_made_new_and_left(config, checkpoints, tmp_path, caplog):
+  caplog.set_level(logging.INFO, logger="fbjax")
+  transfer.port_files(config, checkpoints, str(tmp_path / "out"))
+  text = caplog.text
+  assert "a Lightning checkpoint" in text and "a safetensors file" in text
+  assert "videocrafter_unet" in text and "parameters" in text
+  assert "in_conv/kernel  drawn" in text
+  assert "stride/out/kernel  zeros" in text
+  assert "Of no network: alphas_cumprod, betas, scale_arr." in text
+
+
+def test_ported_weights_are_the_files_on_any_mesh(config, system, checkpoints, ported):
+  tensors = files.read(checkpoints[0]).tensors
+  for mesh in (sharding.make_mesh(1, 1, jax.devices()[:1]), sharding.make_mesh(2, 4)):
+    start, frozen = run.load_start(config | {"weights": ported}, system, mesh)
+    params = start()
+    kernel = tensors["model.diffusion_model.input_blocks.1.0.in_layers.2.weight"]
+    ours = params["unet"]["down"][0]["res"]["in_conv"]["kernel"]
+    np.testing.assert_array_equal(ours, kernel.transpose(2, 3, 1, 0).astype(np.float32))
+    bias = tensors["cond_stage_model.model.ln_final.bias"]
+    np.testing.assert_array_equal(frozen["text"]["norm"]["bias"], bias.astype(np.float32))
+    assert {x.sharding.mesh.size for x in jax.tree.leaves(params)} == {mesh.size}
+
+
+def test_export_writes_back_what_was_there_bit_for_bit(config, checkpoints, ported, tmp_path):
+  out = tmp_path / "back.ckpt"
+  run.export(config | {"weights": ported}, None, str(out))
+  back, there = files.read(out).tensors, files.read(checkpoints[0]).tensors
+  changed = {"model.diffusion_model.input_blocks.0.0.weight"}
+  for key in there.keys() - changed:
+    assert back[key].dtype == there[key].dtype, key
+    np.testing.assert_array_equal(back[key], there[key], err_msg=key)
+  own = files.read(checkpoints[1]).tensors
+  for key in own:
+    np.testing.assert_array_equal(back["embedder.model." + key], own[key])
+
+
+def test_what_was_exported_can_be_ported_again(config, ported, tmp_path):
+  run.export(config | {"weights": ported}, None, str(tmp_path / "whole.safetensors"))
+  # Everything is there now: nothing may be drawn anew.
+  strict = config | {"port": {"image": config["port"]["image"]}}
+  run.port(strict, [str(tmp_path / "whole.safetensors")], str(tmp_path / "again"))
+  one, two = (transfer.stored_tree(str(f)) for f in (ported, tmp_path / "again"))
+  for group in ("params", "frozen"):
+    jax.tree.map(
+      np.testing.assert_array_equal, *(jax.tree.map(np.asarray, t[group]) for t in (one, two))
+    )
+
+
+def test_missing_unexpected_and_misshapen_keys_are_all_listed(config, system, tmp_path):
+  tensors = fake.text_to_video(system)
+  del tensors["model.diffusion_model.out.0.weight"]
+  tensors["model.diffusion_model.extra.weight"] = fake.Random("extra", (3,))
+  tensors["model.diffusion_model.out.0.bias"] = fake.Random("bias", (7,))
+  paths = fake.write(tmp_path, {"a.ckpt": tensors, "b.safetensors": fake.open_clip(system)})
+  with pytest.raises(ValueError) as error:
+    run.port(config, paths, str(tmp_path / "out"))
+  message = str(error.value)
+  assert "part 'unet'" in message
+  for line in ("missing    out.0.weight", "unexpected extra.weight", "misshapen  out.0.bias"):
+    assert line in message
+
+
+def test_another_models_file_says_what_it_looks_like(config, system, tmp_path):
+  paths = fake.write(tmp_path, {"clip.safetensors": fake.open_clip(system)})
+  with pytest.raises(ValueError, match="no file holds the part 'unet'.*look like clip"):
+    run.port(config, paths, str(tmp_path / "out"))
+
+
+def test_numbers_that_are_none_leave_nothing_behind(config, system, tmp_path):
+  tensors = fake.text_to_video(system)
+  key = "model.diffusion_model.out.0.weight"
+  tensors[key] = np.full(tensors[key].shape, np.nan, np.float16)
+  paths = fake.write(tmp_path, {"a.ckpt": tensors, "b.safetensors": fake.open_clip(system)})
+  with pytest.raises(ValueError, match="not finite in unet/out_norm/scale"):
+    run.port(config, paths, str(tmp_path / "out"))
+  assert not any((tmp_path / "out").glob("*"))
+
+
+def test_tensors_of_no_network_must_be_named(config, system, tmp_path):
+  tensors = fake.text_to_video(system) | {"teacher.weight": fake.Random("t", (2, 2))}
+  paths = fake.write(tmp_path, {"a.ckpt": tensors, "b.safetensors": fake.open_clip(system)})
+  with pytest.raises(ValueError, match="(?s)teacher.weight.*config.port.ignore"):
+    run.port(config, paths, str(tmp_path / "out"))
+  named = config | {"port": config["port"] | {"ignore": (r"teacher\..*",)}}
+  run.port(named, paths, str(tmp_path / "out"))
+
+
+def test_other_sizes_in_the_config_are_listed_before_anything_is_read(config, system, ported):
+  other = config | {
+    "weights": ported,
+    "system": config["system"] | {"resampler": dict(config["system"]["resampler"], queries=3)},
+  }
+  changed = build.make_system(other, None)
+  start, _ = run.load_start(other, changed, build.make_mesh(other))
+  with pytest.raises(ValueError, match="misshapen params/resampler/latents"):
+    start()
+
+
+def test_a_second_port_into_a_folder_is_refused(config, checkpoints, ported):
+  with pytest.raises(FileExistsError, match="already holds weights"):
+    run.port(config, checkpoints, ported)
