@@ -145,9 +145,15 @@ def test_times_between_two_steps_are_told_apart_whatever_the_dtype():
   assert np.abs(a - b).max() > 1e-3  # as bfloat16 both are 872
 
 
-def test_a_fresh_network_predicts_zero():
+def test_a_fresh_network_predicts_zero_and_its_blocks_are_the_identity():
   _, init = networks.split(cogvideox.CogVideoX, **TOY)
-  assert not np.any(forward(TOY)(init(0), *inputs()))
+  params, run = init(0), forward(TOY)
+  x, time, text = inputs()
+  assert not np.any(run(params, x, time, text))
+  params["out"]["kernel"] = networks.params(cogvideox.CogVideoX, **TOY)["out"]["kernel"]
+  out = run(params, x, time, text)
+  assert np.any(out)
+  np.testing.assert_array_equal(run(params, x, time, 2 * text), out)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
