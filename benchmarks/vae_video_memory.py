@@ -8,6 +8,7 @@ also runs it, and `peak` is how far the process grows meanwhile, results include
 """
 
 import json
+import os
 import pathlib
 import resource
 import subprocess
@@ -86,6 +87,7 @@ def resident() -> int:
 
 
 def main(argv: list[str]) -> None:
+  del argv
   if CASE.value:
     method, mode, frames = CASE.value.split(",")
     print(json.dumps(measure(method, mode, int(frames))))
@@ -96,16 +98,19 @@ def main(argv: list[str]) -> None:
       first = f"{method},{mode},{FRAMES.value[0]}"
       for frames in FRAMES.value:
         case = f"{method},{mode},{frames}"
-        command = [sys.executable, "-m", "benchmarks.vae_video_memory", *argv_of_this(), case]
-        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        figures[case] = json.loads(output.splitlines()[-1])
+        command = [
+          sys.executable,
+          "-m",
+          "benchmarks.vae_video_memory",
+          *sys.argv[1:],
+          f"--case={case}",
+        ]
+        cpu = os.environ | {"JAX_PLATFORMS": "cpu"}
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=cpu)
+        figures[case] = json.loads(done.stdout.splitlines()[-1])
         print(line(case, figures[case], figures[first]), flush=True)
   if OUT.value:
     pathlib.Path(OUT.value).write_text(json.dumps(figures, indent=2) + "\n")
-
-
-def argv_of_this() -> list[str]:
-  return [*sys.argv[1:], "--case"]
 
 
 def line(case: str, x: dict[str, float], first: dict[str, float]) -> str:

@@ -1,10 +1,10 @@
 import logging
 
-import fake
 import jax
 import numpy as np
 import pytest
 
+from benchmarks import fake_checkpoint
 from configs import webvid_saf
 from fbjax import build, run, sharding, transfer
 from fbjax.port import files
@@ -32,8 +32,11 @@ def system(config):
 
 @pytest.fixture(scope="module")
 def checkpoints(system, tmp_path_factory):
-  contents = {"t2v.ckpt": fake.text_to_video(system), "clip.safetensors": fake.open_clip(system)}
-  return fake.write(tmp_path_factory.mktemp("published"), contents)
+  contents = {
+    "t2v.ckpt": fake_checkpoint.text_to_video(system),
+    "clip.safetensors": fake_checkpoint.open_clip(system),
+  }
+  return fake_checkpoint.write(tmp_path_factory.mktemp("published"), contents)
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +96,13 @@ def test_what_was_exported_can_be_ported_again(config, ported, tmp_path):
 
 
 def test_missing_unexpected_and_misshapen_keys_are_all_listed(config, system, tmp_path):
-  tensors = fake.text_to_video(system)
+  tensors = fake_checkpoint.text_to_video(system)
   del tensors["model.diffusion_model.out.0.weight"]
-  tensors["model.diffusion_model.extra.weight"] = fake.Random("extra", (3,))
-  tensors["model.diffusion_model.out.0.bias"] = fake.Random("bias", (7,))
-  paths = fake.write(tmp_path, {"a.ckpt": tensors, "b.safetensors": fake.open_clip(system)})
+  tensors["model.diffusion_model.extra.weight"] = fake_checkpoint.Random("extra", (3,))
+  tensors["model.diffusion_model.out.0.bias"] = fake_checkpoint.Random("bias", (7,))
+  paths = fake_checkpoint.write(
+    tmp_path, {"a.ckpt": tensors, "b.safetensors": fake_checkpoint.open_clip(system)}
+  )
   with pytest.raises(ValueError) as error:
     run.port(config, paths, str(tmp_path / "out"))
   message = str(error.value)
@@ -107,24 +112,30 @@ def test_missing_unexpected_and_misshapen_keys_are_all_listed(config, system, tm
 
 
 def test_another_models_file_says_what_it_looks_like(config, system, tmp_path):
-  paths = fake.write(tmp_path, {"clip.safetensors": fake.open_clip(system)})
+  paths = fake_checkpoint.write(tmp_path, {"clip.safetensors": fake_checkpoint.open_clip(system)})
   with pytest.raises(ValueError, match="no file holds the part 'unet'.*look like clip"):
     run.port(config, paths, str(tmp_path / "out"))
 
 
 def test_numbers_that_are_none_leave_nothing_behind(config, system, tmp_path):
-  tensors = fake.text_to_video(system)
+  tensors = fake_checkpoint.text_to_video(system)
   key = "model.diffusion_model.out.0.weight"
   tensors[key] = np.full(tensors[key].shape, np.nan, np.float16)
-  paths = fake.write(tmp_path, {"a.ckpt": tensors, "b.safetensors": fake.open_clip(system)})
+  paths = fake_checkpoint.write(
+    tmp_path, {"a.ckpt": tensors, "b.safetensors": fake_checkpoint.open_clip(system)}
+  )
   with pytest.raises(ValueError, match="not finite in unet/out_norm/scale"):
     run.port(config, paths, str(tmp_path / "out"))
   assert not any((tmp_path / "out").glob("*"))
 
 
 def test_tensors_of_no_network_must_be_named(config, system, tmp_path):
-  tensors = fake.text_to_video(system) | {"teacher.weight": fake.Random("t", (2, 2))}
-  paths = fake.write(tmp_path, {"a.ckpt": tensors, "b.safetensors": fake.open_clip(system)})
+  tensors = fake_checkpoint.text_to_video(system) | {
+    "teacher.weight": fake_checkpoint.Random("t", (2, 2))
+  }
+  paths = fake_checkpoint.write(
+    tmp_path, {"a.ckpt": tensors, "b.safetensors": fake_checkpoint.open_clip(system)}
+  )
   with pytest.raises(ValueError, match="(?s)teacher.weight.*config.port.ignore"):
     run.port(config, paths, str(tmp_path / "out"))
   named = config | {"port": config["port"] | {"ignore": (r"teacher\..*",)}}

@@ -321,21 +321,32 @@ def test_the_gradient_reaches_the_encoder_through_both_chunks(toy):
   x = jnp.asarray(normal(1, 17, 8, 8, 3))
 
   @jax.jit
+  @jax.value_and_grad
   def loss(params):
     network = nnx.merge(toy.graph, params)
-    return jnp.square(network.decode(network.encode(x).mean) - x).mean()
+    z = network.encode(x).mean
+    return jnp.square(z).mean() + jnp.square(network.decode(z[:, 2:])).mean()
 
-  grad = jax.jit(jax.grad(loss))(toy.params)
-  assert all(
-    np.all(np.isfinite(g)) and np.any(g) for g in jax.tree.leaves(grad["encoder"]["levels"])
-  )
+  _, grad = loss(toy.params)
+  assert all(np.isfinite(g).all() for g in jax.tree.leaves(grad))
+  assert all(np.any(g) for g in jax.tree.leaves(grad["encoder"]["levels"]))
   norm = jnp.sqrt(sum(jnp.square(g).sum() for g in jax.tree.leaves(grad)))
 
   def along(step):
-    return loss(jax.tree.map(lambda p, g: p + step * g / norm, toy.params, grad))
+    return loss(jax.tree.map(lambda p, g: p + step * g / norm, toy.params, grad))[0]
 
   slope = (along(1e-3) - along(-1e-3)) / 2e-3
   np.testing.assert_allclose(slope, norm, rtol=2e-2)
+
+
+def test_the_latent_is_never_certain_beyond_reason(toy):
+  """The log variance stays between -30 and 20."""
+  flat = convert.flatten(toy.params)
+  bias = np.repeat(np.float32([0, -100, 100]), [4, 2, 2])
+  params = convert.nest(flat | {"encoder/out_conv/conv/bias": bias})
+  latent = toy("encode", normal(1, 9, 8, 8, 3), params)
+  np.testing.assert_array_equal(latent[..., 4:6], -30)
+  np.testing.assert_array_equal(latent[..., 6:], 20)
 
 
 # The port
