@@ -16,5 +16,6 @@ def config(**train) -> dict:
   c.train.update(train)
   c.bridge = dict(name="constant", variance=1.0)
   c.objective.update(shift=1.0)
-  c.sampling.update(steps=2, batch_size=2, grid=dict(name="trailing"))
+  c.sampling.update(steps=2, batch_size=2)
+  c.sampling.grid = dict(name="trailing")
   return c.to_dict()

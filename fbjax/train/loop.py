@@ -184,7 +184,9 @@ def _compile(
 def _next_batch(data: Data, mesh: Mesh) -> tuple[dict[str, np.ndarray], dict[str, jax.Array]]:
   batch = dict(next(data))
   host = {name: batch.pop(name) for name in HOST_FIELDS if name in batch}
-  return host, sharding.put_batch(batch, mesh)
+  # With several processes this transfer is not told apart from an accidental one.
+  with jax.transfer_guard("allow"):
+    return host, sharding.put_batch(batch, mesh)
 
 
 def _check_finite(

@@ -1,0 +1,82 @@
+"""Two processes of one run on this machine: they train as one does, and one restores what they saved."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import settings
+from fbjax import tracker
+
+# argv: workdir, steps, process, processes, port
+COMMAND = """
+import logging, sys
+sys.path[:0] = ["tests"]
+import jax
+jax.config.update("jax_compilation_cache_dir", %r)
+workdir, steps, process, processes, port = sys.argv[1], *map(int, sys.argv[2:])
+if processes > 1:
+  jax.distributed.initialize(f"127.0.0.1:{port}", processes, process, heartbeat_timeout_seconds=30)
+import toy
+from fbjax import run, sharding
+logging.basicConfig(level=logging.INFO, format="%%(message)s")
+sharding.join_processes()
+config = toy.config(steps=steps, log_every=1, save_every=3, preview_every=6)
+# Adam turns rounding noise in dead biases into full steps.
+config["optim"] = dict(config["optim"], name="sgd", lr=0.1, schedule="constant", warmup=0)
+config["mesh"] = dict(data=-1, fsdp=2 if processes > 1 else 1)
+run.train(config, workdir)
+""" % str(settings.CACHE)
+
+
+def start(workdir, steps, process=0, processes=1, port=0) -> subprocess.Popen:
+  devices = f"--xla_force_host_platform_device_count={2 if processes > 1 else 1}"
+  environment = os.environ | {
+    "XLA_FLAGS": f"{settings.FAST_COMPILATION} {devices}",
+    "JAX_PLATFORMS": "cpu",
+  }
+  argv = [str(workdir), *map(str, (steps, process, processes, port))]
+  return subprocess.Popen(
+    [sys.executable, "-c", COMMAND, *argv],
+    cwd=settings.ROOT,
+    env=environment,
+    # A file, not a pipe: nobody reads the one while waiting for the other.
+    stderr=(workdir.parent / f"{workdir.name}{process}.log").open("w"),
+  )
+
+
+def free_port() -> int:
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    return probe.getsockname()[1]
+
+
+def finish(workdir, *processes: subprocess.Popen) -> None:
+  try:
+    codes = [process.wait(timeout=300) for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  logs = [log.read_text() for log in sorted(workdir.parent.glob(f"{workdir.name}*.log"))]
+  assert set(codes) == {0}, "\n".join(logs)
+
+
+def losses(workdir) -> list[float]:
+  return [row["loss"] for row in tracker.read_metrics(workdir / "metrics.jsonl")]
+
+
+@pytest.mark.timeout(1200)
+def test_two_processes_learn_what_one_does_and_one_goes_on_from_them(tmp_path):
+  alone, together = tmp_path / "alone", tmp_path / "together"
+  finish(alone, start(alone, 8))
+  port = free_port()
+  finish(together, *(start(together, 6, process, 2, port) for process in range(2)))
+  assert len(losses(together)) == 6  # only the first process writes
+  np.testing.assert_allclose(losses(together), losses(alone)[:6], atol=1e-5)
+  assert (together / "samples/0000006.png").exists()
+  finish(together, start(together, 8))
+  np.testing.assert_allclose(losses(together), losses(alone), atol=1e-5)
+  assert losses(alone)[0] != losses(alone)[-1]
