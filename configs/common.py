@@ -62,13 +62,15 @@ def small_unet(c: ConfigDict) -> None:
     train_text=True,
     dtype="float32",
   )
-  # A narrow bridge keeps what does not move; what moves is decided next to the prior, where the
-  # times are drawn.
-  c.bridge = dict(name="constant", variance=0.01)
-  c.objective = dict(name="bridge", predict="velocity", weight_like="z0", shift=20.0, drop_text=0.1)
+  # A narrow bridge keeps what does not move. What moves is decided next to the prior, where most
+  # times are drawn: further on the state itself shows the motion, and the caption need not be read.
+  c.bridge = dict(name="constant", variance=0.1)
+  c.objective = dict(
+    name="bridge", predict="velocity", weight_like="z0", shift=300.0, drop_text=0.1
+  )
   c.optim.update(lr=3e-3, warmup=50, schedule="cosine", clip=1.0)
   c.train.update(ema_decay=0.99)
-  c.sampling.update(steps=4, grid=dict(name="shifted", shift=20.0))
+  c.sampling.update(steps=4, grid=dict(name="shifted", shift=300.0))
 
 
 def videocrafter(c: ConfigDict) -> None:

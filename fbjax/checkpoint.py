@@ -14,16 +14,18 @@ import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from fbjax import places
+
 CONFIG_FILE = "config.json"
 WEIGHTS = "weights"  # in a folder of ported weights, beside what is told about them
-AT_ONCE = 2**28  # bytes of weights in memory while they are written
+AT_ONCE = 2**26  # bytes of small weights that are gathered before they are written
 
 
 class Checkpoints:
   """The checkpoints of one run, under `workdir/checkpoints`, newest `keep` kept."""
 
   def __init__(self, workdir: str, keep: int = 2):
-    self.path = epath.Path(workdir).absolute() / "checkpoints"
+    self.path = places.absolute(workdir) / "checkpoints"
     self._checkpointer = ocp.training.Checkpointer(
       self.path,
       preservation_policy=ocp.training.preservation_policies.LatestN(keep),
@@ -79,25 +81,28 @@ def write_weights(folder: str, leaves: Iterable[tuple[tuple[Any, ...], Any]]) ->
   Raises:
     FileExistsError: when there are weights already.
   """
-  path = epath.Path(folder).absolute() / WEIGHTS
+  path = places.absolute(folder) / WEIGHTS
   if path.exists():
     raise FileExistsError(f"{folder} already holds weights; remove it or choose another folder")
   _remove_partial(path)
+  context = ocp.Context()
+  context.memory.deepcopy_host_arrays = False  # nobody changes them meanwhile
   part, size = {}, 0
   try:
-    for keys, leaf in leaves:
-      array = np.asarray(leaf)
-      node = part
-      for key in keys[:-1]:
-        node = node.setdefault(key, {})
-      node[keys[-1]] = array
-      size += array.nbytes
-      if size >= AT_ONCE:
+    with context:
+      for keys, leaf in leaves:
+        node = part
+        for key in keys[:-1]:
+          node = node.setdefault(key, {})
+        node[keys[-1]] = np.asarray(leaf)
+        size += node[keys[-1]].nbytes
+        if size >= AT_ONCE:
+          ocp.partial.save(path, part)
+          # Not even a name may keep them while the next leaf is read.
+          part, node, leaf, size = {}, None, None, 0
+      if part:
         ocp.partial.save(path, part)
-        part, size = {}, 0
-    if part:
-      ocp.partial.save(path, part)
-    ocp.partial.finalize(path)
+      ocp.partial.finalize(path)
   except BaseException:
     _remove_partial(path)
     raise
@@ -109,7 +114,7 @@ def stored(folder: str) -> dict[tuple[Any, ...], Any]:
   Raises:
     FileNotFoundError: when there is none.
   """
-  path = epath.Path(folder).absolute() / WEIGHTS
+  path = places.absolute(folder) / WEIGHTS
   if not path.exists():
     raise FileNotFoundError(f"{folder} holds no weights; make them with --mode=port --out={folder}")
   tree = ocp.metadata(path).metadata
@@ -142,7 +147,7 @@ def read_weights(folder: str, wanted: Any) -> Any:
       "Port them again with this config"
     )
   with _partial():
-    return ocp.load(epath.Path(folder).absolute() / WEIGHTS, jax.tree.map(_placeholder, wanted))
+    return ocp.load(places.absolute(folder) / WEIGHTS, jax.tree.map(_placeholder, wanted))
 
 
 def read_leaves(folder: str, wanted: Sequence[tuple[tuple[Any, ...], Any]]) -> list[np.ndarray]:
@@ -154,7 +159,7 @@ def read_leaves(folder: str, wanted: Sequence[tuple[tuple[Any, ...], Any]]) -> l
       node = node.setdefault(key, {})
     node[path[-1]] = np.broadcast_to(np.zeros((), like.dtype), like.shape)
   with _partial():
-    found = ocp.load(epath.Path(folder).absolute() / WEIGHTS, tree)
+    found = ocp.load(places.absolute(folder) / WEIGHTS, tree)
   return [functools.reduce(lambda node, key: node[key], path, found) for path, _ in wanted]
 
 

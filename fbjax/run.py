@@ -11,7 +11,7 @@ import numpy as np
 from clu import parameter_overview
 from jax.experimental import multihost_utils
 
-from fbjax import build, checkpoint, sampling, sharding, tracker, transfer
+from fbjax import build, checkpoint, places, sampling, sharding, tracker, transfer
 from fbjax.data import pipeline, prompts, video
 from fbjax.systems import base
 from fbjax.train import loop
@@ -118,12 +118,13 @@ def write_preview(
   ]
   sheet = tracker.contact_sheet(rows, captions)
   if jax.process_index() == 0:
-    folder = pathlib.Path(workdir) / "samples" / f"{step:07}"
+    folder = places.local(workdir) / "samples" / f"{step:07}"
     folder.mkdir(parents=True, exist_ok=True)
     for i, row in enumerate(rows):
       beside = np.concatenate([row["truth"], row["sample"]], axis=2)
       video.write_mp4(folder / f"{i:02}.mp4", beside, fps=spec["fps"])
     tracker.write_png(folder.with_suffix(".png"), sheet)
+    places.push(workdir)
     logger.info("Wrote samples to %s.png and %s/.", folder, folder)
   return sheet
 

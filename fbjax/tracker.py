@@ -14,6 +14,8 @@ import tensorboardX
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
+from fbjax import places
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
@@ -55,13 +57,15 @@ class Tracker:
     start: int = 0,
     flops: float | None = None,
   ):
-    self.workdir = pathlib.Path(workdir)
+    self._home = workdir
+    self.workdir = places.local(workdir)
     self.steps, self.batch_size, self.flops = steps, batch_size, flops
     self._active = jax.process_index() == 0
     self._peak = peak_flops(jax.devices()[0])
     self._last_step, self._last_time, self._waited = start, time.perf_counter(), 0.0
     if self._active:
       self._file = self.workdir / "metrics.jsonl"
+      places.pull(workdir, self._file.name)
       kept = [row for row in read_metrics(self._file) if row["step"] <= start]
       _replace(self._file, "".join(json.dumps(row) + "\n" for row in kept))
       self._events = tensorboardX.SummaryWriter(
@@ -94,6 +98,7 @@ class Tracker:
       file.write(json.dumps({"step": step} | row) + "\n")
     for name, value in row.items():
       self._events.add_scalar(name, value, step)
+    places.push(self._home)
 
   def picture(self, name: str, step: int, image: UInt8[np.ndarray, "_ _ 3"]) -> None:
     """Shows a picture in TensorBoard."""
@@ -105,6 +110,7 @@ class Tracker:
     if self._active:
       plot_loss(self._file, self.workdir / "loss.png")
       self._events.close()
+      places.push(self._home)
 
 
 def progress_line(step: int, steps: int, row: Mapping[str, float]) -> str:

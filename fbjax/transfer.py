@@ -175,9 +175,10 @@ def leaves(
     group = "params" if system.parts[name].trained else "frozen"
     for path, leaf in convert.flatten(tree).items():
       array = np.asarray(leaf)
-      if not np.all(np.isfinite(array)):
+      if not all(np.all(np.isfinite(row)) for row in np.atleast_1d(array)):
         broken.append(f"{name}/{path}")
       yield (group, name, *convert.keys(path)), array
+      del array  # before the next one is read
   for key, tensor in left.items():
     yield ("left", key), np.asarray(tensor)
   if broken:

@@ -8,6 +8,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "fbjax"
 
 FLOORS = [
+  {"places"},
   {"sharding", "checkpoint", "tracker"},
   {"bridge", "models", "data", "port"},
   {"systems", "evaluation"},

@@ -11,25 +11,25 @@ import pytest
 import settings
 from fbjax import tracker
 
-# argv: workdir, steps, process, processes, port
+# argv: cache, workdir, steps, process, processes, port
 COMMAND = """
 import logging, sys
 sys.path[:0] = ["tests"]
 import jax
-jax.config.update("jax_compilation_cache_dir", %r)
-workdir, steps, process, processes, port = sys.argv[1], *map(int, sys.argv[2:])
+jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+workdir, steps, process, processes, port = sys.argv[2], *map(int, sys.argv[3:])
 if processes > 1:
   jax.distributed.initialize(f"127.0.0.1:{port}", processes, process, heartbeat_timeout_seconds=30)
 import toy
 from fbjax import run, sharding
-logging.basicConfig(level=logging.INFO, format="%%(message)s")
+logging.basicConfig(level=logging.INFO, format="%(message)s")
 sharding.join_processes()
 config = toy.config(steps=steps, log_every=1, save_every=3, preview_every=6)
 # Adam turns rounding noise in dead biases into full steps.
 config["optim"] = dict(config["optim"], name="sgd", lr=0.1, schedule="constant", warmup=0)
 config["mesh"] = dict(data=-1, fsdp=2 if processes > 1 else 1)
 run.train(config, workdir)
-""" % str(settings.CACHE)
+"""
 
 
 def start(workdir, steps, process=0, processes=1, port=0) -> subprocess.Popen:
@@ -38,7 +38,7 @@ def start(workdir, steps, process=0, processes=1, port=0) -> subprocess.Popen:
     "XLA_FLAGS": f"{settings.FAST_COMPILATION} {devices}",
     "JAX_PLATFORMS": "cpu",
   }
-  argv = [str(workdir), *map(str, (steps, process, processes, port))]
+  argv = [str(settings.CACHE), str(workdir), *map(str, (steps, process, processes, port))]
   return subprocess.Popen(
     [sys.executable, "-c", COMMAND, *argv],
     cwd=settings.ROOT,

@@ -361,6 +361,11 @@ def test_the_port_is_its_own_inverse(toy):
   again = port.to_torch("vae_video", convert.nest(back), TOY)
   assert all(again[key].tobytes() == x.tobytes() for key, x in tensors.items())
   assert port.recognize(tensors) == {"": "vae_video"}
+  # Two matrices of one shape, which only their names tell apart.
+  scale = toy.params["decoder"]["out_norm"]["scale"]["kernel"]
+  np.testing.assert_array_equal(
+    tensors["decoder.norm_out.conv_y.conv.weight"][..., 0, 0, 0], scale.T
+  )
 
 
 def test_the_published_network_has_the_published_number_of_parameters():

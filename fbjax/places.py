@@ -1,0 +1,58 @@
+"""Workdirs in a bucket: small files are written here and copied there.
+
+Checkpoints go to a bucket directly. Plots, clips and events are made by libraries that know local
+files alone, so they are made in a folder of this machine and pushed.
+"""
+
+import functools
+import pathlib
+import tempfile
+
+from etils import epath
+
+
+def is_remote(workdir: str) -> bool:
+  """Whether a workdir is in a bucket, such as gs://mine/run."""
+  return "://" in str(workdir)
+
+
+def absolute(folder: str) -> epath.Path:
+  """The full path of a folder; that of a bucket is one already."""
+  path = epath.Path(folder)
+  return path if is_remote(folder) else path.absolute()
+
+
+@functools.cache
+def local(workdir: str) -> pathlib.Path:
+  """Where this process writes small files of a workdir: itself, or a folder that `push` empties."""
+  if not is_remote(workdir):
+    return pathlib.Path(workdir)
+  return pathlib.Path(tempfile.mkdtemp(prefix="fbjax-"))
+
+
+def pull(workdir: str, name: str) -> None:
+  """Fetches one file of a bucket, if it is there, to go on writing it."""
+  if is_remote(workdir) and (there := remote(workdir) / name).exists():
+    (local(workdir) / name).write_bytes(there.read_bytes())
+
+
+def push(workdir: str) -> None:
+  """Copies what was written since the last push into the bucket; nothing to do without one."""
+  if not is_remote(workdir):
+    return
+  here, pushed = local(workdir), _pushed(workdir)
+  for file in sorted(here.rglob("*")):
+    if file.is_file() and pushed.get(file) != (stamp := file.stat().st_mtime_ns):
+      there = remote(workdir) / file.relative_to(here).as_posix()
+      there.parent.mkdir(parents=True, exist_ok=True)
+      there.write_bytes(file.read_bytes())
+      pushed[file] = stamp
+
+
+def remote(workdir: str) -> epath.Path:
+  return epath.Path(workdir)
+
+
+@functools.cache
+def _pushed(workdir: str) -> dict[pathlib.Path, int]:
+  return {}
