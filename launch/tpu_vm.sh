@@ -50,7 +50,7 @@ tar -xzf ~/fbjax.tar.gz -C ~/fbjax
 export PATH="$HOME/.local/bin:$PATH"
 command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
 uv venv -q --allow-existing --python 3.11 ~/fbjax-venv
-uv pip install -q --python ~/fbjax-venv/bin/python -r ~/fbjax/requirements.txt "jax[tpu]"
+uv pip install -q --python ~/fbjax-venv/bin/python -r ~/fbjax/requirements.txt "jax[tpu]" gcsfs
 touch ~/fbjax.ready'
 START='[ -f ~/fbjax.ready ] || { echo "use setup first on $(hostname)" >&2; exit 1; }
 rm -f ~/fbjax.exit

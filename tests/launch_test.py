@@ -202,7 +202,7 @@ def test_a_dry_setup_copies_tracked_files_and_installs_on_all_workers():
   assert copy[5:7] == [archive[-2].removeprefix("--output="), "demo:fbjax.tar.gz"]
   for command in (copy, install):
     assert command[:4] == SSH[:4] and "--worker=all" in command and command[-2:] == WHERE
-  assert '-r ~/fbjax/requirements.txt "jax[tpu]"' in " ".join(install)
+  assert '-r ~/fbjax/requirements.txt "jax[tpu]" gcsfs' in " ".join(install)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_the_steps_by_hand(cloud):
     home = (cloud.folder / "workers" / worker).resolve()
     assert sorted(f.name for f in (home / "fbjax").iterdir()) == ["launch", "requirements.txt"]
     installed = (home / "installed").read_text()
-    assert f"-r {home}/fbjax/requirements.txt jax[tpu]" in installed
+    assert f"-r {home}/fbjax/requirements.txt jax[tpu] gcsfs" in installed
   assert cloud.states() == "idle"
 
   cloud.ok("run", "--", *EXTRA)
