@@ -83,12 +83,14 @@ def main(_: list[str]) -> None:
     attention_levels=(0, 1, 2),
     head_dim=64,
     context_dim=1024,
+    image_attention=True,
   )
-  network = unet3d.UNet3D(4, 4, **sizes, rngs=layers.Keys(jax.random.key(0)))
+  network = unet3d.UNet3D(8, 4, **sizes, rngs=layers.Keys(jax.random.key(0)))
   graph, state = nnx.split(network)
   params = nnx.to_pure_dict(state)
-  shape = (1, FRAMES.value, SIZE.value, SIZE.value, 4)
-  args = (jnp.ones(shape), jnp.full(1, 500.0), jnp.ones((1, 77, 1024)))
+  shape = (1, FRAMES.value, SIZE.value, SIZE.value, 8)
+  image = jnp.ones((1, FRAMES.value, 16, 1024))
+  args = (jnp.ones(shape), jnp.full(1, 500.0), jnp.ones((1, 77, 1024)), image)
 
   def forward(params: Any, *args: Any) -> jax.Array:
     return nnx.merge(graph, params)(*args)

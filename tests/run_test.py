@@ -79,6 +79,55 @@ def test_a_folder_becomes_clips_and_is_not_done_twice(trained, image, tmp_path):
     run.sample(toy.config(), str(trained), **arguments)
 
 
+def test_a_clip_is_continued_from_its_last_frame(trained, image, tmp_path):
+  out = tmp_path / "long.mp4"
+  run.sample(toy.config(), str(trained), image=str(image), out=str(out), chunks=3)
+  assert frames(out) == 3 + 2 + 2
+
+
+def test_clips_have_the_size_and_length_asked_for(trained, image, tmp_path):
+  out = tmp_path / "wide.mp4"
+  run.sample(toy.config(), str(trained), image=str(image), out=str(out), size=(16, 24), frames=4)
+  with av.open(str(out)) as container:
+    shapes = [frame.to_ndarray(format="rgb24").shape for frame in container.decode(video=0)]
+  assert shapes == [(16, 24, 3)] * 4
+
+
+def test_a_last_frame_is_refused_where_nobody_was_trained_with_one(trained, image, tmp_path):
+  arguments = dict(image=str(image), out=str(tmp_path / "x.mp4"))
+  with pytest.raises(ValueError, match="trained with the first frame alone"):
+    run.sample(toy.config(), str(trained), last=str(image), **arguments)
+  config = toy.config()
+  config["system"]["given"] = "ends"
+  with pytest.raises(ValueError, match="give --last=<image> too"):
+    run.check_ends(config, None, 1)
+  with pytest.raises(ValueError, match="cannot be continued"):
+    run.check_ends(config, str(image), 2)
+
+
+def test_guidance_needs_conditions_that_training_dropped(trained, image, tmp_path):
+  arguments = dict(image=str(image), out=str(tmp_path / "x.mp4"))
+  with pytest.raises(ValueError, match="config.objective.drop_both is 0"):
+    run.sample(toy.config(), str(trained), image_guidance=2.0, **arguments)
+  config = toy.config()
+  config["objective"]["drop_text"] = 0.0
+  mesh = build.make_mesh(config)
+  with pytest.raises(ValueError, match="config.objective.drop_text is 0"):
+    build.make_sample(config, None, None, mesh, guidance=2.0)
+
+
+@pytest.mark.parametrize("kind", ["tiny", "huge", "grey", "alpha", "CMYK", "palette"])
+def test_any_image_that_a_person_may_have_becomes_a_frame(kind, tmp_path):
+  rng = np.random.default_rng(0)
+  shape = {"tiny": (1, 2), "huge": (3000, 4000)}.get(kind, (20, 30))
+  image = Image.fromarray(rng.integers(0, 256, (*shape, 3), np.uint8))
+  modes = {"grey": "L", "alpha": "RGBA", "CMYK": "CMYK", "palette": "P"}
+  path = tmp_path / ("x.jpg" if kind == "CMYK" else "x.png")
+  image.convert(modes.get(kind, "RGB")).save(path)
+  frame = run.read_frame(path, (16, 24))
+  assert frame.shape == (16, 24, 3) and frame.dtype == np.uint8
+
+
 def test_sampling_with_another_config_names_the_keys(trained, image, tmp_path):
   config = toy.config()
   config["system"]["unet"]["width"] = 16

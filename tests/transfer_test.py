@@ -3,6 +3,7 @@ import logging
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import fake_checkpoint
 from configs import webvid_saf
@@ -151,6 +152,29 @@ def test_other_sizes_in_the_config_are_listed_before_anything_is_read(config, sy
   start, _ = run.load_start(other, changed, build.make_mesh(other))
   with pytest.raises(ValueError, match="misshapen params/resampler/latents"):
     start()
+
+
+def test_a_ported_checkpoint_trains_samples_and_goes_back(config, ported, tmp_path, monkeypatch):
+  one = sharding.make_mesh(1, 1, jax.devices()[:1])
+  monkeypatch.setattr(build, "make_mesh", lambda config: one)
+  image, workdir, out = tmp_path / "cat.png", str(tmp_path / "run"), tmp_path / "back.ckpt"
+  Image.new("RGB", (20, 30), "teal").save(image)
+  config = config | {"weights": ported}
+  config["train"] = config["train"] | dict(steps=1, batch_size=2, preview_every=100, save_every=1)
+  run.train(config, workdir)
+  run.sample(config, workdir, image=str(image), out=str(tmp_path / "a.mp4"), image_guidance=2.0)
+  assert (tmp_path / "a.mp4").stat().st_size > 1000
+  run.export(config, workdir, str(out))
+  back = files.read(out).tensors
+  key = "model.diffusion_model.input_blocks.1.0.in_layers.2.weight"
+  frozen = "first_stage_model.encoder.conv_in.weight"
+  was = transfer.stored_tree(ported)
+  before = np.asarray(was["params"]["unet"]["down"][0]["res"]["in_conv"]["kernel"])
+  moved = np.abs(back[key].transpose(2, 3, 1, 0) - before.astype(np.float32)).max()
+  assert 0 < moved < 1e-3  # one step of 1e-5, averaged
+  np.testing.assert_array_equal(
+    back[frozen].transpose(2, 3, 1, 0), was["frozen"]["vae"]["encoder"]["in_conv"]["kernel"]
+  )
 
 
 def test_a_second_port_into_a_folder_is_refused(config, checkpoints, ported):

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import toy
+from configs import webvid_saf
 from fbjax import build
+from fbjax.systems import videocrafter
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +86,75 @@ def test_the_network_hears_image_text_time_and_stride(setting):
     denoise(z0, t_net, cond._replace(stride=cond.stride + 1)),
   ):
     assert np.abs(np.asarray(other - out)).max() > 1e-4
+
+
+@pytest.fixture(scope="module")
+def pictured():
+  """The system with a VAE, and CLIP's image network in front of a Resampler."""
+  c = webvid_saf.get_config("smoke")
+  c.data.update(frames=3, size=16)
+  config = c.to_dict()
+  tokenizer = build.make_tokenizer(config)
+  system = build.make_system(config, tokenizer)
+  rng = np.random.default_rng(0)
+  batch = {
+    "video": rng.integers(0, 256, (2, 3, 16, 16, 3), np.uint8),
+    "tokens": tokenizer(["a red star moves up", "a blue disc moves down"]),
+    "stride": np.array([1, 2], np.int32),
+  }
+  key = jax.random.key(0)
+  return system, jax.jit(system.init)(key), jax.jit(system.init_frozen)(key), batch
+
+
+def test_latents_are_of_the_vae_and_the_prior_is_the_targets_first_frame(pictured):
+  system, _, frozen, batch = pictured
+  keys = jax.random.split(jax.random.key(1), 2)
+  z0, z1, cond = jax.jit(system.encode)(frozen, batch, keys)
+  assert z0.shape == (2, 3, 4, 4, 4)  # 16 pixels through a VAE of factor 4
+  # The posterior is drawn once: frame 0 of the clip is its prior exactly.
+  for t in range(3):
+    np.testing.assert_array_equal(z1[:, t], z0[:, 0])
+  video = jax.jit(system.decode)(frozen, z0)
+  assert video.shape == batch["video"].shape and np.isfinite(video).all()
+  assert cond.text.shape == (2, 16, 32) and cond.image.shape == (2, 5, 32)
+
+
+def test_a_dropped_image_is_grey_before_and_after_embedding(pictured):
+  system, params, frozen, batch = pictured
+  keys = jax.random.split(jax.random.key(1), 2)
+  _, _, cond = jax.jit(system.encode)(frozen, batch, keys)
+  no, first = jnp.zeros(2, bool), jnp.array([True, False])
+  embed = jax.jit(system.embed)
+  before, after = (
+    embed(params, system.drop(cond, no, first)),
+    system.drop(embed(params, cond), no, first),
+  )
+  np.testing.assert_allclose(before.image, after.image, atol=2e-2)  # bfloat16
+  grey = dict(batch, video=np.full_like(batch["video"], 128))
+  _, _, of_grey = jax.jit(system.encode)(frozen, grey, keys)
+  np.testing.assert_allclose(
+    cond.null_image.astype(np.float32), of_grey.image.astype(np.float32), atol=5e-2
+  )
+  assert np.abs(cond.image.astype(np.float32) - of_grey.image.astype(np.float32)).max() > 0.1
+
+
+def test_between_two_given_frames_the_prior_goes_straight():
+  ends = jnp.stack([jnp.zeros((2, 4, 4, 3)), jnp.ones((2, 4, 4, 3))], axis=1)
+  way = videocrafter.prior(ends, "ends", 5)
+  np.testing.assert_allclose(way[0, :, 0, 0, 0], [0, 0.25, 0.5, 0.75, 1])
+  np.testing.assert_array_equal(videocrafter.prior(ends, "first", 5), np.zeros((2, 5, 4, 4, 3)))
+
+
+def test_both_ends_of_a_clip_are_given_or_two_images():
+  c = toy.config()
+  c["system"]["given"] = "ends"
+  tokenizer = build.make_tokenizer(c)
+  system = build.make_system(c, tokenizer)
+  video = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16, 3), np.uint8)
+  rest = {"tokens": tokenizer(["up", "down"]), "stride": np.ones(2, np.int32)}
+  keys = jax.random.split(jax.random.key(0), 2)
+  of_clip = system.encode({}, {"video": video} | rest, keys)
+  images = {"image": video[:, 0], "last": video[:, -1]}
+  of_images = system.encode({}, images | rest, keys)
+  np.testing.assert_allclose(of_clip.z1, of_images.z1, atol=1e-6)
+  np.testing.assert_allclose(of_clip.z1[:, -1], of_clip.z0[:, -1], atol=1e-6)
