@@ -1,5 +1,7 @@
 """What all experiments share. A config shows what is particular to it."""
 
+from collections.abc import Callable
+
 from ml_collections import ConfigDict
 
 
@@ -10,6 +12,7 @@ def base() -> ConfigDict:
   c.bridge = dict(name="gmax", beta_min=0.01, beta_max=50.0)
   c.diffusion = dict(name="none")
   c.weights = ""  # a folder that --mode=port wrote; empty trains from scratch
+  c.prior_run = ""  # a workdir of a neural prior, for a system that has one
   c.trainable = dict(name="all")
   c.port = dict()
   c.objective = dict(name="bridge", predict="psi", drop_text=0.1)
@@ -96,6 +99,43 @@ def videocrafter(c: ConfigDict) -> None:
   )
 
 
+def latte_on_ucf101(c: ConfigDict) -> None:
+  """Latte-S/2 on UCF-101, 16 frames of 256x256 in SD's latents, classes as conditions."""
+  c.data = dict(name="ucf101", path="ucf101", protocol="all", frames=16, size=256, strides=3)
+  c.tokenizer = dict(name="bytes", length=16)
+  c.system = dict(
+    name="latte",
+    codec=dict(name="autoencoder", scale=0.18215, draw="sample", at_once=4),
+    latte=dict(size=32, width=384, depth=12, heads=6, patch=2, classes=101),
+    remat=False,
+    dtype="float32",
+  )
+  c.seed = 42
+  c.weights = "weights/sd_vae"
+  c.port = dict(latte=dict(new=(".*",)))
+  # No decay: the fixed positions are kept among the weights.
+  c.optim.update(lr=1e-5, weight_decay=0.0, clip=0.0)
+  c.objective = dict(name="bridge", predict="psi", drop_text=0.1)
+  c.train.update(steps=1_000_000, batch_size=64, save_every=1000)
+  c.sampling.update(steps=1000, guidance=7.0, batch_size=4)
+
+
+PRIOR = dict(size=32, width=384, depth=12, heads=6, patch=2, classes=101)
+
+
+def toy_latte(c: ConfigDict) -> None:
+  """The same system on moving shapes, with every size so small that a laptop runs it."""
+  c.weights, c.prior_run = "", ""
+  c.data = dict(name="synthetic", frames=4, size=32)
+  c.system.codec = dict(name="pixels", patch=4)
+  for name in ("latte", "prior"):
+    if name in c.system:
+      c.system[name].update(size=8, width=32, depth=2, heads=2)
+  c.train.batch_size = 8
+  c.sampling.batch_size = 2
+  two_steps(c)
+
+
 def toy_videocrafter(c: ConfigDict) -> None:
   """The same system on moving shapes, with every size so small that a laptop runs it."""
   c.weights = ""
@@ -114,15 +154,30 @@ def toy_videocrafter(c: ConfigDict) -> None:
   c.sampling.batch_size = 2
 
 
-def configured(c: ConfigDict, arg: str) -> ConfigDict:
-  """The config as its argument asks: whole, or `smoke` for the same code in two steps.
+def two_steps(c: ConfigDict) -> None:
+  """The same code, over in two steps."""
+  c.train.update(steps=2, log_every=1, save_every=1, preview_every=2)
+  c.sampling.update(steps=2)
+
+
+def smoke(c: ConfigDict) -> None:
+  """Two steps of a config that is small anyway."""
+  two_steps(c)
+
+
+def changed(c: ConfigDict, arg: str, *changes: Callable[[ConfigDict], None]) -> ConfigDict:
+  """The config with the changes that its argument names, several joined by +, in their order.
 
   Raises:
-    ValueError: for another argument.
+    ValueError: for another name.
   """
-  if arg not in ("", "smoke"):
-    raise ValueError(f"the argument behind the colon is {arg!r}; expected nothing or 'smoke'")
-  if arg == "smoke":
-    c.train.update(steps=2, log_every=1, save_every=1, preview_every=2)
-    c.sampling.update(steps=2)
+  named = {change.__name__: change for change in changes}
+  wanted = arg.split("+") if arg else []
+  if unknown := [name for name in wanted if name not in named]:
+    raise ValueError(
+      f"the argument behind the colon is {unknown[0]!r}; expected nothing or {', '.join(named)}"
+    )
+  for name, change in named.items():
+    if name in wanted:
+      change(c)
   return c

@@ -25,5 +25,5 @@ def get_config(arg: str = "") -> ConfigDict:
     backgrounds=("plain", "gradient"),
   )
   c.tokenizer = dict(name="bytes", length=16)
-  c.train.update(steps=500, batch_size=8, save_every=250, preview_every=250)
-  return common.configured(c, arg)
+  c.train.update(steps=440, batch_size=8, save_every=220, preview_every=220)
+  return common.changed(c, arg, common.smoke)

@@ -18,11 +18,12 @@ import optax
 from fbjax import sampling, sharding
 from fbjax.bridge import alignment, diffusion, grids, prediction, process, samplers
 from fbjax.data import pipeline, sources, synthetic, tokenizers
-from fbjax.systems import adapters, base, codecs, formulation, videocrafter
+from fbjax.systems import adapters, base, codecs, formulation, latte, videocrafter
 from fbjax.train import objectives, optim, step
 
 Spec = Mapping[str, Any]
 
+# Besides these, "diffusion" is the baseline: the process is config.diffusion itself.
 PROCESSES = {"gmax": process.Gmax, "constant": process.constant, "vp": process.VP}
 DIFFUSIONS = {
   "none": lambda: None,
@@ -32,14 +33,24 @@ DIFFUSIONS = {
   "cosine": diffusion.cosine,
 }
 CODECS = {"pixels": codecs.Pixels, "autoencoder": codecs.Autoencoder}
-SYSTEMS = {"videocrafter": videocrafter.VideoCrafter}
+SYSTEMS = {
+  "videocrafter": videocrafter.VideoCrafter,
+  "latte": latte.Latte,
+  "neural_prior": latte.NeuralPrior,
+}
 TRAINABLE = {
   "all": adapters.whole,
   "matching": adapters.matching,
   "lora": adapters.lora,
 }
 OBJECTIVES = {"bridge": objectives.bridge_loss}
-SOURCES = {"synthetic": synthetic.Shapes, "webvid": sources.WebVid, "folder": sources.Folder}
+SOURCES = {
+  "synthetic": synthetic.Shapes,
+  "webvid": sources.WebVid,
+  "folder": sources.Folder,
+  "ucf101": sources.UCF101,
+  "msrvtt": sources.MSRVTT,
+}
 TOKENIZERS = {"bytes": tokenizers.Bytes, "clip": tokenizers.CLIP}
 SAMPLERS = {
   "sde": samplers.sde,
@@ -49,12 +60,18 @@ SAMPLERS = {
   "dbim": samplers.dbim,
   "ddbm": samplers.ddbm,
   "euler_maruyama": samplers.euler_maruyama,
+  "ddim": samplers.ddim,
+  "ddpm": samplers.ddpm,
 }
 GRIDS = {
   "trailing": grids.trailing,
   "uniform": grids.uniform,
   "karras": grids.karras,
   "shifted": grids.shifted,
+  # A diffusion's times are its indices.
+  "trailing_indices": lambda n: grids.trailing_indices(n).astype(np.float64),
+  "uniform_indices": lambda n: grids.uniform_indices(n).astype(np.float64),
+  "latte_indices": lambda n: grids.latte_indices(n).astype(np.float64),
 }
 KINDS = {kind: kind for kind in typing.get_args(prediction.Kind)}
 RULES = {rule: rule for rule in typing.get_args(alignment.Rule)}
@@ -136,16 +153,13 @@ def make_system(config: Spec, tokenizer: Any | None) -> base.System:
   spec = dict(config["system"])
   dtype = choose(DTYPES, spec.pop("dtype"), "system.dtype")
   spec["codec"] = make_codec(spec["codec"], dtype)
-  if tokenizer is not None:
+  if tokenizer is not None and "text" in spec:
     spec["text"] = {"vocab": tokenizer.vocab, "length": tokenizer.length} | dict(spec["text"])
-  system = make(
-    SYSTEMS,
-    spec,
-    "system",
-    dtype=dtype,
-    frames=config["data"]["frames"],
-    null_tokens=None if tokenizer is None else np.asarray(tokenizer([""])[0], np.int32),
-  )
+  given = {"dtype": dtype, "frames": config["data"]["frames"]}
+  if "text" in spec:
+    null = None if tokenizer is None else np.asarray(tokenizer([""])[0], np.int32)
+    given |= {"null_tokens": null}
+  system = make(SYSTEMS, spec, "system", **given)
   return make(TRAINABLE, config["trainable"], "trainable", system=system)
 
 
@@ -158,10 +172,17 @@ def make_formulation(config: Spec) -> formulation.Formulation:
   spec = dict(config["diffusion"])
   rule = choose(RULES, spec.pop("rule", "exact"), "diffusion.rule")
   pretrained = spec.pop("pretrained", None)
+  diffused = make(DIFFUSIONS, spec, "diffusion")
+  if config["bridge"]["name"] == "diffusion":
+    if diffused is None:
+      raise ValueError("config.bridge.name is 'diffusion', which needs a config.diffusion.name")
+    bridge = diffused
+  else:
+    bridge = make(PROCESSES, config["bridge"], "bridge")
   return formulation.Formulation(
-    make(PROCESSES, config["bridge"], "bridge"),
+    bridge,
     choose(KINDS, config["objective"]["predict"], "objective.predict"),
-    make(DIFFUSIONS, spec, "diffusion"),
+    diffused,
     rule,
     None if pretrained is None else choose(KINDS, pretrained, "diffusion.pretrained"),
   )

@@ -44,6 +44,7 @@ FRAMES = flags.DEFINE_integer("frames", None, "sample: frames of a clip; default
 CHUNKS = flags.DEFINE_integer(
   "chunks", 1, "sample: clips in a row, each going on from the last frame of the one before"
 )
+LABEL = flags.DEFINE_integer("label", -1, "sample: class of the clip; -1 for none")
 FPS = flags.DEFINE_integer("fps", None, "sample: frames a second; default: the config's")
 STRIDE = flags.DEFINE_integer("stride", None, "sample: frame stride; default: the config's")
 WEIGHTS = flags.DEFINE_list(
@@ -75,6 +76,7 @@ def main(argv: list[str]) -> None:
         prompt=PROMPT.value,
         out=OUT.value,
         seed=SEED.value,
+        label=LABEL.value,
         fps=FPS.value,
         stride=STRIDE.value,
         size=pixels(SIZE.value),

@@ -1,5 +1,6 @@
 """What each mode does: a config and a workdir in, files out. Also for notebooks."""
 
+import json
 import logging
 import os
 import pathlib
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 # Keys that may differ between two runs of one workdir: they change how, not what, is trained.
 FREE = (
   "weights",
+  "prior_run",
   "port",
   "loader",
   "mesh",
@@ -110,7 +112,7 @@ def write_preview(
   spec: dict[str, Any],
 ) -> np.ndarray:
   """Samples held-out clips, writes samples/<step>/*.mp4 and samples/<step>.png, returns the sheet."""
-  inputs = {name: shown[name] for name in ("video", "tokens", "stride")}
+  inputs = {name: shown[name] for name in ("video", "tokens", "stride", "label")}
   videos = sampling.generate(sample, ema, frozen, inputs, seed=0, batch_size=spec["batch_size"])
   rows = [
     {"given": truth[:1], "truth": truth, "sample": made}
@@ -138,6 +140,7 @@ def sample(
   prompt: str = "",
   out: str | None,
   seed: int = 0,
+  label: int = -1,
   fps: int | None = None,
   stride: int | None = None,
   size: tuple[int, int] | None = None,
@@ -155,6 +158,7 @@ def sample(
     prompt: what happens; a folder has its own prompts.
     out: the mp4, or a folder for many.
     seed: of the noise.
+    label: class of the clips, for a class-conditional system; -1 for none.
     fps: frames a second; None takes the config's, also below.
     stride: frame stride that the network is told.
     size: (height, width) of the clips.
@@ -190,6 +194,7 @@ def sample(
     "tokens": tokenizer([request.text for request in requests]),
     "stride": np.full(len(requests), spec["stride"] if stride is None else stride, np.int32),
   }
+  inputs["label"] = np.full(len(requests), label, np.int32)
   if last:
     inputs["last"] = np.repeat(read_frame(last, wanted[0])[None], len(requests), axis=0)
   parts = []
@@ -269,8 +274,19 @@ def load_start(
 ) -> tuple[Callable[[], Any] | None, Any]:
   """What a run starts from: (how to read the trainable weights, the frozen ones), on the mesh.
 
-  Without `config.weights` the first is None, and what is frozen is drawn at random.
+  Without `config.weights` the first is None, and what is frozen is drawn at random, but for a neural
+  prior that another run has trained.
   """
+  start, frozen = ported_or_drawn(config, system, mesh)
+  if config["prior_run"]:
+    frozen = frozen | {"prior": prior_weights(config, system, mesh)}
+  return start, frozen
+
+
+def ported_or_drawn(
+  config: dict[str, Any], system: base.System, mesh: jax.sharding.Mesh
+) -> tuple[Callable[[], Any] | None, Any]:
+  """`load_start` before another run's neural prior comes in."""
   key = jax.random.key(config["seed"])
   shapes = [jax.eval_shape(f, key) for f in (system.whole.init, system.whole.init_frozen)]
   matrices = build.DTYPES[config["system"]["dtype"]]
@@ -282,7 +298,7 @@ def load_start(
   folder = config["weights"]
   if not folder:
     like = jax.eval_shape(system.init_frozen, key)
-    if jax.tree.leaves(shapes[1]):
+    if set(shapes[1]) - ({"prior"} if config["prior_run"] else set()):
       logger.warning("Frozen networks are drawn at random, good for trying out only: set weights.")
     init = jax.jit(system.init_frozen, out_shardings=sharding.tree(like, mesh))
     return None, init(key)
@@ -297,6 +313,31 @@ def load_start(
   split = jax.jit(system.split)
   params, kept = split(read("params"), key)
   return lambda: params, frozen | {"base": kept}
+
+
+def prior_weights(config: dict[str, Any], system: base.System, mesh: jax.sharding.Mesh) -> Any:
+  """The neural prior that `config.prior_run`, a workdir, has trained, as frozen weights.
+
+  Raises:
+    FileNotFoundError: when nothing was trained there.
+    ValueError: when it was trained in other sizes.
+  """
+  workdir = config["prior_run"]
+  theirs = checkpoint.read_config(workdir)["system"]["prior"]
+  if theirs != json.loads(json.dumps(config["system"]["prior"])):
+    raise ValueError(
+      f"the neural prior in {workdir} has the sizes {theirs}, but config.system.prior says "
+      f"{config['system']['prior']}"
+    )
+  checkpoints = checkpoint.Checkpoints(workdir)
+  if checkpoints.latest is None:
+    raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train the neural prior first")
+  wanted = {"ema": {"prior": system.parts["prior"].shapes()}}
+  wanted = sharding.placed(wanted, sharding.tree(wanted, mesh))
+  found = checkpoints.restore_part(checkpoints.latest, wanted)["ema"]["prior"]
+  logger.info("Took the neural prior of step %d of %s.", checkpoints.latest, workdir)
+  checkpoints.close()
+  return found
 
 
 def port(config: dict[str, Any], weights: list[str], out: str | None) -> None:

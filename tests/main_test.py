@@ -16,7 +16,7 @@ CONFIG = "configs/quickstart.py"
 MISTAKES = {
   (): "give both --config=configs/<experiment>.py and --workdir=<folder>",
   ("--config=configs/nothing.py", "--workdir={tmp}/x"): "there is no config configs/nothing.py",
-  (f"--config={CONFIG}:fast", "--workdir={tmp}/x"): "'fast'; expected nothing or 'smoke'",
+  (f"--config={CONFIG}:fast", "--workdir={tmp}/x"): "'fast'; expected nothing or smoke",
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.train.step=3"): (
     "config.train has no key 'step'; it has: accumulate, batch_size"
   ),

@@ -6,9 +6,11 @@ that is missing or broken is then replaced (see transforms).
 
 import csv
 import io
+import json
 import logging
 import pathlib
 import re
+import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -125,6 +127,98 @@ class Folder(Videos):
       )
     entries = [Entry(file, captions.get(file) or _caption_beside(root / file)) for file in files]
     super().__init__(root, entries, frames=frames, size=size, strides=strides)
+
+
+class UCF101(Videos):
+  """UCF-101: `UCF-101/<Class>/*.avi` beside `ucfTrainTestlist/{classInd,trainlist0k,testlist0k}.txt`.
+
+  A clip's label is its class's number in classInd.txt from 0, its caption the class's name in words.
+  `protocol` "official" keeps the lists of `fold` apart; "all", the published setting, trains on every
+  clip and holds out the same ones. `strides` 3 is constant, where the published loader drifts
+  between 3 and 4.
+  """
+
+  def __init__(
+    self,
+    path: video_lib.Path,
+    split: str = "train",
+    *,
+    protocol: str = "official",
+    fold: int = 1,
+    frames: int = 16,
+    size: int | Sequence[int] = 256,
+    strides: int | Sequence[int] = 3,
+  ):
+    if protocol not in ("official", "all"):
+      raise video_lib.BrokenData(f"data.protocol is {protocol!r}; expected 'official' or 'all'.")
+    root = _folder(path)
+    lists = root / "ucfTrainTestlist"
+    self.classes = [line.split()[-1] for line in _lines(lists / "classInd.txt")]
+    names = ["trainlist", "testlist"] if protocol == "all" else [_UCF_LISTS[split]]
+    files = [line.split()[0] for name in names for line in _lines(lists / f"{name}{fold:02}.txt")]
+    labels = {name: i for i, name in enumerate(self.classes)}
+    if strangers := sorted({file.split("/")[0] for file in files} - labels.keys()):
+      raise video_lib.BrokenData(
+        f"{lists} lists clips of {strangers[0]}, no class of classInd.txt."
+      )
+    entries = [
+      Entry(file, _words(file.split("/")[0]), labels[file.split("/")[0]]) for file in sorted(files)
+    ]
+    super().__init__(_folder(root / "UCF-101"), entries, frames=frames, size=size, strides=strides)
+
+
+_UCF_LISTS = {"train": "trainlist", "val": "testlist"}
+
+
+class MSRVTT(Videos):
+  """MSR-VTT: `*_videodatainfo.json` beside `videos/<video_id>.mp4`, one caption a clip.
+
+  Which of a clip's captions is taken is fixed by `seed` and the clip's name. `split` "val" is the
+  "test" of a file that says so.
+  """
+
+  def __init__(
+    self,
+    path: video_lib.Path,
+    split: str = "train",
+    *,
+    seed: int = 0,
+    frames: int = 16,
+    size: int | Sequence[int] = 256,
+    strides: int | Sequence[int] = 3,
+  ):
+    root = _folder(path)
+    tables = sorted(root.glob("*_videodatainfo.json"))
+    if not tables:
+      raise video_lib.BrokenData(f"no *_videodatainfo.json in {root}; set data.path to MSR-VTT.")
+    videos: dict[str, str] = {}
+    captions: dict[str, list[str]] = {}
+    for table in tables:
+      found = json.loads(read_text(table))
+      videos |= {video["video_id"]: video["split"] for video in found["videos"]}
+      for sentence in sorted(found["sentences"], key=lambda s: s["sen_id"]):
+        captions.setdefault(sentence["video_id"], []).append(sentence["caption"])
+    wanted = {"train": ("train",), "val": ("validate", "test")}[split]
+    # The zero-shot test set comes alone: then all of it is what there is.
+    chosen = [name for name, kind in sorted(videos.items()) if kind in wanted] or sorted(videos)
+    entries = []
+    for name in chosen:
+      if name not in captions:
+        raise video_lib.BrokenData(f"{root}: {name} has no caption in {tables[-1].name}.")
+      place = zlib.crc32(f"{seed}/{name}".encode()) % len(captions[name])
+      entries.append(Entry(f"{name}.mp4", captions[name][place]))
+    super().__init__(_folder(root / "videos"), entries, frames=frames, size=size, strides=strides)
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+  if not path.is_file():
+    raise video_lib.BrokenData(f"no file {path}; set data.path to where the data is.")
+  return [line for line in read_text(path).splitlines() if line.strip()]
+
+
+def _words(name: str) -> str:
+  """ "PlayingGuitar" -> "playing guitar"."""
+  return " ".join(re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)).lower()
 
 
 def _caption_beside(file: pathlib.Path) -> str:

@@ -50,6 +50,8 @@ def bridge_loss(
     z0, z1, cond = system.encode(frozen, batch, encoding)
     time = jax.vmap(lambda key: grids.draw(key, 1)[0])(timing)
     time = grids.towards_prior(time, shift)
+    if form.process is form.diffusion:  # the baseline: a diffusion's times are its indices
+      time = grids.index_of(time)
     noise = jax.vmap(lambda key: jax.random.normal(key, z0.shape[1:]))(noising)
     zt = process.sample_marginal(form.process, z0, z1, time, noise)
     x, t_net = alignment.align(form.process, form.diffusion, zt, z1, time, form.rule)

@@ -193,3 +193,40 @@ def test_the_corrupt_tables_have_a_sensible_end(shared, tmp_path):
   bad = {f"{name}.mp4" for name in bad | {"404404404"}}
   assert batch["replaced"].sum() == sum(source.name(i) in bad for i in range(17))
   assert not {source.name(int(i)) for i in batch["index"]} & bad
+
+
+def test_ucf101_keeps_its_official_lists_apart(shared):
+  path = shared / "videos/ucf101"
+  train, val = (sources.UCF101(path, split, frames=8, size=32) for split in ("train", "val"))
+  assert (len(train), len(val)) == (14, 6)
+  assert not {train.name(i) for i in range(14)} & {val.name(i) for i in range(6)}
+  assert train.classes[0] == "CricketShot"
+  for source in (train, val):
+    for i in range(len(source)):
+      assert source.entries[i].label == source.classes.index(source.name(i).split("/")[0])
+  clip = train.read(0, np.random.default_rng(0))
+  assert clip.video.shape == (8, 32, 32, 3) and clip.stride == 3
+  assert clip.caption == "flipping pancake" and clip.label == 1
+
+
+def test_ucf101_in_its_published_setting_trains_on_all_clips(shared):
+  path = shared / "videos/ucf101"
+  train, val = (sources.UCF101(path, s, protocol="all") for s in ("train", "val"))
+  assert len(train) == len(val) == 20
+  with pytest.raises(ValueError, match="data.protocol is 'mine'"):
+    sources.UCF101(path, protocol="mine")
+
+
+def test_class_names_become_words():
+  assert sources._words("PlayingGuitar") == "playing guitar"
+  assert sources._words("YoYo") == "yo yo"
+  assert sources._words("UnevenBars") == "uneven bars"
+
+
+def test_msrvtt_takes_one_caption_a_clip_fixed_by_the_seed(shared):
+  path = shared / "videos/msrvtt"
+  one, again, other = (sources.MSRVTT(path, "val", seed=s, frames=8, size=32) for s in (0, 0, 1))
+  assert len(one) == 8
+  captions = [[source.caption(i) for i in range(8)] for source in (one, again, other)]
+  assert captions[0] == captions[1] != captions[2]
+  assert one.read(0, np.random.default_rng(0)).video.shape == (8, 32, 32, 3)

@@ -1,0 +1,87 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import ucf101_bridge_prior, ucf101_diffusion, ucf101_prior
+from fbjax import build
+from fbjax.systems import base
+
+KEYS = jax.random.split(jax.random.key(0), 2)
+
+
+def make(module, **changes):
+  config = module.get_config("smoke").to_dict()
+  config["system"] |= changes
+  system = build.make_system(config, None)
+  params, frozen = (jax.jit(f)(jax.random.key(1)) for f in (system.init, system.init_frozen))
+  # A fresh network answers zero: shake it.
+  rng = np.random.default_rng(0)
+  shake = lambda p: jnp.asarray(p + 0.1 * rng.standard_normal(p.shape), p.dtype)  # noqa: E731
+  return system, jax.tree.map(shake, params), jax.tree.map(shake, frozen)
+
+
+@pytest.fixture(scope="module")
+def batch():
+  video = np.random.default_rng(0).integers(0, 256, (2, 4, 32, 32, 3), np.uint8)
+  return {"video": video, "label": np.array([3, -1], np.int32)}
+
+
+def test_the_coarse_video_is_prior_and_condition_or_condition_alone(batch):
+  system, _, frozen = make(ucf101_bridge_prior)
+  assert isinstance(system, base.System)
+  z0, z1, cond = system.encode(frozen, batch, KEYS)
+  assert z0.shape == z1.shape == (2, 4, 8, 8, 48)
+  np.testing.assert_array_equal(z1, cond.coarse)
+  assert np.abs(z1 - z0[:, :1]).max() > 0.1
+  other, _, _ = make(ucf101_bridge_prior, prior_as="condition")
+  _, still, cond = other.encode(frozen, batch, KEYS)
+  np.testing.assert_array_equal(still, jnp.repeat(z0[:, :1], 4, axis=1))
+  np.testing.assert_allclose(cond.coarse, z1, atol=1e-6)
+
+
+def test_a_clip_without_a_class_has_the_null_class(batch):
+  system, _, frozen = make(ucf101_bridge_prior)
+  _, _, cond = system.encode(frozen, batch, KEYS)
+  np.testing.assert_array_equal(cond.label, [3, 101])
+  dropped = system.drop(cond, jnp.array([True, False]), jnp.zeros(2, bool))
+  np.testing.assert_array_equal(dropped.label, [101, 101])
+
+
+@pytest.mark.parametrize("module", [ucf101_bridge_prior, ucf101_diffusion])
+def test_the_network_hears_state_time_class_and_frame(batch, module):
+  system, params, frozen = make(module)
+  z0, _, cond = system.encode(frozen, batch, KEYS)
+  time = jnp.array([10.0, 500.0])
+  denoise = jax.jit(system.denoise)
+  out = denoise(params, z0, time, cond)
+  assert out.shape == z0.shape
+  changed = [
+    denoise(params, z0 + 0.1, time, cond),
+    denoise(params, z0, time + 50, cond),
+    denoise(params, z0, time, cond._replace(label=cond.label - 1)),
+    denoise(params, z0, time, cond._replace(frame=cond.frame + 0.1)),
+  ]
+  if cond.coarse is not None:
+    changed.append(denoise(params, z0, time, cond._replace(coarse=cond.coarse + 0.1)))
+  for other in changed:
+    assert np.abs(other - out).max() > 1e-4
+
+
+def test_the_neural_prior_looks_at_neither_state_nor_time(batch):
+  system, params, frozen = make(ucf101_prior)
+  z0, _, cond = system.encode(frozen, batch, KEYS)
+  out = system.denoise(params, z0, jnp.array([10.0, 500.0]), cond)
+  again = system.denoise(params, z0 + 1, jnp.array([900.0, 1.0]), cond)
+  np.testing.assert_array_equal(out, again)
+
+
+def test_its_loss_is_regression_on_the_video(batch):
+  config = ucf101_prior.get_config("smoke").to_dict()
+  config["objective"]["drop_text"] = 0.0
+  system, params, frozen = make(ucf101_prior)
+  loss = build.make_loss(config, system, build.make_formulation(config))
+  value, _ = loss(params, frozen, batch, KEYS)
+  z0, _, cond = system.encode(frozen, batch, KEYS)
+  expected = np.mean((np.asarray(system.denoise(params, z0, jnp.zeros(2), cond)) - z0) ** 2)
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
