@@ -17,7 +17,15 @@ def base() -> ConfigDict:
   c.port = dict()
   c.objective = dict(name="bridge", predict="psi", drop_text=0.1)
   c.loader = dict(workers=0, threads=4, prefetch=4)
-  c.optim = dict(name="adamw", lr=1e-5, warmup=0, schedule="constant", weight_decay=0.01, clip=0.5)
+  c.optim = dict(
+    name="adamw",
+    lr=1e-5,
+    warmup=0,
+    schedule="constant",
+    b2=0.999,
+    weight_decay=0.01,
+    clip=0.5,
+  )
   c.train = dict(
     steps=20_000,
     batch_size=64,

@@ -18,7 +18,7 @@ import optax
 from fbjax import sampling, sharding
 from fbjax.bridge import alignment, diffusion, grids, prediction, process, samplers
 from fbjax.data import pipeline, sources, synthetic, tokenizers
-from fbjax.systems import adapters, base, codecs, formulation, latte, videocrafter
+from fbjax.systems import adapters, base, codecs, cogvideox, formulation, latte, videocrafter
 from fbjax.train import objectives, optim, step
 
 Spec = Mapping[str, Any]
@@ -32,9 +32,14 @@ DIFFUSIONS = {
   "linear": diffusion.linear,
   "cosine": diffusion.cosine,
 }
-CODECS = {"pixels": codecs.Pixels, "autoencoder": codecs.Autoencoder}
+CODECS = {
+  "pixels": codecs.Pixels,
+  "autoencoder": codecs.Autoencoder,
+  "video_autoencoder": codecs.VideoAutoencoder,
+}
 SYSTEMS = {
   "videocrafter": videocrafter.VideoCrafter,
+  "cogvideox": cogvideox.CogVideoX,
   "latte": latte.Latte,
   "neural_prior": latte.NeuralPrior,
 }
@@ -51,7 +56,7 @@ SOURCES = {
   "ucf101": sources.UCF101,
   "msrvtt": sources.MSRVTT,
 }
-TOKENIZERS = {"bytes": tokenizers.Bytes, "clip": tokenizers.CLIP}
+TOKENIZERS = {"bytes": tokenizers.Bytes, "clip": tokenizers.CLIP, "t5": tokenizers.T5}
 SAMPLERS = {
   "sde": samplers.sde,
   "ode": samplers.ode,
@@ -164,7 +169,7 @@ def make_system(config: Spec, tokenizer: Any | None) -> base.System:
 
 
 def make_codec(spec: Spec, dtype: Any) -> codecs.Codec:
-  given = {"dtype": dtype} if spec.get("name") == "autoencoder" else {}
+  given = {} if spec.get("name") == "pixels" else {"dtype": dtype}
   return make(CODECS, spec, "system.codec", **given)
 
 

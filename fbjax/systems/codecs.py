@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fbjax.models import vae_image
+from fbjax.models import vae_image, vae_video
 from fbjax.systems import parts
 
 
@@ -30,9 +30,9 @@ class Codec(Protocol):
 
   def encode(
     self, frozen: Any, video: Float[Array, "b t h w 3"], keys: jax.Array
-  ) -> Float[Array, "b t hz wz c"]: ...
+  ) -> Float[Array, "b tz hz wz c"]: ...
 
-  def decode(self, frozen: Any, z: Float[Array, "b t hz wz c"]) -> Float[Array, "b t h w 3"]: ...
+  def decode(self, frozen: Any, z: Float[Array, "b tz hz wz c"]) -> Float[Array, "b t h w 3"]: ...
 
 
 class Pixels(NamedTuple):
@@ -99,8 +99,7 @@ class Autoencoder:
     Raises:
       ValueError: for another `draw`.
     """
-    if draw not in ("sample", "mode"):
-      raise ValueError(f"config.system.codec.draw is {draw!r}; expected 'sample' or 'mode'")
+    check_draw(draw)
     self.scale, self.draw, self.at_once = scale, draw, at_once
     self.channels, self.factor = c_latent, 2 ** (len(mult) - 1)
     sizes = {"c_in": 3, "c_latent": c_latent, "width": width, "mult": mult, "blocks": blocks}
@@ -118,10 +117,74 @@ class Autoencoder:
     self, frozen: Any, video: Float[Array, "b t h w 3"], keys: jax.Array
   ) -> Float[Array, "b t hz wz c"]:
     moments = self._run("vae", frozen, "encode")(video, at_once=self.at_once)
-    if self.draw == "mode":
-      return self.scale * moments.mean
-    noise = jax.vmap(lambda key: jax.random.normal(key, moments.mean.shape[1:]))(keys)
-    return self.scale * moments.sample(noise)
+    return self.scale * draw_latent(moments, self.draw, keys)
 
   def decode(self, frozen: Any, z: Float[Array, "b t hz wz c"]) -> Float[Array, "b t h w 3"]:
     return self._run("vae", frozen, "decode")(z / self.scale, at_once=self.at_once)
+
+
+class VideoAutoencoder:
+  """The causal video VAE: T = 4 n + 1 frames become n + 1 latent frames (FrameBridge, §4f).
+
+  The VAE is the frozen part "vae" of the system that owns the codec.
+  """
+
+  def __init__(
+    self,
+    *,
+    scale: float = 1.15258426,
+    draw: str = "mode",
+    tiled: bool = True,
+    dtype: Any = jnp.float32,
+    c_latent: int = 16,
+    widths: Sequence[int] = (128, 256, 256, 512),
+    blocks: int = 3,
+    groups: int = 32,
+  ):
+    """
+    Args:
+      scale: brings latents to about unit variance.
+      draw: "mode" of the posterior, as published for training, or a "sample" of it.
+      tiled: large frames in overlapping tiles, as published; otherwise whole.
+      dtype: of the VAE's arithmetic.
+      c_latent, widths, blocks, groups: sizes of `vae_video.CausalAutoencoder`.
+
+    Raises:
+      ValueError: for another `draw`.
+    """
+    check_draw(draw)
+    self.scale, self.draw, self.tiled = scale, draw, tiled
+    self.channels, self.factor = c_latent, 2 ** (len(widths) - 1)
+    part = parts.Part(
+      vae_video.CausalAutoencoder,
+      {"c_in": 3, "c_latent": c_latent, "widths": widths, "blocks": blocks, "groups": groups},
+      network="vae_video",
+      trained=False,
+      options={"dtype": dtype},
+    )
+    self.parts = {"vae": part}
+    self._run = parts.Networks(self.parts).run
+
+  def encode(
+    self, frozen: Any, video: Float[Array, "b t h w 3"], keys: jax.Array
+  ) -> Float[Array, "b tz hz wz c"]:
+    moments = self._run("vae", frozen, "encode")(video, tiled=self.tiled)
+    return self.scale * draw_latent(moments, self.draw, keys)
+
+  def decode(self, frozen: Any, z: Float[Array, "b tz hz wz c"]) -> Float[Array, "b t h w 3"]:
+    return self._run("vae", frozen, "decode")(z / self.scale, tiled=self.tiled)
+
+
+def check_draw(draw: str) -> None:
+  if draw not in ("sample", "mode"):
+    raise ValueError(f"config.system.codec.draw is {draw!r}; expected 'sample' or 'mode'")
+
+
+def draw_latent(
+  moments: vae_image.Gaussian, draw: str, keys: jax.Array
+) -> Float[Array, "b t h w c"]:
+  """The mode, or a sample that depends on each clip's own key."""
+  if draw == "mode":
+    return moments.mean
+  noise = jax.vmap(lambda key: jax.random.normal(key, moments.mean.shape[1:]))(keys)
+  return moments.sample(noise)

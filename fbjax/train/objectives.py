@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from fbjax.bridge import alignment, grids, initialise, prediction, process
 from fbjax.systems import base, formulation
@@ -57,8 +58,7 @@ def bridge_loss(
     x, t_net = alignment.align(form.process, form.diffusion, zt, z1, time, form.rule)
 
     draw = jax.vmap(jax.random.uniform)(dropping)
-    text = draw < drop_text + drop_both
-    image = (draw >= drop_text) & (draw < drop_text + drop_both + drop_image)
+    text, image = dropped(draw, drop_text, drop_image, drop_both)
     weights = system.weights(params, frozen)
     cond = system.embed(weights, system.drop(cond, text, image))
 
@@ -76,3 +76,12 @@ def bridge_loss(
     return jnp.mean(error), {}
 
   return loss
+
+
+def dropped(
+  draw: Float[Array, "b"], drop_text: float, drop_image: float, drop_both: float
+) -> tuple[Bool[Array, "b"], Bool[Array, "b"]]:
+  """Whose text and whose image is dropped, from one uniform draw a clip (FrameBridge, §2.4)."""
+  text = draw < drop_text + drop_both
+  image = (draw >= drop_text) & (draw < drop_text + drop_both + drop_image)
+  return text, image

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import golden
 from fbjax.bridge import diffusion, prediction, process
 from fbjax.systems import base, formulation, parts
 from fbjax.train import objectives
@@ -136,3 +137,11 @@ def test_a_clips_loss_does_not_depend_on_its_batch(batch):
       for i in range(4)
     ]
   assert whole == pytest.approx(np.mean(alone), rel=1e-5)
+
+
+def test_conditions_are_dropped_as_published(shared):
+  file = golden.arrays(shared, "schedule_videocrafter")
+  p = float(file["dropmask.uncond_prob"])
+  text, image = objectives.dropped(jnp.asarray(file["dropmask.random_num"]), p, p, p)
+  np.testing.assert_array_equal(text, file["dropmask.text_dropped"].astype(bool))
+  np.testing.assert_array_equal(~image, file["dropmask.image_kept"].astype(bool))

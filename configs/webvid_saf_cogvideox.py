@@ -1,0 +1,54 @@
+"""FrameBridge by SNR-aligned fine-tuning of CogVideoX-2B, 256x256, 17 frames.
+
+The published setting (arXiv:2410.15371): v on the zero-terminal-SNR schedule, float32, batch 64, clip
+1.0, stride 3; how many steps is not known. First port the released pipeline, once:
+  python -m fbjax.main --config=configs/webvid_saf_cogvideox.py --mode=port --out=weights/cogvideox \
+      --weights=CogVideoX-2b/transformer,CogVideoX-2b/vae,CogVideoX-2b/text_encoder
+  python -m fbjax.main --config=configs/webvid_saf_cogvideox.py --workdir=runs/cogvideox
+  python -m fbjax.main --config=configs/webvid_saf_cogvideox.py:smoke --workdir=runs/smoke
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def smoke(c: ConfigDict) -> None:
+  """Two steps of the same code at toy size."""
+  c.weights = ""
+  c.data = dict(name="synthetic", frames=5, size=16)
+  c.tokenizer = dict(name="bytes", length=16)
+  with c.unlocked():
+    del c.system.text["vocab"]
+  c.system.codec.update(widths=(8, 8, 16), blocks=1, groups=4, c_latent=4)
+  c.system.transformer.update(depth=2, heads=2, head_dim=16, time_dim=16)
+  c.system.text.update(width=16, layers=1, heads=2, head_dim=8, mlp=16)
+  c.train.batch_size = 4
+  c.sampling.batch_size = 2
+  common.two_steps(c)
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  c = common.base()
+  c.system = dict(
+    name="cogvideox",
+    codec=dict(name="video_autoencoder", scale=1.15258426, draw="mode", tiled=True),
+    transformer=dict(depth=30, heads=30, head_dim=64, time_dim=512),
+    text=dict(vocab=32128, width=4096, layers=24, heads=64, head_dim=64, mlp=10240),
+    noisy_frame=True,
+    noisy_prior=True,
+    remat=True,
+    dtype="float32",  # with bfloat16 the published results were not satisfactory
+  )
+  c.weights = "weights/cogvideox"
+  c.port = dict(transformer=dict(widen=("patches/kernel",)))
+  c.diffusion = dict(name="cogvideox", rule="exact")
+  c.objective = dict(name="bridge", predict="v", drop_text=0.1)
+  c.data = dict(name="webvid", path="webvid", frames=17, size=256, strides=3)
+  c.tokenizer = dict(name="t5", path="google/t5-v1_1-xxl", length=226)
+  c.optim.update(lr=1e-5, schedule="cosine", warmup=200, weight_decay=1e-4, clip=1.0)
+  c.optim.b2 = 0.95
+  c.seed = 42
+  c.train.update(steps=20_000, batch_size=64)
+  c.sampling.update(steps=50, guidance=6.0, batch_size=2)
+  return common.changed(c, arg, smoke)

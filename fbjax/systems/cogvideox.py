@@ -1,0 +1,143 @@
+"""CogVideoX: a transformer over text and video together, with the given frame as extra channels.
+
+given frame, repeated over time -> causal video VAE -> z1, and also concatenated to x
+caption -> T5 -> text tokens
+
+In training condition and prior are encoded from frames with a little noise, drawn apart; at sampling
+from the frame as it is (FrameBridge, §2.5).
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from fbjax.models import cogvideox, t5
+from fbjax.systems import base, codecs
+from fbjax.systems import parts as parts_lib
+
+# log of the noise's deviation: mean and deviation of a normal distribution, as published.
+NOISE = (-3.0, 0.5)
+
+
+class Cond(NamedTuple):
+  """What the network is told besides x and time."""
+
+  frame: Float[Array, "b t h w c"]
+  text: Float[Array, "b n d"]
+  null_text: Float[Array, "b n d"]
+
+
+class CogVideoX(parts_lib.Networks):
+  """Implements `base.System`."""
+
+  def __init__(
+    self,
+    *,
+    codec: codecs.Codec,
+    transformer: Mapping[str, Any],
+    text: Mapping[str, Any],
+    noisy_frame: bool = True,
+    noisy_prior: bool = True,
+    remat: bool = False,
+    null_tokens: np.ndarray | None,
+    frames: int,
+    dtype: Any = jnp.float32,
+  ):
+    """
+    Args:
+      codec: between videos and latents.
+      transformer: sizes of `cogvideox.CogVideoX`; channels and text width are given by the others.
+      text: sizes of `t5.Encoder`, frozen; `length` is how many tokens it reads.
+      noisy_frame, noisy_prior: noise on the frame before it is encoded as condition or as prior.
+      remat: blocks are computed again in the backward pass, which saves their memory.
+      null_tokens: token ids of the empty caption, int32 [n]; None where nothing will be encoded.
+      frames: frames a clip, 4 n + 1 for the published VAE.
+      dtype: of the networks' arithmetic; weights are float32.
+    """
+    self.codec, self.frames, self.null_tokens = codec, frames, null_tokens
+    self.noisy_frame, self.noisy_prior = noisy_frame, noisy_prior
+    options = {"dtype": dtype}
+    c = codec.channels
+    sizes = {"c_in": 2 * c, "c_out": c, "text_dim": text["width"]} | dict(transformer)
+    encoder = {name: size for name, size in text.items() if name != "length"}
+    super().__init__(
+      {
+        "transformer": parts_lib.Part(
+          cogvideox.CogVideoX,
+          sizes,
+          network="cogvideox",
+          trained=True,
+          options=options | ({"wrap": jax.checkpoint} if remat else {}),
+        ),
+        "text": parts_lib.Part(t5.Encoder, encoder, network="t5", trained=False, options=options),
+      }
+      | codec.parts
+    )
+
+  def encode(
+    self, frozen: base.Params, batch: Mapping[str, jax.Array], keys: jax.Array
+  ) -> base.Example:
+    text, null_text = self._read(frozen, batch["tokens"])
+    if "video" not in batch:
+      frame = jnp.repeat(to_unit(batch["image"])[:, None], self.frames, axis=1)
+      z1 = self.codec.encode(frozen, frame, keys)
+      return base.Example(None, z1, Cond(z1, text, null_text))
+    video = to_unit(batch["video"])
+    of_clip, of_frame, of_prior = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
+    frame, prior = (jnp.repeat(video[:, :1], self.frames, axis=1) for _ in range(2))
+    if self.noisy_frame:  # one field of noise, the same in every frame
+      frame = frame + noise(of_frame, (1, *frame.shape[2:]))
+    if self.noisy_prior:
+      prior = prior + noise(of_prior, prior.shape[1:])
+    z0, shown, z1 = (self.codec.encode(frozen, x, of_clip) for x in (video, frame, prior))
+    return base.Example(z0, z1, Cond(shown, text, null_text))
+
+  def _read(self, frozen: base.Params, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+    read = self.run("text", frozen)
+    text, null = read(tokens), read(jnp.asarray(self.null_tokens)[None])
+    return text, jnp.broadcast_to(null, text.shape)
+
+  def drop(self, cond: Cond, text: Bool[Array, "b"], image: Bool[Array, "b"]) -> Cond:
+    del image  # The given frame is prior and condition at once: it is never dropped.
+    return cond._replace(text=jnp.where(text[:, None, None], cond.null_text, cond.text))
+
+  def embed(self, weights: base.Params, cond: Cond) -> Cond:
+    del weights
+    return cond
+
+  def denoise(
+    self,
+    weights: base.Params,
+    x: Float[Array, "b t h w c"],
+    t_net: Float[Array, "b"],
+    cond: Cond,
+    key: jax.Array | None = None,
+  ) -> Float[Array, "b t h w c"]:
+    del key
+    x = jnp.concatenate([x, cond.frame], axis=-1)
+    return self.run("transformer", weights)(x, t_net, cond.text)
+
+  def decode(
+    self, frozen: base.Params, z: Float[Array, "b t h w c"]
+  ) -> Float[Array, "b frames height width 3"]:
+    return self.codec.decode(frozen, z)
+
+
+def noise(keys: jax.Array, shape: tuple[int, ...]) -> Float[Array, "b ..."]:
+  """Normal noise of a deviation that each clip draws for itself."""
+
+  def of_clip(key: jax.Array) -> jax.Array:
+    one, two = jax.random.split(key)
+    deviation = jnp.exp(NOISE[0] + NOISE[1] * jax.random.normal(one))
+    return deviation * jax.random.normal(two, shape)
+
+  return jax.vmap(of_clip)(keys)
+
+
+def to_unit(video: jax.Array) -> jax.Array:
+  """uint8 to float32 in [-1, 1]."""
+  return video.astype(jnp.float32) / 127.5 - 1
