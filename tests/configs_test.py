@@ -43,7 +43,7 @@ def test_the_saf_network_has_the_published_size():
 def test_named_changes_join():
   c = webvid_saf.get_config("lora+recommended+smoke")
   assert c.diffusion.pretrained == "noise" and c.trainable.name == "lora" and c.train.steps == 2
-  system = build.make_system(c.to_dict(), build.make_tokenizer(c))
+  system = build.make_system(c.to_dict(), build.make_tokenizer(c.to_dict()))
   trained = jax.eval_shape(system.init, jax.random.key(0))
   assert 0 < count(trained) < 0.5 * count(jax.eval_shape(system.whole.init, jax.random.key(0)))
   with pytest.raises(ValueError, match="'bigger'; expected nothing or recommended, lora"):
@@ -56,4 +56,4 @@ def test_patterns_of_what_trains_meet_the_real_network(change):
   system = build.make_system(c.to_dict(), None)
   trained = jax.eval_shape(system.init, jax.random.key(0))
   whole = jax.eval_shape(system.whole.init, jax.random.key(0))
-  assert 0.002 < count(trained) / count(whole) < 0.6
+  assert 0.002 < count(trained) / count(whole) < 0.7

@@ -87,13 +87,16 @@ class CogVideoX(parts_lib.Networks):
       z1 = self.codec.encode(frozen, frame, keys)
       return base.Example(None, z1, Cond(z1, text, null_text))
     video = to_unit(batch["video"])
-    of_clip, of_frame, of_prior = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
+    purposes = jax.vmap(lambda key: jax.random.split(key, 5))(keys)
     frame, prior = (jnp.repeat(video[:, :1], self.frames, axis=1) for _ in range(2))
     if self.noisy_frame:  # one field of noise, the same in every frame
-      frame = frame + noise(of_frame, (1, *frame.shape[2:]))
+      frame = frame + noise(purposes[:, 0], (1, *frame.shape[2:]))
     if self.noisy_prior:
-      prior = prior + noise(of_prior, prior.shape[1:])
-    z0, shown, z1 = (self.codec.encode(frozen, x, of_clip) for x in (video, frame, prior))
+      prior = prior + noise(purposes[:, 1], prior.shape[1:])
+    z0, shown, z1 = (
+      self.codec.encode(frozen, x, purposes[:, i])
+      for i, x in enumerate((video, frame, prior), start=2)
+    )
     return base.Example(z0, z1, Cond(shown, text, null_text))
 
   def _read(self, frozen: base.Params, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -178,12 +178,12 @@ def encode_clip(
   codec: codecs.Codec, frozen: base.Params, batch: Mapping[str, jax.Array], keys: jax.Array
 ) -> tuple[jax.Array | None, jax.Array]:
   """Latents of a clip, if there is one, and of its first frame, drawn apart as published."""
-  of_clip, of_frame = jax.vmap(jax.random.split, out_axes=1)(keys)
+  purposes = jax.vmap(jax.random.split)(keys)
   if "video" not in batch:
-    return None, codec.encode(frozen, to_unit(batch["image"][:, None]), of_frame)[:, 0]
+    return None, codec.encode(frozen, to_unit(batch["image"][:, None]), purposes[:, 0])[:, 0]
   video = to_unit(batch["video"])
-  frame = codec.encode(frozen, video[:, :1], of_frame)[:, 0]
-  return codec.encode(frozen, video, of_clip), frame
+  frame = codec.encode(frozen, video[:, :1], purposes[:, 0])[:, 0]
+  return codec.encode(frozen, video, purposes[:, 1]), frame
 
 
 def labels(

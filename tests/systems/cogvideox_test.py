@@ -7,7 +7,9 @@ from configs import webvid_saf_cogvideox
 from fbjax import build
 from fbjax.systems import base, cogvideox
 
-KEYS = jax.random.split(jax.random.key(0), 2)
+
+def keys():
+  return jax.random.split(jax.random.key(0), 2)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def test_at_sampling_condition_and_prior_are_the_frame_as_it_is(setting):
   system, _, frozen, batch = setting
   assert isinstance(system, base.System)
   image = {"image": batch["video"][:, 0], "tokens": batch["tokens"]}
-  z0, z1, cond = jax.jit(system.encode)(frozen, image, KEYS)
+  z0, z1, cond = jax.jit(system.encode)(frozen, image, keys())
   assert z0 is None and z1.shape == (2, 2, 4, 4, 4)
   np.testing.assert_array_equal(cond.frame, z1)
 
@@ -37,10 +39,10 @@ def test_at_sampling_condition_and_prior_are_the_frame_as_it_is(setting):
 def test_in_training_they_are_noisy_each_by_itself(setting):
   system, _, frozen, batch = setting
   encode = jax.jit(system.encode)
-  z0, z1, cond = encode(frozen, batch, KEYS)
+  z0, z1, cond = encode(frozen, batch, keys())
   assert z0.shape == z1.shape == cond.frame.shape
   image = {"image": batch["video"][:, 0], "tokens": batch["tokens"]}
-  _, clean, _ = encode(frozen, image, KEYS)
+  _, clean, _ = encode(frozen, image, keys())
   for noisy in (z1, cond.frame):
     assert 1e-4 < np.abs(noisy - clean).mean() < np.abs(clean).mean()
   assert np.abs(z1 - cond.frame).max() > 1e-4
@@ -55,7 +57,7 @@ def test_the_noise_of_a_clip_has_a_deviation_of_its_own():
 
 def test_the_network_hears_state_time_text_and_frame(setting):
   system, params, frozen, batch = setting
-  z0, _, cond = jax.jit(system.encode)(frozen, batch, KEYS)
+  z0, _, cond = jax.jit(system.encode)(frozen, batch, keys())
   time = jnp.array([100.0, 700.5])
   denoise = jax.jit(system.denoise)
   out = denoise(params, z0, time, cond)

@@ -7,7 +7,9 @@ from configs import ucf101_bridge_prior, ucf101_diffusion, ucf101_prior
 from fbjax import build
 from fbjax.systems import base
 
-KEYS = jax.random.split(jax.random.key(0), 2)
+
+def keys():
+  return jax.random.split(jax.random.key(0), 2)
 
 
 def make(module, **changes):
@@ -24,25 +26,25 @@ def make(module, **changes):
 @pytest.fixture(scope="module")
 def batch():
   video = np.random.default_rng(0).integers(0, 256, (2, 4, 32, 32, 3), np.uint8)
-  return {"video": video, "label": np.array([3, -1], np.int32)}
+  return {"video": jnp.asarray(video), "label": jnp.array([3, -1], jnp.int32)}
 
 
 def test_the_coarse_video_is_prior_and_condition_or_condition_alone(batch):
   system, _, frozen = make(ucf101_bridge_prior)
   assert isinstance(system, base.System)
-  z0, z1, cond = system.encode(frozen, batch, KEYS)
+  z0, z1, cond = system.encode(frozen, batch, keys())
   assert z0.shape == z1.shape == (2, 4, 8, 8, 48)
   np.testing.assert_array_equal(z1, cond.coarse)
   assert np.abs(z1 - z0[:, :1]).max() > 0.1
   other, _, _ = make(ucf101_bridge_prior, prior_as="condition")
-  _, still, cond = other.encode(frozen, batch, KEYS)
+  _, still, cond = other.encode(frozen, batch, keys())
   np.testing.assert_array_equal(still, jnp.repeat(z0[:, :1], 4, axis=1))
   np.testing.assert_allclose(cond.coarse, z1, atol=1e-6)
 
 
 def test_a_clip_without_a_class_has_the_null_class(batch):
   system, _, frozen = make(ucf101_bridge_prior)
-  _, _, cond = system.encode(frozen, batch, KEYS)
+  _, _, cond = system.encode(frozen, batch, keys())
   np.testing.assert_array_equal(cond.label, [3, 101])
   dropped = system.drop(cond, jnp.array([True, False]), jnp.zeros(2, bool))
   np.testing.assert_array_equal(dropped.label, [101, 101])
@@ -51,7 +53,7 @@ def test_a_clip_without_a_class_has_the_null_class(batch):
 @pytest.mark.parametrize("module", [ucf101_bridge_prior, ucf101_diffusion])
 def test_the_network_hears_state_time_class_and_frame(batch, module):
   system, params, frozen = make(module)
-  z0, _, cond = system.encode(frozen, batch, KEYS)
+  z0, _, cond = system.encode(frozen, batch, keys())
   time = jnp.array([10.0, 500.0])
   denoise = jax.jit(system.denoise)
   out = denoise(params, z0, time, cond)
@@ -70,7 +72,7 @@ def test_the_network_hears_state_time_class_and_frame(batch, module):
 
 def test_the_neural_prior_looks_at_neither_state_nor_time(batch):
   system, params, frozen = make(ucf101_prior)
-  z0, _, cond = system.encode(frozen, batch, KEYS)
+  z0, _, cond = system.encode(frozen, batch, keys())
   out = system.denoise(params, z0, jnp.array([10.0, 500.0]), cond)
   again = system.denoise(params, z0 + 1, jnp.array([900.0, 1.0]), cond)
   np.testing.assert_array_equal(out, again)
@@ -81,7 +83,7 @@ def test_its_loss_is_regression_on_the_video(batch):
   config["objective"]["drop_text"] = 0.0
   system, params, frozen = make(ucf101_prior)
   loss = build.make_loss(config, system, build.make_formulation(config))
-  value, _ = loss(params, frozen, batch, KEYS)
-  z0, _, cond = system.encode(frozen, batch, KEYS)
+  value, _ = loss(params, frozen, batch, keys())
+  z0, _, cond = system.encode(frozen, batch, keys())
   expected = np.mean((np.asarray(system.denoise(params, z0, jnp.zeros(2), cond)) - z0) ** 2)
   np.testing.assert_allclose(value, expected, rtol=1e-5)

@@ -102,8 +102,8 @@ def pictured():
     "tokens": tokenizer(["a red star moves up", "a blue disc moves down"]),
     "stride": np.array([1, 2], np.int32),
   }
-  key = jax.random.key(0)
-  return system, jax.jit(system.init)(key), jax.jit(system.init_frozen)(key), batch
+  params, frozen = (jax.jit(f)(jax.random.key(0)) for f in (system.init, system.init_frozen))
+  return system, params, frozen, batch
 
 
 def test_latents_are_of_the_vae_and_the_prior_is_the_targets_first_frame(pictured):
@@ -131,7 +131,8 @@ def test_a_dropped_image_is_grey_before_and_after_embedding(pictured):
   )
   np.testing.assert_allclose(before.image, after.image, atol=2e-2)  # bfloat16
   grey = dict(batch, video=np.full_like(batch["video"], 128))
-  _, _, of_grey = jax.jit(system.encode)(frozen, grey, keys)
+  again = jax.random.split(jax.random.key(1), 2)
+  _, _, of_grey = jax.jit(system.encode)(frozen, grey, again)
   np.testing.assert_allclose(
     cond.null_image.astype(np.float32), of_grey.image.astype(np.float32), atol=5e-2
   )
@@ -152,9 +153,12 @@ def test_both_ends_of_a_clip_are_given_or_two_images():
   system = build.make_system(c, tokenizer)
   video = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16, 3), np.uint8)
   rest = {"tokens": tokenizer(["up", "down"]), "stride": np.ones(2, np.int32)}
-  keys = jax.random.split(jax.random.key(0), 2)
-  of_clip = system.encode({}, {"video": video} | rest, keys)
-  images = {"image": video[:, 0], "last": video[:, -1]}
-  of_images = system.encode({}, images | rest, keys)
+  clip, images = {"video": video}, {"image": video[:, 0], "last": video[:, -1]}
+  of_clip, of_images = (
+    system.encode(
+      {}, jax.tree.map(jnp.asarray, shown | rest), jax.random.split(jax.random.key(0), 2)
+    )
+    for shown in (clip, images)
+  )
   np.testing.assert_allclose(of_clip.z1, of_images.z1, atol=1e-6)
   np.testing.assert_allclose(of_clip.z1[:, -1], of_clip.z0[:, -1], atol=1e-6)
