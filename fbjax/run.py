@@ -355,7 +355,7 @@ def export(config: dict[str, Any], workdir: str | None, out: str | None) -> None
   if not folder or not out:
     raise ValueError(
       "--mode=export needs --config.weights=<folder that --mode=port wrote>, which knows the layout, "
-      "and --out=<.ckpt, .pt or .safetensors>"
+      "and --out=<.ckpt, .pt or .safetensors, or a folder>"
     )
   stored = transfer.stored_tree(folder)
   params, frozen = stored.get("params", {}), stored.get("frozen", {})

@@ -185,27 +185,62 @@ def leaves(
     raise ValueError(f"the checkpoint has values that are not finite in {', '.join(broken)}")
 
 
-def export(config: dict[str, Any], params: base.Params, frozen: base.Params, folder: str, out: str):
+def export(
+  config: dict[str, Any], params: base.Params, frozen: base.Params, folder: str, out: str
+) -> None:
   """Writes weights in the layout and under the names of the files they were ported from.
 
   Args:
     config: of the weights.
     params, frozen: trees whose leaves have shape, dtype and np.asarray.
     folder: the ported weights, which know the layout and what the files held besides.
-    out: a .ckpt, .pt or .safetensors to write.
+    out: a .ckpt, .pt or .safetensors with everything, or a folder with one for each network and its
+      config.json, which diffusers and transformers load.
   """
   system = build.make_system(config, None).whole
   about = json.loads((epath.Path(folder) / ABOUT).read_text())["parts"]
-  tensors: dict[str, Any] = {}
-  for name, part in system.parts.items():
-    tree = (params if part.trained else frozen)[name]
-    lazy = port.unfill(part.network, tree, part.sizes, about[name]["layout"])
-    tensors |= {about[name]["prefix"] + key: x for key, x in lazy.items()}
-  tensors |= stored_tree(folder).get("left", {})
+  tensors = {
+    name: port.unfill(
+      part.network, (params if part.trained else frozen)[name], part.sizes, about[name]["layout"]
+    )
+    for name, part in system.parts.items()
+  }
+  if not pathlib.Path(out).suffix:
+    for name, part in system.parts.items():
+      write_folder(name, part, about[name]["layout"], tensors[name], pathlib.Path(out))
+    return
+  together = {
+    about[name]["prefix"] + key: x for name, lazy in tensors.items() for key, x in lazy.items()
+  } | stored_tree(folder).get("left", {})
   pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
-  # Neighbours on disk are read together.
-  files.write(out, dict(sorted(tensors.items(), key=lambda item: place(item[1]))))
-  logger.info("Wrote %d tensors to %s.", len(tensors), out)
+  files.write(out, in_order(together))
+  logger.info("Wrote %d tensors to %s.", len(together), out)
+
+
+def write_folder(
+  name: str, part: parts.Part, layout: str, tensors: Mapping[str, Any], out: pathlib.Path
+) -> None:
+  """One network as diffusers or transformers keep it.
+
+  Raises:
+    ValueError: when its origin has no folders.
+  """
+  found = table.layout(part.network, part.sizes, name=layout)
+  if not found.file:
+    raise ValueError(
+      f"the part {name!r} ({part.network}) comes from one file: give --out a name in .ckpt or "
+      ".safetensors"
+    )
+  file = out / found.file
+  file.parent.mkdir(parents=True, exist_ok=True)
+  (file.parent / "config.json").write_text(json.dumps(found.config(**part.sizes), indent=2) + "\n")
+  files.write(file, in_order(tensors))
+  logger.info("Wrote %d tensors to %s.", len(tensors), file)
+
+
+def in_order(tensors: Mapping[str, Any]) -> dict[str, Any]:
+  """As they lie on disk, where neighbours are read together."""
+  return dict(sorted(tensors.items(), key=lambda item: place(item[1])))
 
 
 class Stored:

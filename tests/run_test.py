@@ -111,9 +111,10 @@ def test_guidance_needs_conditions_that_training_dropped(trained, image, tmp_pat
     run.sample(toy.config(), str(trained), image_guidance=2.0, **arguments)
   config = toy.config()
   config["objective"]["drop_text"] = 0.0
-  mesh = build.make_mesh(config)
+  system = build.make_system(config, build.make_tokenizer(config))
+  form, mesh = build.make_formulation(config), build.make_mesh(config)
   with pytest.raises(ValueError, match="config.objective.drop_text is 0"):
-    build.make_sample(config, None, None, mesh, guidance=2.0)
+    build.make_sample(config, system, form, mesh, guidance=2.0)
 
 
 @pytest.mark.parametrize("kind", ["tiny", "huge", "grey", "alpha", "CMYK", "palette"])

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from benchmarks import fake_checkpoint
-from configs import webvid_saf
+from configs import webvid_saf, webvid_saf_cogvideox
 from fbjax import build, run, sharding, transfer
-from fbjax.port import files
+from fbjax.port import files, table
 
 
 def tiny(**port):
@@ -180,3 +180,45 @@ def test_a_ported_checkpoint_trains_samples_and_goes_back(config, ported, tmp_pa
 def test_a_second_port_into_a_folder_is_refused(config, checkpoints, ported):
   with pytest.raises(FileExistsError, match="already holds weights"):
     run.port(config, checkpoints, ported)
+
+
+def test_a_trained_cogvideox_is_a_folder_that_diffusers_runs(tmp_path):
+  """Port its folders, and export them again: diffusers loads them, and the outputs are ours."""
+  torch = pytest.importorskip("torch")
+  diffusers = pytest.importorskip("diffusers")
+  c = webvid_saf_cogvideox.get_config("smoke")
+  c.system.text.update(vocab=303)
+  c.system.transformer.update(patch=2)
+  config = c.to_dict()
+  system = build.make_system(config, None)
+  published = tmp_path / "published"
+  for name, part in system.parts.items():
+    changes = {"c_in": 4} if name == "transformer" else {}  # as released: no image channels yet
+    narrow = part._replace(sizes=dict(part.sizes) | changes)
+    layout = table.layout_name(part.network, part.sizes)
+    tensors = {k: np.asarray(x, np.float32) for k, x in fake_checkpoint.tensors(narrow, "").items()}
+    transfer.write_folder(name, narrow, layout, tensors, published)
+  folders = [str(published / name) for name in ("transformer", "vae", "text_encoder")]
+  run.port(config, folders, str(tmp_path / "weights"))
+  config["weights"] = str(tmp_path / "weights")
+  run.export(config, None, str(tmp_path / "back"))
+
+  theirs = diffusers.CogVideoXTransformer3DModel.from_pretrained(
+    tmp_path / "back/transformer", sample_height=4, sample_width=4, max_text_seq_length=16
+  ).eval()
+  start, frozen = run.load_start(config, system, sharding.make_mesh(1, 1, jax.devices()[:1]))
+  rng = np.random.default_rng(0)
+  x, text = (rng.standard_normal(s, np.float32) for s in ((1, 2, 4, 4, 8), (1, 16, 16)))
+  time = np.array([500.0], np.float32)
+  ours = np.asarray(system.run("transformer", start())(x, time, text))
+  with torch.no_grad():
+    out = theirs(
+      torch.from_numpy(x.transpose(0, 1, 4, 2, 3)), torch.from_numpy(text), torch.tensor([500.0])
+    ).sample
+  np.testing.assert_allclose(ours, out.numpy().transpose(0, 1, 3, 4, 2), atol=1e-4)
+  vae = diffusers.AutoencoderKLCogVideoX.from_pretrained(tmp_path / "back/vae").eval()
+  z = rng.standard_normal((1, 2, 2, 2, 4), np.float32)
+  with torch.no_grad():
+    video = vae.decode(torch.from_numpy(z.transpose(0, 4, 1, 2, 3))).sample
+  decoded = np.asarray(system.run("vae", frozen, "decode")(z))
+  np.testing.assert_allclose(decoded, video.numpy().transpose(0, 2, 3, 4, 1), atol=1e-4)

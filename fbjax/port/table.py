@@ -18,6 +18,8 @@ class Layout(NamedTuple):
   prefix: what stands before the keys in a whole checkpoint.
   aliases: regexes of old spellings and what they became.
   left_over: regexes of keys that such files carry and nobody needs.
+  config: the config.json of a folder, from the arguments of the model's constructor.
+  file: where the weights are in the folder of a whole pipeline.
   """
 
   table: Callable[..., leaf.Table]
@@ -27,6 +29,8 @@ class Layout(NamedTuple):
   prefix: str = ""
   aliases: tuple[tuple[str, str], ...] = ()
   left_over: tuple[str, ...] = ()
+  config: Callable[..., dict[str, Any]] | None = None
+  file: str = ""
 
   def published(self, sizes: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The published config in `sizes`, which yaml files wrap in `params`, if it is one."""
@@ -98,6 +102,8 @@ NETWORKS: dict[str, dict[str, Layout]] = {
       vae_video.sizes,
       mark="block_out_channels",
       sign=r"encoder\.conv_in\.conv\.weight",
+      config=vae_video.config,
+      file="vae/diffusion_pytorch_model.safetensors",
     )
   },
   "cogvideox": {
@@ -106,6 +112,8 @@ NETWORKS: dict[str, dict[str, Layout]] = {
       cogvideox.sizes,
       mark="text_embed_dim",
       sign=r"patch_embed\.text_proj\.weight",
+      config=cogvideox.config,
+      file="transformer/diffusion_pytorch_model.safetensors",
     )
   },
   "t5": {
@@ -116,6 +124,8 @@ NETWORKS: dict[str, dict[str, Layout]] = {
       sign=r"encoder\.block\.0\.layer\.0\.SelfAttention\.q\.weight",
       aliases=t5.ALIASES,
       left_over=t5.LEFT_OVER,
+      config=t5.config,
+      file="text_encoder/model.safetensors",
     )
   },
   "clip_text": {

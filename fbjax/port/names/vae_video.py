@@ -31,6 +31,32 @@ def sizes(config: dict[str, Any]) -> dict[str, Any]:
   }
 
 
+def config(
+  c_in: int,
+  c_latent: int,
+  *,
+  widths: Sequence[int],
+  blocks: int,
+  groups: int = 32,
+  tile: Sequence[int] = (240, 360),
+  **_: Any,
+) -> dict[str, Any]:
+  """The config.json of a diffusers folder, from the arguments of the model's constructor."""
+  return FIXED | {
+    "_class_name": "AutoencoderKLCogVideoX",
+    "in_channels": c_in,
+    "out_channels": c_in,
+    "down_block_types": ["CogVideoXDownBlock3D"] * len(widths),
+    "up_block_types": ["CogVideoXUpBlock3D"] * len(widths),
+    "block_out_channels": list(widths),
+    "latent_channels": c_latent,
+    "layers_per_block": blocks,
+    "norm_num_groups": groups,
+    "sample_height": 2 * tile[0],
+    "sample_width": 2 * tile[1],
+  }
+
+
 def table(c_in: int, c_latent: int, *, widths: Sequence[int], blocks: int, **_: Any) -> Table:
   encoder = coder(
     c_in, 2 * c_latent, None, widths, blocks, "down_blocks.{i}", "downsamplers.0.conv"
