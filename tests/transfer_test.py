@@ -1,6 +1,7 @@
 import logging
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -210,7 +211,7 @@ def test_a_trained_cogvideox_is_a_folder_that_diffusers_runs(tmp_path):
   rng = np.random.default_rng(0)
   x, text = (rng.standard_normal(s, np.float32) for s in ((1, 2, 4, 4, 8), (1, 16, 16)))
   time = np.array([500.0], np.float32)
-  ours = np.asarray(system.run("transformer", start())(x, time, text))
+  ours = np.asarray(system.run("transformer", start())(*map(jnp.asarray, (x, time, text))))
   with torch.no_grad():
     out = theirs(
       torch.from_numpy(x.transpose(0, 1, 4, 2, 3)), torch.from_numpy(text), torch.tensor([500.0])
@@ -220,5 +221,5 @@ def test_a_trained_cogvideox_is_a_folder_that_diffusers_runs(tmp_path):
   z = rng.standard_normal((1, 2, 2, 2, 4), np.float32)
   with torch.no_grad():
     video = vae.decode(torch.from_numpy(z.transpose(0, 4, 1, 2, 3))).sample
-  decoded = np.asarray(system.run("vae", frozen, "decode")(z))
+  decoded = np.asarray(system.run("vae", frozen, "decode")(jnp.asarray(z)))
   np.testing.assert_allclose(decoded, video.numpy().transpose(0, 2, 3, 4, 1), atol=1e-4)
