@@ -18,6 +18,7 @@ from fbjax import places
 
 CONFIG_FILE = "config.json"
 WEIGHTS = "weights"  # in a folder of ported weights, beside what is told about them
+CHUNK = 2**25  # bytes of a leaf that are encoded together
 AT_ONCE = 2**26  # bytes of small weights that are gathered before they are written
 
 
@@ -87,6 +88,8 @@ def write_weights(folder: str, leaves: Iterable[tuple[tuple[Any, ...], Any]]) ->
   _remove_partial(path)
   context = ocp.Context()
   context.memory.deepcopy_host_arrays = False  # nobody changes them meanwhile
+  # A leaf is encoded chunk by chunk: whole, it would be in memory three times.
+  context.array.saving.storage_options.chunk_byte_size = CHUNK
   part, size = {}, 0
   try:
     with context:
