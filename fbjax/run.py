@@ -258,10 +258,15 @@ def load_ema(workdir: str, system: Any, mesh: jax.sharding.Mesh) -> Any:
   Raises:
     FileNotFoundError: when the workdir holds no checkpoint.
   """
+  return newest_ema(workdir, jax.eval_shape(system.init, jax.random.key(0)), mesh)
+
+
+def newest_ema(workdir: str, wanted: Any, mesh: jax.sharding.Mesh) -> Any:
+  """The part of `load_ema` that is `wanted`, a tree of shapes."""
   checkpoints = checkpoint.Checkpoints(workdir)
   if checkpoints.latest is None:
     raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train it first")
-  shapes = {"ema": jax.eval_shape(system.init, jax.random.key(0))}
+  shapes = {"ema": wanted}
   placed = sharding.placed(shapes, sharding.tree(shapes, mesh))
   params = checkpoints.restore_part(checkpoints.latest, placed)["ema"]
   logger.info("Restored step %d of %s.", checkpoints.latest, workdir)
@@ -329,15 +334,7 @@ def prior_weights(config: dict[str, Any], system: base.System, mesh: jax.shardin
       f"the neural prior in {workdir} has the sizes {theirs}, but config.system.prior says "
       f"{config['system']['prior']}"
     )
-  checkpoints = checkpoint.Checkpoints(workdir)
-  if checkpoints.latest is None:
-    raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train the neural prior first")
-  wanted = {"ema": {"prior": system.parts["prior"].shapes()}}
-  wanted = sharding.placed(wanted, sharding.tree(wanted, mesh))
-  found = checkpoints.restore_part(checkpoints.latest, wanted)["ema"]["prior"]
-  logger.info("Took the neural prior of step %d of %s.", checkpoints.latest, workdir)
-  checkpoints.close()
-  return found
+  return newest_ema(workdir, {"prior": system.parts["prior"].shapes()}, mesh)["prior"]
 
 
 def port(config: dict[str, Any], weights: list[str], out: str | None) -> None:

@@ -56,7 +56,7 @@ def port_files(config: dict[str, Any], weights: Sequence[str], out: str) -> None
   located = {
     name: locate(name, part, opened, rules.get(name, {})) for name, part in system.parts.items()
   }
-  lazy, about = {}, {}
+  lazy, about, count = {}, {}, 0
   kept = left_over(opened, list(located.values()), rules["ignore"])
   if kept:
     logger.info("Of no network: %s.", ", ".join(sorted(kept)))
@@ -64,6 +64,7 @@ def port_files(config: dict[str, Any], weights: Sequence[str], out: str) -> None
     found = located[name]
     lazy[name], report = fill(name, part, found.tensors, rules.get(name, {}))
     logger.info("%s", report)
+    count += report.count
     layout = table.layout_name(part.network, part.sizes, found.tensors)
     # A network's own file has no prefix; exported, all networks are in one.
     prefix = found.prefix or table.prefix(part.network, layout)
@@ -73,9 +74,6 @@ def port_files(config: dict[str, Any], weights: Sequence[str], out: str) -> None
 
   checkpoint.write_weights(out, leaves(system, lazy, kept))
   (epath.Path(out) / ABOUT).write_text(json.dumps({"files": list(weights), "parts": about}) + "\n")
-  count = sum(
-    int(np.prod(x.shape)) for tree in lazy.values() for x in convert.flatten(tree).values()
-  )
   logger.info("Wrote %s parameters to %s; train with --config.weights=%s.", f"{count:,}", out, out)
 
 

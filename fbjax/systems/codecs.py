@@ -92,7 +92,7 @@ class Autoencoder:
     Args:
       scale: brings latents to about unit variance.
       draw: "sample" of the posterior, as published, or its "mode".
-      at_once: frames that are a clip that are encoded or decoded together, which bounds the memory.
+      at_once: frames of a clip that are encoded or decoded together, which bounds the memory.
       dtype: of the VAE's arithmetic.
       c_latent, width, mult, blocks, groups: sizes of `vae_image.AutoencoderKL`.
 
@@ -188,3 +188,8 @@ def draw_latent(
     return moments.mean
   noise = jax.vmap(lambda key: jax.random.normal(key, moments.mean.shape[1:]))(keys)
   return moments.sample(noise)
+
+
+def to_unit(video: jax.Array) -> jax.Array:
+  """uint8 to float32 in [-1, 1]."""
+  return video.astype(jnp.float32) / 127.5 - 1

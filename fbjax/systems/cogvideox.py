@@ -83,10 +83,10 @@ class CogVideoX(parts_lib.Networks):
   ) -> base.Example:
     text, null_text = self._read(frozen, batch["tokens"])
     if "video" not in batch:
-      frame = jnp.repeat(to_unit(batch["image"])[:, None], self.frames, axis=1)
+      frame = jnp.repeat(codecs.to_unit(batch["image"])[:, None], self.frames, axis=1)
       z1 = self.codec.encode(frozen, frame, keys)
       return base.Example(None, z1, Cond(z1, text, null_text))
-    video = to_unit(batch["video"])
+    video = codecs.to_unit(batch["video"])
     purposes = jax.vmap(lambda key: jax.random.split(key, 5))(keys)
     frame, prior = (jnp.repeat(video[:, :1], self.frames, axis=1) for _ in range(2))
     if self.noisy_frame:  # one field of noise, the same in every frame
@@ -139,8 +139,3 @@ def noise(keys: jax.Array, shape: tuple[int, ...]) -> Float[Array, "b ..."]:
     return deviation * jax.random.normal(two, shape)
 
   return jax.vmap(of_clip)(keys)
-
-
-def to_unit(video: jax.Array) -> jax.Array:
-  """uint8 to float32 in [-1, 1]."""
-  return video.astype(jnp.float32) / 127.5 - 1

@@ -180,8 +180,8 @@ def encode_clip(
   """Latents of a clip, if there is one, and of its first frame, drawn apart as published."""
   purposes = jax.vmap(jax.random.split)(keys)
   if "video" not in batch:
-    return None, codec.encode(frozen, to_unit(batch["image"][:, None]), purposes[:, 0])[:, 0]
-  video = to_unit(batch["video"])
+    return None, codec.encode(frozen, codecs.to_unit(batch["image"][:, None]), purposes[:, 0])[:, 0]
+  video = codecs.to_unit(batch["video"])
   frame = codec.encode(frozen, video[:, :1], purposes[:, 0])[:, 0]
   return codec.encode(frozen, video, purposes[:, 1]), frame
 
@@ -193,8 +193,3 @@ def labels(
   null = jnp.full(n, classes or 0, jnp.int32)
   label = batch.get("label", null)
   return jnp.where(label < 0, null, label).astype(jnp.int32), null
-
-
-def to_unit(video: jax.Array) -> jax.Array:
-  """uint8 to float32 in [-1, 1]."""
-  return video.astype(jnp.float32) / 127.5 - 1

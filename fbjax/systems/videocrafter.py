@@ -104,13 +104,13 @@ class VideoCrafter(parts_lib.Networks):
     self, frozen: base.Params, batch: Mapping[str, jax.Array], keys: jax.Array
   ) -> base.Example:
     if "video" in batch:
-      video = to_unit(batch["video"])
+      video = codecs.to_unit(batch["video"])
       z0 = self.codec.encode(frozen, video, keys)
       shown, ends = video[:, 0], z0[:, :: max(self.frames - 1, 1)]
     else:
       z0 = None
       names = ["image"] if self.given == "first" else ["image", "last"]
-      images = jnp.stack([to_unit(batch[name]) for name in names], axis=1)
+      images = jnp.stack([codecs.to_unit(batch[name]) for name in names], axis=1)
       shown, ends = images[:, 0], self.codec.encode(frozen, images, keys)
     z1 = prior(ends, self.given, self.frames)
     text, null_text = self._read(frozen, batch["tokens"])
@@ -195,11 +195,6 @@ def prior(
     return jnp.repeat(ends[:, :1], frames, axis=1)
   weight = jnp.linspace(0.0, 1.0, frames).reshape(1, frames, 1, 1, 1)
   return (1 - weight) * ends[:, :1] + weight * ends[:, -1:]
-
-
-def to_unit(video: jax.Array) -> jax.Array:
-  """uint8 to float32 in [-1, 1]."""
-  return video.astype(jnp.float32) / 127.5 - 1
 
 
 def _where(mask: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
