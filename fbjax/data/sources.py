@@ -81,10 +81,10 @@ class WebVid(Videos):
     size: int | Sequence[int] = 256,
     strides: int | Sequence[int] = (1, 6),
   ):
-    root = _folder(path)
+    root = folder(path)
     rows = _read_csv(root / f"results_2M_{split}.csv", ("videoid", "name"))
     entries = [Entry(f"{videoid}.mp4", caption) for videoid, caption in rows]
-    videos = _folder(root / f"2M_{split}")
+    videos = folder(root / f"2M_{split}")
     super().__init__(videos, entries, frames=frames, size=size, strides=strides)
 
 
@@ -105,7 +105,7 @@ class Folder(Videos):
     size: int | Sequence[int] = 256,
     strides: int | Sequence[int] = (1, 6),
   ):
-    root = _folder(path)
+    root = folder(path)
     found = sorted(
       file.relative_to(root).as_posix()
       for file in root.rglob("*")
@@ -151,7 +151,7 @@ class UCF101(Videos):
   ):
     if protocol not in ("official", "all"):
       raise video_lib.BrokenData(f"data.protocol is {protocol!r}; expected 'official' or 'all'.")
-    root = _folder(path)
+    root = folder(path)
     lists = root / "ucfTrainTestlist"
     self.classes = [line.split()[-1] for line in _lines(lists / "classInd.txt")]
     names = ["trainlist", "testlist"] if protocol == "all" else [_UCF_LISTS[split]]
@@ -164,7 +164,7 @@ class UCF101(Videos):
     entries = [
       Entry(file, _words(file.split("/")[0]), labels[file.split("/")[0]]) for file in sorted(files)
     ]
-    super().__init__(_folder(root / "UCF-101"), entries, frames=frames, size=size, strides=strides)
+    super().__init__(folder(root / "UCF-101"), entries, frames=frames, size=size, strides=strides)
 
 
 _UCF_LISTS = {"train": "trainlist", "val": "testlist"}
@@ -187,7 +187,7 @@ class MSRVTT(Videos):
     size: int | Sequence[int] = 256,
     strides: int | Sequence[int] = 3,
   ):
-    root = _folder(path)
+    root = folder(path)
     tables = sorted(root.glob("*_videodatainfo.json"))
     if not tables:
       raise video_lib.BrokenData(f"no *_videodatainfo.json in {root}; set data.path to MSR-VTT.")
@@ -207,7 +207,7 @@ class MSRVTT(Videos):
         raise video_lib.BrokenData(f"{root}: {name} has no caption in {tables[-1].name}.")
       place = zlib.crc32(f"{seed}/{name}".encode()) % len(captions[name])
       entries.append(Entry(f"{name}.mp4", captions[name][place]))
-    super().__init__(_folder(root / "videos"), entries, frames=frames, size=size, strides=strides)
+    super().__init__(folder(root / "videos"), entries, frames=frames, size=size, strides=strides)
 
 
 def _lines(path: pathlib.Path) -> list[str]:
@@ -229,7 +229,8 @@ def _caption_beside(file: pathlib.Path) -> str:
   return " ".join(word for word in words if not word.isdigit()).strip()
 
 
-def _folder(path: video_lib.Path) -> pathlib.Path:
+def folder(path: video_lib.Path) -> pathlib.Path:
+  """The folder that data.path names; BrokenData where there is none."""
   if not str(path):
     raise video_lib.BrokenData("no path to the data is given; set data.path to its folder.")
   path = pathlib.Path(path)

@@ -7,10 +7,12 @@ Frames count in the order in which they are shown; their times play no part, so 
 rate needs no care.
 """
 
+import contextlib
 import fractions
+import io
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import av
@@ -76,19 +78,43 @@ def read_clip(
   size: tuple[int, int],
   strides: tuple[int, int],
   rng: np.random.Generator,
+  data: bytes | None = None,
 ) -> tuple[UInt8[np.ndarray, "t h w 3"], int]:
-  """Returns a random stretch of a video and its stride; BrokenClip where the file has none."""
+  """Returns a random stretch of a video and its stride; BrokenClip where the file has none.
+
+  `data` is the content of a file that is not on disk; `path` then only says in errors which it is.
+  """
+  with _open(path, data) as container:
+    index = _index(container)
+    start, stride = choose_frames(index.frames, frames, strides, rng)
+    wanted = range(start, start + stride * (frames - 1) + 1, stride)
+    images = _frames_from_keyframe(container, index, wanted, size)
+    if images is None:
+      images = _frames_from_start(container, wanted, size)
+    return np.stack(images), stride
+
+
+def frame_rate(path: Path) -> float:
+  """Frames a second of a video, 0 where it does not say.
+
+  BrokenClip where it is broken, as far as its packets and its first frame show.
+  """
+  with _open(path) as container:
+    _index(container)
+    container.seek(0)
+    if next(container.decode(video=0), None) is None:
+      raise BrokenClip("has no frames")
+    return float(container.streams.video[0].average_rate or 0)
+
+
+@contextlib.contextmanager
+def _open(path: Path, data: bytes | None = None) -> Iterator:
+  """A container with a video stream; what is wrong with it, also later, ends in a BrokenClip."""
   try:
-    with av.open(os.fspath(path)) as container:
+    with av.open(os.fspath(path) if data is None else io.BytesIO(data)) as container:
       if not container.streams.video:
         raise BrokenClip("has no video stream")
-      index = _index(container)
-      start, stride = choose_frames(index.frames, frames, strides, rng)
-      wanted = range(start, start + stride * (frames - 1) + 1, stride)
-      images = _frames_from_keyframe(container, index, wanted, size)
-      if images is None:
-        images = _frames_from_start(container, wanted, size)
-      return np.stack(images), stride
+      yield container
   except BrokenClip as e:
     raise BrokenClip(f"{path} {e}.") from None
   except FileNotFoundError:

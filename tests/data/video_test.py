@@ -96,6 +96,48 @@ def test_the_stride_shrinks_to_what_a_short_video_has_room_for():
   assert video_lib.choose_frames(5, 1, (1, 6), rng)[0] in range(5)
 
 
+@pytest.mark.parametrize(
+  "name, codec", [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.avi", "mpeg4")]
+)
+def test_a_video_in_memory_is_read_as_its_file_is(tmp_path, name, codec):
+  path = write_counting(tmp_path / name, 60, codec=codec)
+  data = path.read_bytes()
+  for seed in range(6):
+    rngs = [np.random.default_rng(seed) for _ in range(2)]
+    ours = video_lib.read_clip("it", 8, (20, 30), (1, 6), rngs[0], data)
+    theirs = video_lib.read_clip(path, 8, (20, 30), (1, 6), rngs[1])
+    np.testing.assert_array_equal(ours[0], theirs[0])
+    assert ours[1] == theirs[1] and rngs[0].random() == rngs[1].random()
+  for content, reason in (
+    (data[: len(data) // 2], ""),
+    (b"no video", "cannot be"),
+    (b"", "cannot be"),
+  ):
+    with pytest.raises(video_lib.BrokenClip, match=rf"^it {reason}.*\.$"):
+      video_lib.read_clip("it", 60, (20, 30), (1, 6), np.random.default_rng(0), content)
+
+
+def test_the_frame_rate_is_told_of_files_that_are_whole(tmp_path):
+  path = write_counting(tmp_path / "a.mp4", 20)
+  assert video_lib.frame_rate(path) == 25
+  (tmp_path / "cut.mp4").write_bytes(path.read_bytes()[:1000])
+  (tmp_path / "zero.mp4").touch()
+  for name, reason in {
+    "cut.mp4": "cannot be decoded",
+    "zero.mp4": "is empty",
+    "none.mp4": "does not exist",
+  }.items():
+    with pytest.raises(video_lib.BrokenClip, match=rf"{name} {reason}.*\.$"):
+      video_lib.frame_rate(tmp_path / name)
+  # The table of frames is there, the frames are not.
+  data = bytearray(path.read_bytes())
+  start = data.index(b"mdat") + 4
+  data[start : start + 400] = bytes(400)
+  (tmp_path / "wiped.mp4").write_bytes(data)
+  with pytest.raises(video_lib.BrokenClip, match=r"wiped\.mp4 (cannot be decoded|has no frames)"):
+    video_lib.frame_rate(tmp_path / "wiped.mp4")
+
+
 def test_short_empty_and_foreign_files_end_in_one_sentence_naming_the_file(tmp_path):
   short = write_counting(tmp_path / "short.mp4", 5)
   (tmp_path / "zero.mp4").touch()
