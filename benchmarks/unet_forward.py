@@ -1,6 +1,9 @@
 """Times a call of the video UNet on this machine, and says which kinds of layers the time goes to.
 
-  python -m benchmarks.unet_forward [--width=64] [--frames=16] [--size=32] [--grad] [--out=x.json]
+  python -m benchmarks.unet_forward [--width=64] [--frames=16] [--size=32] [--grad] [--torch] [--out=x.json]
+
+With --torch (of requirements-dev.txt) the same network in PyTorch runs in turn with ours, and the ratio
+is printed: what a second is worth changes from machine to machine and from hour to hour.
 
 The share of a kind is what its layers cost when each is called alone at the shapes it has in the
 network; the rest is what the whole costs beyond their sum.
@@ -15,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import app, flags
 from flax import nnx
 
@@ -25,6 +29,7 @@ FRAMES = flags.DEFINE_integer("frames", 16, "Frames of the clip.")
 SIZE = flags.DEFINE_integer("size", 32, "Height and width of the latents.")
 CALLS = flags.DEFINE_integer("calls", 5, "Calls to time; the fastest counts.")
 GRAD = flags.DEFINE_bool("grad", False, "Also time the gradient of a loss.")
+TORCH = flags.DEFINE_bool("torch", False, "Also time the network in PyTorch.")
 OUT = flags.DEFINE_string("out", None, "File to write the figures to.")
 
 KINDS = {
@@ -39,13 +44,18 @@ KINDS = {
 def seconds(f: Callable[..., Any], *args: Any) -> float:
   """The fastest of a few calls, compilation aside."""
   f = jax.jit(f)
-  jax.block_until_ready(f(*args))
-  times = []
-  for _ in range(CALLS.value):
-    start = time.perf_counter()
-    jax.block_until_ready(f(*args))
-    times.append(time.perf_counter() - start)
-  return min(times)
+  return fastest(lambda: jax.block_until_ready(f(*args)))[0]
+
+
+def fastest(*calls: Callable[[], Any]) -> list[float]:
+  """Of each, in turn with the others; the first time does not count."""
+  times: list[list[float]] = [[] for _ in calls]
+  for _ in range(CALLS.value + 1):
+    for call, found in zip(calls, times, strict=True):
+      start = time.perf_counter()
+      call()
+      found.append(time.perf_counter() - start)
+  return [min(found[1:]) for found in times]
 
 
 def record(network: unet3d.UNet3D, *args: Any) -> dict[Any, Any]:
@@ -87,7 +97,12 @@ def main(_: list[str]) -> None:
   )
   network = unet3d.UNet3D(8, 4, **sizes, rngs=layers.Keys(jax.random.key(0)))
   graph, state = nnx.split(network)
-  params = nnx.to_pure_dict(state)
+  rng = np.random.default_rng(0)
+  # None of them zero, as a new network has some.
+  params = jax.tree.map(
+    lambda p: jnp.asarray(p + 0.02 * rng.standard_normal(p.shape, np.float32)),
+    nnx.to_pure_dict(state),
+  )
   shape = (1, FRAMES.value, SIZE.value, SIZE.value, 8)
   image = jnp.ones((1, FRAMES.value, 16, 1024))
   args = (jnp.ones(shape), jnp.full(1, 500.0), jnp.ones((1, 77, 1024)), image)
@@ -107,16 +122,53 @@ def main(_: list[str]) -> None:
   rest = whole - sum(shares.values())
   print(f"  {'the rest':22} {rest:7.3f} s  {rest / whole:5.0%}")
   figures["shares_seconds"] = dict(shares)
+
+  def loss(params):
+    return jnp.square(forward(params, *args)).mean()
+
   if GRAD.value:
-
-    def loss(params):
-      return jnp.square(forward(params, *args)).mean()
-
     figures["gradient_seconds"] = seconds(jax.value_and_grad(loss), params)
     print(f"loss and gradient {figures['gradient_seconds']:.3f} s")
+  if TORCH.value:
+    ours = {"forward": (forward, params, *args)}
+    ours |= {"gradient": (jax.value_and_grad(loss), params)} if GRAD.value else {}
+    figures["torch"] = beside_torch(params, args, ours)
   if OUT.value:
     with open(OUT.value, "w") as file:
       json.dump(figures, file, indent=2)
+
+
+def beside_torch(params: Any, args: Any, ours: dict[str, Any]) -> dict[str, Any]:
+  """Seconds of each of ours and of its twin in PyTorch, with as many threads as there are cores."""
+  import torch
+
+  from benchmarks import torch_networks
+
+  tensor = lambda x: torch.from_numpy(np.array(x))  # noqa: E731
+  leaves = jax.tree.map(tensor, params)
+  x, moment, text, image = map(tensor, args)
+  stride = torch.full((1,), 3.0)
+
+  def forward() -> Any:
+    return torch_networks.unet(leaves, x, text, image, moment, stride, head_dim=64, groups=32)
+
+  def gradient() -> None:
+    forward().square().mean().backward()
+
+  rows = {}
+  for name, (f, *inputs) in ours.items():
+    for leaf in jax.tree.leaves(leaves):
+      leaf.requires_grad_(name == "gradient")
+    compiled = jax.jit(f)
+    twin = {"forward": forward, "gradient": gradient}[name]
+    mine, theirs = fastest(lambda: jax.block_until_ready(compiled(*inputs)), twin)  # noqa: B023
+    rows[name] = {"jax_seconds": mine, "torch_seconds": theirs, "ratio": mine / theirs}
+    print(f"{name}: {mine:.3f} s here, {theirs:.3f} s in PyTorch, ratio {mine / theirs:.2f}")
+  compiled = jax.jit(ours["forward"][0])
+  mine, theirs = np.asarray(compiled(*ours["forward"][1:])), forward().detach().numpy()
+  error = np.abs(mine - theirs).max() / np.sqrt(np.square(theirs).mean())
+  print(f"largest difference of the outputs, over their rms: {error:.1e}")
+  return rows
 
 
 def count(params: Any) -> int:
