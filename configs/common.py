@@ -12,7 +12,8 @@ def base() -> ConfigDict:
   c.bridge = dict(name="gmax", beta_min=0.01, beta_max=50.0)
   c.diffusion = dict(name="none")
   c.weights = ""  # a folder that --mode=port wrote; empty trains from scratch
-  c.prior_run = ""  # a workdir of a neural prior, for a system that has one
+  c.prior = dict()  # a neural prior in front: see `from_prior`
+  c.prior_run = ""  # the workdir that has trained it
   c.trainable = dict(name="all")
   c.port = dict()
   c.objective = dict(name="bridge", predict="psi", drop_text=0.1)
@@ -128,7 +129,29 @@ def latte_on_ucf101(c: ConfigDict) -> None:
   c.sampling.update(steps=1000, guidance=7.0, batch_size=4)
 
 
-PRIOR = dict(size=32, width=384, depth=12, heads=6, patch=2, classes=101)
+def as_prior(c: ConfigDict) -> None:
+  """Trains the system's neural prior: regression on the latent video, from images and conditions.
+
+  Written as a bridge whose network looks at neither state nor time, and sampled in one step.
+  """
+  c.system.name += "_prior"
+  c.diffusion = dict(name="none")
+  c.objective.predict = "z0"
+  c.sampling.update(steps=1, guidance=1.0, sampler=dict(name="sde"), grid=dict(name="trailing"))
+
+
+def from_prior(c: ConfigDict) -> None:
+  """The bridge starts from the coarse video of a frozen neural prior, and the network is told it.
+
+  Its networks have the system's sizes, unless this group names others; `use` "condition" starts from
+  the still frame all the same.
+  """
+  c.prior = dict(use="prior", trained=False)
+
+
+def with_prior(c: ConfigDict) -> None:
+  """A neural prior trains along, by the loss of the network that is told its video."""
+  c.prior = dict(use="condition", trained=True)
 
 
 def toy_latte(c: ConfigDict) -> None:
@@ -136,9 +159,7 @@ def toy_latte(c: ConfigDict) -> None:
   c.weights, c.prior_run = "", ""
   c.data = dict(name="synthetic", frames=4, size=32)
   c.system.codec = dict(name="pixels", patch=4)
-  for name in ("latte", "prior"):
-    if name in c.system:
-      c.system[name].update(size=8, width=32, depth=2, heads=2)
+  c.system.latte.update(size=8, width=32, depth=2, heads=2)
   c.train.batch_size = 8
   c.sampling.batch_size = 2
   two_steps(c)
@@ -146,7 +167,7 @@ def toy_latte(c: ConfigDict) -> None:
 
 def toy_videocrafter(c: ConfigDict) -> None:
   """The same system on moving shapes, with every size so small that a laptop runs it."""
-  c.weights = ""
+  c.weights, c.prior_run = "", ""
   c.data = dict(name="synthetic", frames=4, size=32)
   c.tokenizer = dict(name="bytes", length=16)
   with c.unlocked():

@@ -18,9 +18,7 @@ def smoke(c: ConfigDict) -> None:
 def get_config(arg: str = "") -> ConfigDict:
   c = common.base()
   common.latte_on_ucf101(c)
-  c.system.prior = dict(common.PRIOR)
-  c.system.prior_as = "prior"
+  common.from_prior(c)
   c.prior_run = "runs/ucf101_prior"
-  c.port.prior = dict(new=(".*",))
   c.train.batch_size = 32
   return common.changed(c, arg, smoke)

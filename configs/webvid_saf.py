@@ -39,6 +39,17 @@ def temporal(c: ConfigDict) -> None:
   c.trainable = dict(name="matching", pattern=r"temporal|resampler|in_conv|stride|image_|alpha")
 
 
+def prior(c: ConfigDict) -> None:
+  """The neural prior of this system, by regression: a UNet with the text-to-video input kernel."""
+  common.as_prior(c)
+  c.port.unet.new = (r"stride/.*", *IMAGE)
+
+
+def from_prior(c: ConfigDict) -> None:
+  """The bridge starts from a coarse video; `prior` trained it, in config.prior_run."""
+  common.from_prior(c)
+
+
 def smoke(c: ConfigDict) -> None:
   """Two steps of the same code at toy size."""
   common.toy_videocrafter(c)
@@ -66,4 +77,4 @@ def get_config(arg: str = "") -> ConfigDict:
   # Released without an average of the weights; it costs memory and has never hurt.
   c.train.update(steps=20_000, batch_size=64, ema_decay=0.9999)
   c.sampling.update(steps=50, guidance=7.5, stride=3, batch_size=4)
-  return common.changed(c, arg, recommended, lora, temporal, smoke)
+  return common.changed(c, arg, recommended, lora, temporal, prior, from_prior, smoke)

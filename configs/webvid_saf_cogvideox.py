@@ -13,9 +13,20 @@ from ml_collections import ConfigDict
 from configs import common
 
 
+def prior(c: ConfigDict) -> None:
+  """The neural prior of this system, by regression: a transformer with the released input kernel."""
+  common.as_prior(c)
+  c.port.transformer = dict()
+
+
+def from_prior(c: ConfigDict) -> None:
+  """The bridge starts from a coarse video; `prior` trained it, in config.prior_run."""
+  common.from_prior(c)
+
+
 def smoke(c: ConfigDict) -> None:
   """Two steps of the same code at toy size."""
-  c.weights = ""
+  c.weights, c.prior_run = "", ""
   c.data = dict(name="synthetic", frames=5, size=16)
   c.tokenizer = dict(name="bytes", length=16)
   with c.unlocked():
@@ -51,4 +62,4 @@ def get_config(arg: str = "") -> ConfigDict:
   c.seed = 42
   c.train.update(steps=20_000, batch_size=64)
   c.sampling.update(steps=50, guidance=6.0, batch_size=2)
-  return common.changed(c, arg, smoke)
+  return common.changed(c, arg, prior, from_prior, smoke)

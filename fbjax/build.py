@@ -17,8 +17,17 @@ import optax
 
 from fbjax import sampling, sharding
 from fbjax.bridge import alignment, diffusion, grids, prediction, process, samplers
-from fbjax.data import pipeline, sources, synthetic, tokenizers
-from fbjax.systems import adapters, base, codecs, cogvideox, formulation, latte, videocrafter
+from fbjax.data import pipeline, sources, synthetic, tfds_clips, tokenizers
+from fbjax.systems import (
+  adapters,
+  base,
+  coarse,
+  codecs,
+  cogvideox,
+  formulation,
+  latte,
+  videocrafter,
+)
 from fbjax.train import objectives, optim, step
 
 Spec = Mapping[str, Any]
@@ -41,7 +50,9 @@ SYSTEMS = {
   "videocrafter": videocrafter.VideoCrafter,
   "cogvideox": cogvideox.CogVideoX,
   "latte": latte.Latte,
-  "neural_prior": latte.NeuralPrior,
+  "videocrafter_prior": videocrafter.VideoCrafterPrior,
+  "cogvideox_prior": cogvideox.CogVideoXPrior,
+  "latte_prior": latte.LattePrior,
 }
 TRAINABLE = {
   "all": adapters.whole,
@@ -55,6 +66,7 @@ SOURCES = {
   "folder": sources.Folder,
   "ucf101": sources.UCF101,
   "msrvtt": sources.MSRVTT,
+  "tfds": tfds_clips.TFDS,
 }
 TOKENIZERS = {"bytes": tokenizers.Bytes, "clip": tokenizers.CLIP, "t5": tokenizers.T5}
 SAMPLERS = {
@@ -154,18 +166,35 @@ def make_batches(
 
 
 def make_system(config: Spec, tokenizer: Any | None) -> base.System:
-  """The system of a config; without a tokenizer it cannot encode, but its weights can be ported."""
-  spec = dict(config["system"])
+  """The system of a config; without a tokenizer it cannot encode, but its weights can be ported.
+
+  `config.prior` puts a neural prior in front: the options of `coarse.Coarse`, and those keys of
+  `config.system` in which the prior differs from it.
+  """
+  spec, prior = config["system"], config["prior"]
+  system = make_architecture(config, spec, tokenizer, coarse_told=bool(prior))
+  if prior:
+    own = {k: v for k, v in prior.items() if k in spec}
+    options = {k: v for k, v in prior.items() if k not in spec}
+    made = make_architecture(config, spec | own | {"name": f"{spec['name']}_prior"}, tokenizer)
+    system = call(coarse.Coarse, options, "prior", system=system, prior=made)
+  return make(TRAINABLE, config["trainable"], "trainable", system=system)
+
+
+def make_architecture(
+  config: Spec, spec: Spec, tokenizer: Any | None, coarse_told: bool = False
+) -> base.System:
+  """One system by itself; `coarse_told` if its network hears of a coarse video."""
+  spec = dict(spec)
   dtype = choose(DTYPES, spec.pop("dtype"), "system.dtype")
   spec["codec"] = make_codec(spec["codec"], dtype)
   if tokenizer is not None and "text" in spec:
     spec["text"] = {"vocab": tokenizer.vocab, "length": tokenizer.length} | dict(spec["text"])
-  given = {"dtype": dtype, "frames": config["data"]["frames"]}
+  given = {"dtype": dtype, "frames": config["data"]["frames"], "coarse": coarse_told}
   if "text" in spec:
     null = None if tokenizer is None else np.asarray(tokenizer([""])[0], np.int32)
     given |= {"null_tokens": null}
-  system = make(SYSTEMS, spec, "system", **given)
-  return make(TRAINABLE, config["trainable"], "trainable", system=system)
+  return make(SYSTEMS, spec, "system", **given)
 
 
 def make_codec(spec: Spec, dtype: Any) -> codecs.Codec:
@@ -195,6 +224,11 @@ def make_formulation(config: Spec) -> formulation.Formulation:
 
 def make_loss(config: Spec, system: base.System, form: formulation.Formulation) -> step.LossFn:
   spec = {k: v for k, v in config["objective"].items() if k != "predict"}
+  if spec.get("regression") and not config["prior"].get("trained"):
+    raise ValueError(
+      "config.objective.regression is the weight of a neural prior that trains along: set "
+      "config.prior.trained too, or leave it out"
+    )
   return make(OBJECTIVES, spec, "objective", system=system, form=form)
 
 

@@ -4,7 +4,8 @@ given frame, repeated over time -> causal video VAE -> z1, and also concatenated
 caption -> T5 -> text tokens
 
 In training condition and prior are encoded from frames with a little noise, drawn apart; at sampling
-from the frame as it is (FrameBridge, §2.5).
+from the frame as it is (FrameBridge, §2.5). A coarse video, where a neural prior makes one, is
+concatenated to x as the frame is.
 """
 
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 
 from fbjax.models import cogvideox, t5
 from fbjax.systems import base, codecs
+from fbjax.systems import coarse as coarse_lib
 from fbjax.systems import parts as parts_lib
 
 # log of the noise's deviation: mean and deviation of a normal distribution, as published.
@@ -29,10 +31,14 @@ class Cond(NamedTuple):
   frame: Float[Array, "b t h w c"]
   text: Float[Array, "b n d"]
   null_text: Float[Array, "b n d"]
+  coarse: Float[Array, "b t h w c"] | None = None
 
 
 class CogVideoX(parts_lib.Networks):
   """Implements `base.System`."""
+
+  # What the transformer sees: the state and the given frame.
+  inputs = 2
 
   def __init__(
     self,
@@ -42,6 +48,7 @@ class CogVideoX(parts_lib.Networks):
     text: Mapping[str, Any],
     noisy_frame: bool = True,
     noisy_prior: bool = True,
+    coarse: bool = False,
     remat: bool = False,
     null_tokens: np.ndarray | None,
     frames: int,
@@ -53,6 +60,7 @@ class CogVideoX(parts_lib.Networks):
       transformer: sizes of `cogvideox.CogVideoX`; channels and text width are given by the others.
       text: sizes of `t5.Encoder`, frozen; `length` is how many tokens it reads.
       noisy_frame, noisy_prior: noise on the frame before it is encoded as condition or as prior.
+      coarse: the transformer is told a coarse video as well.
       remat: blocks are computed again in the backward pass, which saves their memory.
       null_tokens: token ids of the empty caption, int32 [n]; None where nothing will be encoded.
       frames: frames a clip, 4 n + 1 for the published VAE.
@@ -62,13 +70,13 @@ class CogVideoX(parts_lib.Networks):
     self.noisy_frame, self.noisy_prior = noisy_frame, noisy_prior
     options = {"dtype": dtype}
     c = codec.channels
-    sizes = {"c_in": 2 * c, "c_out": c, "text_dim": text["width"]} | dict(transformer)
+    sizes = {"c_in": (self.inputs + coarse) * c, "c_out": c, "text_dim": text["width"]}
     encoder = {name: size for name, size in text.items() if name != "length"}
     super().__init__(
       {
         "transformer": parts_lib.Part(
           cogvideox.CogVideoX,
-          sizes,
+          sizes | dict(transformer),
           network="cogvideox",
           trained=True,
           options=options | ({"wrap": jax.checkpoint} if remat else {}),
@@ -121,13 +129,25 @@ class CogVideoX(parts_lib.Networks):
     key: jax.Array | None = None,
   ) -> Float[Array, "b t h w c"]:
     del key
-    x = jnp.concatenate([x, cond.frame], axis=-1)
+    told = [cond.frame] if cond.coarse is None else [cond.frame, cond.coarse]
+    x = jnp.concatenate([x, *told], axis=-1)
     return self.run("transformer", weights)(x, t_net, cond.text)
 
   def decode(
     self, frozen: base.Params, z: Float[Array, "b t h w c"]
   ) -> Float[Array, "b frames height width 3"]:
     return self.codec.decode(frozen, z)
+
+
+class CogVideoXPrior(coarse_lib.Prior, CogVideoX):
+  """Its neural prior: the transformer sees still frames in place of a state, and no time passes.
+
+  It has the input channels of the text-to-video network, whose weights it can start from."""
+
+  inputs = 1
+
+  def coarse(self, weights: base.Params, cond: Cond) -> Float[Array, "b t h w c"]:
+    return self.run("transformer", weights)(cond.frame, jnp.zeros(len(cond.frame)), cond.text)
 
 
 def noise(keys: jax.Array, shape: tuple[int, ...]) -> Float[Array, "b ..."]:

@@ -3,12 +3,11 @@
 given frame -> codec -> latent frame, repeated over time = z1, and also put before x in time
 class       -> embedding, added to that of time
 
-With a neural prior, a frozen network makes a coarse video of frame and class. It is told to the
-network as more channels, and becomes z1 in place of the still frame (FrameBridge, §4e).
+A coarse video, where a neural prior makes one, is told as more channels (FrameBridge, §4e).
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fbjax.models import latte
 from fbjax.systems import base, codecs
+from fbjax.systems import coarse as coarse_lib
 from fbjax.systems import parts as parts_lib
 
 
@@ -36,8 +36,7 @@ class Latte(parts_lib.Networks):
     *,
     codec: codecs.Codec,
     latte: Mapping[str, Any],
-    prior: Mapping[str, Any] | None = None,
-    prior_as: Literal["prior", "condition"] = "prior",
+    coarse: bool = False,
     remat: bool = False,
     frames: int,
     dtype: Any = jnp.float32,
@@ -46,31 +45,21 @@ class Latte(parts_lib.Networks):
     Args:
       codec: between videos and latents.
       latte: sizes of `latte.Latte`; channels, frames and dropout of labels are given by the others.
-      prior: sizes of `latte.NeuralPrior`, frozen; None starts from the still frame.
-      prior_as: the coarse video is "prior" and condition, or "condition" alone.
+      coarse: the network is told a coarse video as well.
       remat: blocks are computed again in the backward pass, which saves their memory.
       frames: frames a clip.
       dtype: of the networks' arithmetic; weights are float32.
-
-    Raises:
-      ValueError: for another `prior_as`.
     """
-    if prior_as not in ("prior", "condition"):
-      raise ValueError(f"config.system.prior_as is {prior_as!r}; expected 'prior' or 'condition'")
-    self.codec, self.frames, self.prior_as = codec, frames, prior_as
-    self.classes = latte.get("classes")
-    c = codec.channels
-    parts = {
-      "latte": network(
-        {"c_in": c if prior is None else 2 * c, "c_out": c, "frames": frames + 1} | dict(latte),
-        dtype,
-        remat,
-      )
-    }
-    if prior is not None:
-      sizes = {"c_in": c, "c_out": c, "frames": frames} | dict(prior)
-      parts["prior"] = prior_part(sizes, dtype, trained=False)
-    super().__init__(parts | codec.parts)
+    self.codec, self.frames, self.classes = codec, frames, latte.get("classes")
+    # Labels are dropped by the objective, as every condition is.
+    options = {"dtype": dtype, "label_dropout": 0.0} | ({"wrap": jax.checkpoint} if remat else {})
+    part = self._network(codec.channels, coarse)
+    part = part._replace(sizes=part.sizes | dict(latte), options=options)
+    super().__init__({"latte": part} | codec.parts)
+
+  def _network(self, c: int, coarse: bool) -> parts_lib.Part:
+    sizes = {"c_in": 2 * c if coarse else c, "c_out": c, "frames": self.frames + 1}
+    return parts_lib.Part(latte.Latte, sizes, network="latte", trained=True)
 
   def encode(
     self, frozen: base.Params, batch: Mapping[str, jax.Array], keys: jax.Array
@@ -78,11 +67,7 @@ class Latte(parts_lib.Networks):
     z0, frame = encode_clip(self.codec, frozen, batch, keys)
     label, null = labels(batch, len(frame), self.classes)
     z1 = jnp.repeat(frame[:, None], self.frames, axis=1)
-    if "prior" not in self.parts:
-      return base.Example(z0, z1, Cond(frame, label, null))
-    coarse = jax.lax.stop_gradient(self.run("prior", frozen)(frame, label))
-    z1 = coarse if self.prior_as == "prior" else z1
-    return base.Example(z0, z1, Cond(frame, label, null, coarse))
+    return base.Example(z0, z1, Cond(frame, label, null))
 
   def drop(self, cond: Cond, text: Bool[Array, "b"], image: Bool[Array, "b"]) -> Cond:
     """The class takes the place of the text; the frame is never dropped."""
@@ -101,9 +86,11 @@ class Latte(parts_lib.Networks):
     cond: Cond,
     key: jax.Array | None = None,
   ) -> Float[Array, "b t h w c"]:
-    del key  # Labels are dropped by the objective, as every condition is.
-    label = None if self.classes is None else cond.label
-    return self.run("latte", weights)(x, t_net, label, cond.frame, cond.coarse)
+    del key
+    return self.run("latte", weights)(x, t_net, self._label(cond), cond.frame, cond.coarse)
+
+  def _label(self, cond: Cond) -> Int[Array, "b"] | None:
+    return None if self.classes is None else cond.label
 
   def decode(
     self, frozen: base.Params, z: Float[Array, "b t h w c"]
@@ -111,67 +98,15 @@ class Latte(parts_lib.Networks):
     return self.codec.decode(frozen, z)
 
 
-class NeuralPrior(parts_lib.Networks):
-  """The neural prior by itself: a denoiser that looks at neither state nor time.
+class LattePrior(coarse_lib.Prior, Latte):
+  """Its neural prior: a Latte without time that makes a coarse video of frame and class."""
 
-  Trained to predict z0, the loss of a bridge is then regression on the video, and a sampler of one
-  step shows what it makes (FrameBridge, §4e). Implements `base.System`.
-  """
+  def _network(self, c: int, coarse: bool) -> parts_lib.Part:
+    sizes = {"c_in": c, "c_out": c, "frames": self.frames}
+    return parts_lib.Part(latte.NeuralPrior, sizes, network="latte_prior", trained=True)
 
-  def __init__(
-    self,
-    *,
-    codec: codecs.Codec,
-    prior: Mapping[str, Any],
-    frames: int,
-    dtype: Any = jnp.float32,
-  ):
-    """
-    Args:
-      codec: between videos and latents.
-      prior: sizes of `latte.NeuralPrior`; channels and frames are given by the others.
-      frames: frames a clip.
-      dtype: of the networks' arithmetic; weights are float32.
-    """
-    self.codec, self.frames, self.classes = codec, frames, prior.get("classes")
-    c = codec.channels
-    sizes = {"c_in": c, "c_out": c, "frames": frames} | dict(prior)
-    super().__init__({"prior": prior_part(sizes, dtype, trained=True)} | codec.parts)
-
-  def encode(
-    self, frozen: base.Params, batch: Mapping[str, jax.Array], keys: jax.Array
-  ) -> base.Example:
-    z0, frame = encode_clip(self.codec, frozen, batch, keys)
-    label, null = labels(batch, len(frame), self.classes)
-    z1 = jnp.repeat(frame[:, None], self.frames, axis=1)
-    return base.Example(z0, z1, Cond(frame, label, null))
-
-  drop = Latte.drop
-  embed = Latte.embed
-  decode = Latte.decode
-
-  def denoise(
-    self,
-    weights: base.Params,
-    x: Float[Array, "b t h w c"],
-    t_net: Float[Array, "b"],
-    cond: Cond,
-    key: jax.Array | None = None,
-  ) -> Float[Array, "b t h w c"]:
-    del x, t_net, key
-    return self.run("prior", weights)(cond.frame, None if self.classes is None else cond.label)
-
-
-def network(sizes: Mapping[str, Any], dtype: Any, remat: bool) -> parts_lib.Part:
-  options = {"dtype": dtype, "label_dropout": 0.0} | ({"wrap": jax.checkpoint} if remat else {})
-  return parts_lib.Part(latte.Latte, sizes, network="latte", trained=True, options=options)
-
-
-def prior_part(sizes: Mapping[str, Any], dtype: Any, *, trained: bool) -> parts_lib.Part:
-  options = {"dtype": dtype, "label_dropout": 0.0}
-  return parts_lib.Part(
-    latte.NeuralPrior, sizes, network="latte_prior", trained=trained, options=options
-  )
+  def coarse(self, weights: base.Params, cond: Cond) -> Float[Array, "b t h w c"]:
+    return self.run("latte", weights)(cond.frame, self._label(cond))
 
 
 def encode_clip(

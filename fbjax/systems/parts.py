@@ -30,10 +30,13 @@ class Part(NamedTuple):
   def build(self, key: jax.Array) -> nnx.Module:
     return self.make(**self.sizes, **self.options, rngs=layers.Keys(key))
 
+  def abstract(self) -> nnx.Module:
+    """The network without values."""
+    return nnx.eval_shape(self.build, jax.random.key(0))
+
   def shapes(self) -> Params:
     """Its weights without values."""
-    network = nnx.eval_shape(self.build, jax.random.key(0))
-    return nnx.to_pure_dict(nnx.state(network, nnx.Param))
+    return nnx.to_pure_dict(nnx.state(self.abstract(), nnx.Param))
 
 
 class Networks:
@@ -44,10 +47,7 @@ class Networks:
 
   def __init__(self, parts: Mapping[str, Part]):
     self.parts = dict(parts)
-    key = jax.random.key(0)
-    self._graphs = {
-      name: nnx.split(nnx.eval_shape(part.build, key))[0] for name, part in self.parts.items()
-    }
+    self._graphs: dict[str, nnx.GraphDef] = {}
 
   def init(self, key: jax.Array) -> Params:
     """New weights of the trained networks."""
@@ -79,6 +79,8 @@ class Networks:
 
   def run(self, name: str, weights: Mapping[str, Params], method: str = "__call__") -> Callable:
     """The network `name` as a function of its inputs."""
+    if name not in self._graphs:
+      self._graphs[name] = nnx.split(self.parts[name].abstract())[0]
     return getattr(nnx.merge(self._graphs[name], weights[name]), method)
 
 

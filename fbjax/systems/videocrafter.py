@@ -5,7 +5,8 @@ given frame -> codec -> latent frame, repeated over time = z1, and also concaten
 caption     -> text network -> text tokens for cross-attention
 stride      -> embedding, added to that of time
 
-With two given frames, the first and the last, z1 runs from the one to the other.
+With two given frames, the first and the last, z1 runs from the one to the other. A coarse video,
+where a neural prior makes one, is concatenated to x as the frame is.
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fbjax.models import clip, resampler, unet3d
 from fbjax.systems import base, codecs
+from fbjax.systems import coarse as coarse_lib
 from fbjax.systems import parts as parts_lib
 
 Given = Literal["first", "ends"]
@@ -35,10 +37,14 @@ class Cond(NamedTuple):
   null_text: Int[Array, "b n"] | Float[Array, "b n d"]
   image: Float[Array, "b m e"] | Float[Array, "b t m d"] | None = None
   null_image: Float[Array, "b m e"] | Float[Array, "b t m d"] | None = None
+  coarse: Float[Array, "b t h w c"] | None = None
 
 
 class VideoCrafter(parts_lib.Networks):
   """Implements `base.System`."""
+
+  # What the UNet sees: the state and the given frame.
+  inputs = 2
 
   def __init__(
     self,
@@ -50,6 +56,7 @@ class VideoCrafter(parts_lib.Networks):
     image: Mapping[str, Any] | None = None,
     resampler: Mapping[str, Any] | None = None,
     given: Given = "first",
+    coarse: bool = False,
     remat: bool = False,
     null_tokens: np.ndarray | None,
     frames: int,
@@ -64,6 +71,7 @@ class VideoCrafter(parts_lib.Networks):
       image: sizes of `clip.ImageEncoder`, frozen; None for a UNet without image tokens.
       resampler: sizes of `resampler.Resampler`, trained; its channels follow from the others.
       given: "first" frame, or both "ends".
+      coarse: the UNet is told a coarse video as well.
       remat: stages of the UNet are computed again in the backward pass, which saves their memory.
       null_tokens: token ids of the empty caption, int32 [n]; None where nothing will be encoded.
       frames: frames a clip.
@@ -85,7 +93,8 @@ class VideoCrafter(parts_lib.Networks):
     parts = {
       "unet": parts_lib.Part(
         unet3d.UNet3D,
-        {"c_in": 2 * codec.channels, "c_out": codec.channels, "context_dim": text["width"]}
+        {"c_in": (self.inputs + coarse) * codec.channels, "c_out": codec.channels}
+        | {"context_dim": text["width"]}
         | {"image_attention": image is not None}
         | dict(unet),
         network="videocrafter_unet",
@@ -158,14 +167,26 @@ class VideoCrafter(parts_lib.Networks):
     cond: Cond,
     key: jax.Array | None = None,
   ) -> Float[Array, "b t h w c"]:
-    network = self.run("unet", weights)
-    x = jnp.concatenate([x, cond.frame], axis=-1)
-    return network(x, t_net, cond.text, cond.image, cond.stride, key)
+    told = [cond.frame] if cond.coarse is None else [cond.frame, cond.coarse]
+    x = jnp.concatenate([x, *told], axis=-1)
+    return self.run("unet", weights)(x, t_net, cond.text, cond.image, cond.stride, key)
 
   def decode(
     self, frozen: base.Params, z: Float[Array, "b t h w c"]
   ) -> Float[Array, "b frames height width 3"]:
     return self.codec.decode(frozen, z)
+
+
+class VideoCrafterPrior(coarse_lib.Prior, VideoCrafter):
+  """Its neural prior: the UNet sees still frames in place of a state, and no time passes.
+
+  It has the input channels of the text-to-video network, whose weights it can start from."""
+
+  inputs = 1
+
+  def coarse(self, weights: base.Params, cond: Cond) -> Float[Array, "b t h w c"]:
+    time = jnp.zeros(len(cond.frame))
+    return self.run("unet", weights)(cond.frame, time, cond.text, cond.image, cond.stride)
 
 
 def image_parts(

@@ -17,6 +17,7 @@ def bridge_loss(
   *,
   shift: float = 1.0,
   weight_like: str | None = None,
+  regression: float = 0.0,
   drop_text: float = 0.0,
   drop_image: float = 0.0,
   drop_both: float = 0.0,
@@ -30,6 +31,8 @@ def bridge_loss(
       conditions: a uniform u becomes shift u / (1 + (shift - 1) u) (arXiv:2403.03206, eq. 23).
     weight_like: weight the error over time as if this kind were predicted; "z0" makes the loss the
       mean square error of the clean latent. None leaves the weight at 1, as published.
+    regression: weight of the mean square error of the coarse video that a neural prior, trained
+      along, tells the network (§4e: "combination"; at 0 "denoising").
     drop_text: share of clips that lose their text alone.
     drop_image: share of clips that lose their image condition alone.
     drop_both: share of clips that lose both.
@@ -73,7 +76,10 @@ def bridge_loss(
     if weight_like is not None:
       weight = prediction.loss_weight(form.predict, weight_like, form.process, time)
       error = process.per_clip(weight, error) * error
-    return jnp.mean(error), {}
+    if not regression:
+      return jnp.mean(error), {}
+    coarse = jnp.mean(jnp.square(cond.coarse - z0))
+    return jnp.mean(error) + regression * coarse, {"coarse": coarse}
 
   return loss
 

@@ -1,0 +1,98 @@
+"""Bridges that start from a coarse video: any system behind a neural prior (FrameBridge, §4e).
+
+example of the system -> neural prior -> coarse video -> z1 and one more condition, or this alone
+
+The neural prior is a system of the same family, `LattePrior` for `Latte`, so that one encoding of a
+clip serves both. Frozen, another run has trained it by regression. Trained along, it is supervised
+by the loss of the network that is told its video, by regression, or by both.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float
+
+from fbjax.systems import base
+from fbjax.systems import parts as parts_lib
+
+PREFIX = "prior_"  # before the names of the neural prior's networks, among the system's own
+
+
+def of(names: Iterable[str]) -> list[str]:
+  """Those of a system's networks that are its neural prior's."""
+  return [name for name in names if name.startswith(PREFIX)]
+
+
+class Prior:
+  """Makes a system its own neural prior: a denoiser that looks at neither state nor time.
+
+  Trained to predict z0, the loss of a bridge is then regression on the video, and a sampler of one
+  step shows what it makes.
+  """
+
+  def coarse(self, weights: base.Params, cond: base.Cond) -> Float[Array, "b t h w c"]:
+    """The coarse latent video of embedded conditions."""
+    raise NotImplementedError
+
+  def denoise(
+    self,
+    weights: base.Params,
+    x: Float[Array, "b t h w c"],
+    t_net: Float[Array, "b"],
+    cond: base.Cond,
+    key: jax.Array | None = None,
+  ) -> Float[Array, "b t h w c"]:
+    del x, t_net, key
+    return self.coarse(weights, cond)
+
+
+class Coarse(parts_lib.Networks):
+  """Implements `base.System`."""
+
+  def __init__(
+    self,
+    *,
+    system: base.System,
+    prior: Prior,
+    use: str = "prior",
+    trained: bool = False,
+  ):
+    """
+    Args:
+      system: whose network has channels for a coarse video beside its own.
+      prior: of the same family and with the same codec.
+      use: the coarse video is "prior" z1 and condition, or "condition" alone.
+      trained: the neural prior trains along, through the condition.
+
+    Raises:
+      ValueError: for another `use`, or a trained "prior".
+    """
+    if use not in ("prior", "condition"):
+      raise ValueError(f"config.prior.use is {use!r}; expected 'prior' or 'condition'")
+    if trained and use == "prior":
+      raise ValueError(
+        "config.prior.trained supervises the neural prior through the condition: set "
+        "config.prior.use=condition"
+      )
+    self.system, self.prior, self.use, self.trained = system, prior, use, trained
+    self.decode, self.drop, self.denoise = system.decode, system.drop, system.denoise
+    own = {n: part for n, part in prior.parts.items() if part.trained}
+    named = {PREFIX + name: part._replace(trained=trained) for name, part in own.items()}
+    super().__init__(dict(system.parts) | named)
+
+  def encode(self, frozen: base.Params, batch: base.Batch, keys: jax.Array) -> base.Example:
+    z0, z1, cond = self.system.encode(frozen, batch, keys)
+    if self.trained:
+      return base.Example(z0, z1, cond)
+    coarse = jax.lax.stop_gradient(self._coarse(frozen, cond))
+    return base.Example(z0, coarse if self.use == "prior" else z1, cond._replace(coarse=coarse))
+
+  def embed(self, weights: base.Params, cond: base.Cond) -> base.Cond:
+    if self.trained:
+      cond = cond._replace(coarse=self._coarse(weights, cond))
+    return self.system.embed(weights, cond)
+
+  def _coarse(self, weights: Mapping[str, Any], cond: base.Cond) -> Float[Array, "b t h w c"]:
+    own = {name.removeprefix(PREFIX): weights[name] for name in of(weights)}
+    return self.prior.coarse(own, self.prior.embed(own, cond))
