@@ -1,10 +1,9 @@
 """What each mode does: a config and a workdir in, files out. Also for notebooks."""
 
-import json
 import logging
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from jax.experimental import multihost_utils
 
 from fbjax import build, checkpoint, places, sampling, sharding, tracker, transfer
 from fbjax.data import pipeline, prompts, video
-from fbjax.systems import base
+from fbjax.systems import base, coarse
 from fbjax.train import loop
 
 logger = logging.getLogger(__name__)
@@ -282,36 +281,41 @@ def load_start(
   Without `config.weights` the first is None, and what is frozen is drawn at random, but for a neural
   prior that another run has trained.
   """
-  start, frozen = ported_or_drawn(config, system, mesh)
-  if config["prior_run"]:
-    frozen = frozen | {"prior": prior_weights(config, system, mesh)}
+  elsewhere = coarse.of(system.parts) if config["prior_run"] else ()
+  start, frozen = ported_or_drawn(config, system, mesh, elsewhere)
+  if elsewhere:
+    frozen = frozen | prior_weights(config, system, mesh)
   return start, frozen
 
 
 def ported_or_drawn(
-  config: dict[str, Any], system: base.System, mesh: jax.sharding.Mesh
+  config: dict[str, Any], system: base.System, mesh: jax.sharding.Mesh, elsewhere: Sequence[str]
 ) -> tuple[Callable[[], Any] | None, Any]:
-  """`load_start` before another run's neural prior comes in."""
+  """`load_start` without the parts that come from `elsewhere`."""
   key = jax.random.key(config["seed"])
-  shapes = [jax.eval_shape(f, key) for f in (system.whole.init, system.whole.init_frozen)]
-  matrices = build.DTYPES[config["system"]["dtype"]]
-  frozen_shapes = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, matrices if x.ndim > 1 else x.dtype), shapes[1]
-  )
-  wanted = {"params": shapes[0], "frozen": frozen_shapes}
-  wanted = sharding.placed(wanted, sharding.tree(wanted, mesh))
+
+  def init_frozen(key: jax.Array) -> Any:
+    return {n: w for n, w in system.init_frozen(key).items() if n not in elsewhere}
+
   folder = config["weights"]
   if not folder:
-    like = jax.eval_shape(system.init_frozen, key)
-    if set(shapes[1]) - ({"prior"} if config["prior_run"] else set()):
+    like = jax.eval_shape(init_frozen, key)
+    if set(like) - {"base"}:
       logger.warning("Frozen networks are drawn at random, good for trying out only: set weights.")
-    init = jax.jit(system.init_frozen, out_shardings=sharding.tree(like, mesh))
-    return None, init(key)
+    return None, jax.jit(init_frozen, out_shardings=sharding.tree(like, mesh))(key)
+
+  matrices = build.DTYPES[config["system"]["dtype"]]
+  frozen_shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, matrices if x.ndim > 1 else x.dtype),
+    {n: x for n, x in jax.eval_shape(system.whole.init_frozen, key).items() if n not in elsewhere},
+  )
+  wanted = {"params": jax.eval_shape(system.whole.init, key), "frozen": frozen_shapes}
+  wanted = sharding.placed(wanted, sharding.tree(wanted, mesh))
 
   def read(group: str) -> Any:
     return checkpoint.read_weights(folder, {group: wanted[group]})[group]
 
-  frozen = read("frozen") if jax.tree.leaves(shapes[1]) else {}
+  frozen = read("frozen") if jax.tree.leaves(frozen_shapes) else {}
   logger.info("Read frozen weights of %s.", folder)
   if system is system.whole:
     return lambda: read("params"), frozen
@@ -323,18 +327,33 @@ def ported_or_drawn(
 def prior_weights(config: dict[str, Any], system: base.System, mesh: jax.sharding.Mesh) -> Any:
   """The neural prior that `config.prior_run`, a workdir, has trained, as frozen weights.
 
+  It was trained by itself, or along with a network that was told its video.
+
   Raises:
     FileNotFoundError: when nothing was trained there.
-    ValueError: when it was trained in other sizes.
+    ValueError: when it was trained in other sizes, or in part only; or is to be trained here.
   """
   workdir = config["prior_run"]
-  theirs = checkpoint.read_config(workdir)["system"]["prior"]
-  if theirs != json.loads(json.dumps(config["system"]["prior"])):
+  if config["prior"]["trained"]:
+    raise ValueError("config.prior.trained trains a new neural prior: leave config.prior_run empty")
+  theirs = checkpoint.read_config(workdir)
+  if theirs["trainable"]["name"] != "all":
     raise ValueError(
-      f"the neural prior in {workdir} has the sizes {theirs}, but config.system.prior says "
-      f"{config['system']['prior']}"
+      f"the neural prior in {workdir} was trained in part ({theirs['trainable']['name']}); give one "
+      "of which all was trained"
     )
-  return newest_ema(workdir, {"prior": system.parts["prior"].shapes()}, mesh)["prior"]
+  made = build.make_system(theirs, build.make_tokenizer(theirs)).parts
+  names = {n: n if n in made else n.removeprefix(coarse.PREFIX) for n in coarse.of(system.parts)}
+  for ours, name in names.items():
+    there, here = (p[n].sizes if n in p else None for p, n in ((made, name), (system.parts, ours)))
+    if there != here:
+      raise ValueError(
+        f"the network {name!r} of the neural prior in {workdir} has the sizes {there}, but "
+        f"config.prior asks for {here}"
+      )
+  wanted = {name: made[name].shapes() for name in names.values()}
+  found = newest_ema(workdir, wanted, mesh)
+  return {ours: found[name] for ours, name in names.items()}
 
 
 def port(config: dict[str, Any], weights: list[str], out: str | None) -> None:
