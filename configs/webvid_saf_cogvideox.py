@@ -27,7 +27,7 @@ def from_prior(c: ConfigDict) -> None:
 def smoke(c: ConfigDict) -> None:
   """Two steps of the same code at toy size."""
   c.weights, c.prior_run = "", ""
-  c.data = dict(name="synthetic", frames=5, size=16)
+  c.data = dict(name="synthetic", frames=9, size=16)
   c.tokenizer = dict(name="bytes", length=16)
   with c.unlocked():
     del c.system.text["vocab"]

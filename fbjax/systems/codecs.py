@@ -124,7 +124,7 @@ class Autoencoder:
 
 
 class VideoAutoencoder:
-  """The causal video VAE: T = 4 n + 1 frames become n + 1 latent frames (FrameBridge, §4f).
+  """The causal video VAE: T = 8 n + 1 frames become 2 n + 1 latent frames (FrameBridge, §4f).
 
   The VAE is the frozen part "vae" of the system that owns the codec.
   """
@@ -168,6 +168,12 @@ class VideoAutoencoder:
   def encode(
     self, frozen: Any, video: Float[Array, "b t h w 3"], keys: jax.Array
   ) -> Float[Array, "b tz hz wz c"]:
+    frames = video.shape[1]
+    if frames % 8 != 1:  # An even number of latent frames is decoded to four frames each.
+      raise ValueError(
+        f"clips of {frames} frames do not keep their length in the video autoencoder: take 8 n + 1, "
+        f"such as {frames // 8 * 8 + 1} or {frames // 8 * 8 + 9} (config.data.frames, --frames)"
+      )
     moments = self._run("vae", frozen, "encode")(video, tiled=self.tiled)
     return self.scale * draw_latent(moments, self.draw, keys)
 

@@ -63,7 +63,7 @@ class CogVideoX(parts_lib.Networks):
       coarse: the transformer is told a coarse video as well.
       remat: blocks are computed again in the backward pass, which saves their memory.
       null_tokens: token ids of the empty caption, int32 [n]; None where nothing will be encoded.
-      frames: frames a clip, 4 n + 1 for the published VAE.
+      frames: frames a clip, 8 n + 1 for the published VAE.
       dtype: of the networks' arithmetic; weights are float32.
     """
     self.codec, self.frames, self.null_tokens = codec, frames, null_tokens

@@ -21,7 +21,7 @@ def setting():
   rng = np.random.default_rng(0)
   shake = lambda p: jnp.asarray(p + 0.1 * rng.standard_normal(p.shape), p.dtype)  # noqa: E731
   batch = {
-    "video": rng.integers(0, 256, (2, 5, 16, 16, 3), np.uint8),
+    "video": rng.integers(0, 256, (2, 9, 16, 16, 3), np.uint8),
     "tokens": tokenizer(["a red star moves up", "a blue circle moves down"]),
   }
   return system, jax.tree.map(shake, params), frozen, batch
@@ -32,7 +32,7 @@ def test_at_sampling_condition_and_prior_are_the_frame_as_it_is(setting):
   assert isinstance(system, base.System)
   image = {"image": batch["video"][:, 0], "tokens": batch["tokens"]}
   z0, z1, cond = jax.jit(system.encode)(frozen, image, keys())
-  assert z0 is None and z1.shape == (2, 2, 4, 4, 4)
+  assert z0 is None and z1.shape == (2, 3, 4, 4, 4)
   np.testing.assert_array_equal(cond.frame, z1)
 
 
@@ -71,3 +71,12 @@ def test_the_network_hears_state_time_text_and_frame(setting):
     denoise(params, z0, time, cond._replace(frame=cond.frame + 0.1)),
   ):
     assert np.abs(other - out).max() > 1e-5
+
+
+def test_a_clip_comes_back_in_its_length_or_is_refused_at_the_start(setting):
+  system, _, frozen, batch = setting
+  z0, _, _ = jax.eval_shape(system.encode, frozen, batch, keys())
+  assert jax.eval_shape(system.decode, frozen, z0).shape == batch["video"].shape
+  short = batch | {"video": batch["video"][:, :5]}
+  with pytest.raises(ValueError, match="clips of 5 frames .* such as 1 or 9"):
+    jax.eval_shape(system.encode, frozen, short, keys())
