@@ -121,8 +121,9 @@ def fill(
   new, zero = tuple(rules.get("new", ())), tuple(rules.get("zero", ()))
   shapes = {path: x.shape for path, x in convert.flatten(part.shapes()).items()}
   zeros = convert.match(zero, shapes)
-  drawn = parts.fresh(part, jax.random.key(0), set(convert.match(new, shapes)) - set(zeros))
-  drawn |= {path: np.zeros(shapes[path], np.float32) for path in zeros}
+  wanted = [path for path in convert.match(new, shapes) if path not in zeros]
+  drawn = dict(parts.fresh(part, jax.random.key(0), wanted))
+  drawn |= {path: np.broadcast_to(np.float32(0), shapes[path]) for path in zeros}
   try:
     return port.fill(
       part.network,

@@ -94,19 +94,10 @@ def unfill(
   Leaves of `params` need shape, dtype and np.asarray.
   """
   leaves = table.layout(network, sizes, name=layout).leaves(sizes)
-  by_path = {x.path: x for x in leaves}
   flat = flatten(params)
-  lazy: dict[str, LazyTensor] = {}
-  found, expected = {path: x.shape for path, x in flat.items()}, {}
-  for path, members in _groups(by_path).items():
-    stacked = members != [path]
-    target = by_path[members[0]].target
-    expected[path] = (len(members), *target) if stacked else target
-    for place, member in enumerate(members):
-      if found.get(path) == expected[path]:
-        x = by_path[member]
-        lazy[x.key] = LazyTensor(flat[path], place if stacked else None, x)
-  shapes = {path: np.broadcast_to(0, shape) for path, shape in found.items()}
+  lazy = {x.leaf.key: x for x in _members(flat, leaves).values()}
+  expected = {path: _shape(members) for path, members in _groups(leaves).items()}
+  shapes = {path: np.broadcast_to(0, x.shape) for path, x in flat.items()}
   _raise(f"the params of {network}", _problems(expected, shapes))
   return lazy
 
@@ -133,7 +124,7 @@ def fill(
   layout = table.layout(network, sizes, tensors)
   leaves = layout.leaves(sizes)
   found = {layout.plain(key): tensors[key] for key in tensors}
-  fresh = _unstack(flatten(fresh or {}), [x.path for x in leaves])
+  drawn = _members(flatten(fresh or {}), leaves)
   for name, patterns in (("new", new), ("widen", widen)):
     for pattern in patterns:
       if not any(re.fullmatch(pattern, x.path) for x in leaves):
@@ -148,9 +139,9 @@ def fill(
     if shape is not None and _matches(widen, x.path) and _is_narrow(shape, x.shape):
       found[x.key] = Widened(found[x.key], x.shape)
       made[x.path] = f"{shape[1]} input channels from the file, {x.shape[1] - shape[1]} zero"
-    elif _matches(new, x.path) and x.path in fresh:
-      found[x.key] = _backward(fresh[x.path], x)
-      made[x.path] = _describe(fresh[x.path])
+    elif _matches(new, x.path) and x.path in drawn:
+      found[x.key] = drawn[x.path]
+      made[x.path] = _describe(drawn[x.path])
   for key in found.keys() - expected.keys():
     if layout.unneeded(key) or _matches(ignore, key):
       left[key] = str(tuple(np.shape(found.pop(key))))
@@ -158,11 +149,9 @@ def fill(
   if problems:
     _raise(f"the checkpoint for {network}", problems, hint=_hint(network, tensors))
 
-  groups = _groups(x.path for x in leaves)
-  by_path = {x.path: x for x in leaves}
   lazy = {
-    path: Lazy([(found[by_path[p].key], by_path[p]) for p in members], members != [path])
-    for path, members in groups.items()
+    path: Lazy([(found[x.key], x) for x in members], _stacked(members))
+    for path, members in _groups(leaves).items()
   }
   used = {x.key: x.path for x in leaves if x.path not in made}
   count = sum(int(np.prod(x.target)) for x in leaves)
@@ -247,22 +236,32 @@ def _raise(what: str, problems: Sequence[str], hint: str = "") -> None:
     raise ValueError(f"{what} does not fit its sizes in {len(problems)} leaves:\n{lines}{hint}")
 
 
-def _unstack(flat: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
-  """{"a/b": [x, y]} -> {"a[0]/b": x, "a[1]/b": y}, for the paths that say so."""
-  flat = dict(flat)
-  for path, members in _groups(paths).items():
-    # A stack of another height stays as it is, for `_problems` to find.
-    if members != [path] and path in flat and len(flat[path]) == len(members):
-      flat |= zip(members, flat.pop(path), strict=True)
-  return flat
+def _members(flat: Mapping[str, Any], leaves: Iterable[leaf_lib.Leaf]) -> dict[str, LazyTensor]:
+  """The tensors of params by the leaves' paths; of a stack, each block's. What does not fit is left."""
+  tensors = {}
+  for path, members in _groups(leaves).items():
+    if path in flat and tuple(flat[path].shape) == _shape(members):
+      for place, x in enumerate(members):
+        tensors[x.path] = LazyTensor(flat[path], place if _stacked(members) else None, x)
+  return tensors
 
 
-def _groups(paths: Iterable[str]) -> dict[str, list[str]]:
-  """{"a/b": ["a[0]/b", "a[1]/b"]}: equal blocks share a leaf."""
-  groups: dict[str, list[str]] = {}
-  for path in paths:
-    groups.setdefault(re.sub(r"\[\d+\]", "", path), []).append(path)
+def _groups(leaves: Iterable[leaf_lib.Leaf]) -> dict[str, list[leaf_lib.Leaf]]:
+  """{"a/b": [leaf of a[0]/b, leaf of a[1]/b]}: equal blocks share a leaf."""
+  groups: dict[str, list[leaf_lib.Leaf]] = {}
+  for x in leaves:
+    groups.setdefault(re.sub(r"\[\d+\]", "", x.path), []).append(x)
   return groups
+
+
+def _stacked(members: Sequence[leaf_lib.Leaf]) -> bool:
+  return "[" in members[0].path
+
+
+def _shape(members: Sequence[leaf_lib.Leaf]) -> tuple[int, ...]:
+  """Of the leaf that holds them all."""
+  target = members[0].target
+  return (len(members), *target) if _stacked(members) else target
 
 
 def match(patterns: Iterable[str], names: Iterable[str]) -> list[str]:

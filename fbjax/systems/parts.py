@@ -1,9 +1,10 @@
 """The networks that a system is made of: what each is called where, and how to run it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from flax import nnx
 
 from fbjax.models import layers
@@ -84,15 +85,55 @@ class Networks:
     return getattr(nnx.merge(self._graphs[name], weights[name]), method)
 
 
-def fresh(part: Part, key: jax.Array, wanted: Iterable[str]) -> dict[str, jax.Array]:
-  """New values of some leaves of a network, by path; the others are never computed."""
-  wanted = frozenset(wanted)
+AT_ONCE = 2**26  # bytes of new values that are drawn together
 
-  @jax.jit
-  def draw(key: jax.Array) -> dict[str, jax.Array]:
-    state = nnx.to_pure_dict(nnx.state(part.build(key), nnx.Param))
+
+class Drawn:
+  """A new leaf that is drawn by np.asarray, together with its neighbours."""
+
+  latest: tuple[Any, dict[str, Any]] = (None, {})  # the neighbours that are in memory
+
+  def __init__(self, name: str, like: jax.ShapeDtypeStruct, draw: Callable[[], dict[str, Any]]):
+    self.name, self.draw = name, draw
+    self.shape, self.dtype = like.shape, like.dtype
+
+  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    if Drawn.latest[0] is not self.draw:
+      Drawn.latest = (None, {})  # before the next ones come
+      Drawn.latest = (self.draw, self.draw())
+    return np.asarray(Drawn.latest[1][self.name], dtype)
+
+
+def fresh(part: Part, key: jax.Array, wanted: Iterable[str]) -> dict[str, Drawn]:
+  """New values of some leaves of a network, by path; the others are never computed.
+
+  They are drawn in groups, when one of a group is asked for.
+  """
+
+  def named(state: Any) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(state)
-    named = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
-    return {name: x for name, x in named.items() if name in wanted}
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
 
-  return draw(key) if wanted else {}
+  shapes = named(part.shapes())
+  groups: list[list[str]] = []
+  size = AT_ONCE
+  for name in wanted:
+    size += shapes[name].size * shapes[name].dtype.itemsize
+    if size > AT_ONCE:
+      groups.append([])
+      size = shapes[name].size * shapes[name].dtype.itemsize
+    groups[-1].append(name)
+
+  def drawer(names: Sequence[str]) -> Callable[[], dict[str, Any]]:
+    @jax.jit
+    def draw(key: jax.Array) -> dict[str, jax.Array]:
+      state = named(nnx.to_pure_dict(nnx.state(part.build(key), nnx.Param)))
+      return {name: state[name] for name in names}
+
+    return lambda: draw(key)
+
+  return {
+    name: Drawn(name, shapes[name], draw)
+    for names, draw in ((names, drawer(names)) for names in groups)
+    for name in names
+  }
