@@ -16,7 +16,7 @@ from etils import epath
 
 from fbjax import build, checkpoint, port
 from fbjax.port import convert, files, table
-from fbjax.systems import base, parts
+from fbjax.systems import base, coarse, parts
 
 logger = logging.getLogger(__name__)
 
@@ -47,20 +47,20 @@ def port_files(config: dict[str, Any], weights: Sequence[str], out: str) -> None
     raise ValueError("--mode=port needs --weights=<checkpoint>[,<another>] and --out=<folder>")
   system = build.make_system(config, None).whole
   rules = check_rules(config["port"], system)
+  elsewhere = coarse.of(system.parts) if config["prior_run"] else ()
+  wanted = {name: part for name, part in system.parts.items() if name not in elsewhere}
   opened = [files.read(file) for file in weights]
   for file, found in zip(weights, opened, strict=True):
     logger.info("%s: %s with %d tensors.", file, found.kind, len(found.tensors))
     if found.inert:
       logger.info("  not run and not read: %s", ", ".join(found.inert))
 
-  located = {
-    name: locate(name, part, opened, rules.get(name, {})) for name, part in system.parts.items()
-  }
+  located = {name: locate(name, part, opened, rules.get(name, {})) for name, part in wanted.items()}
   lazy, about, count = {}, {}, 0
   kept = left_over(opened, list(located.values()), rules["ignore"])
   if kept:
     logger.info("Of no network: %s.", ", ".join(sorted(kept)))
-  for name, part in system.parts.items():
+  for name, part in wanted.items():
     found = located[name]
     lazy[name], report = fill(name, part, found.tensors, rules.get(name, {}))
     logger.info("%s", report)
@@ -198,14 +198,16 @@ def export(
   """
   system = build.make_system(config, None).whole
   about = json.loads((epath.Path(folder) / ABOUT).read_text())["parts"]
+  # A neural prior of another run was not ported, and goes back from there.
+  held = {name: part for name, part in system.parts.items() if name in about}
   tensors = {
     name: port.unfill(
       part.network, (params if part.trained else frozen)[name], part.sizes, about[name]["layout"]
     )
-    for name, part in system.parts.items()
+    for name, part in held.items()
   }
   if not pathlib.Path(out).suffix:
-    for name, part in system.parts.items():
+    for name, part in held.items():
       write_folder(name, part, about[name]["layout"], tensors[name], pathlib.Path(out))
     return
   together = {

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import toy
+from configs import ucf101_bridge_prior, ucf101_prior
 from fbjax import build, checkpoint, run, sampling, sharding, tracker
 from fbjax.train import loop
 from settings import CACHE, FAST_COMPILATION, ROOT
@@ -115,6 +116,40 @@ def test_guidance_needs_conditions_that_training_dropped(trained, image, tmp_pat
   form, mesh = build.make_formulation(config), build.make_mesh(config)
   with pytest.raises(ValueError, match="config.objective.drop_text is 0"):
     build.make_sample(config, system, form, mesh, guidance=2.0)
+
+
+@pytest.fixture(scope="module")
+def prior_run(tmp_path_factory, one_device):
+  workdir = tmp_path_factory.mktemp("prior")
+  run.train(ucf101_prior.get_config("smoke").to_dict(), str(workdir))
+  return workdir
+
+
+def test_a_bridge_starts_from_the_video_of_the_prior_that_another_run_has_trained(
+  prior_run, image, tmp_path
+):
+  out = tmp_path / "coarse.mp4"
+  run.sample(
+    ucf101_prior.get_config("smoke").to_dict(), str(prior_run), image=str(image), out=str(out)
+  )
+  assert frames(out) == 4  # what the prior makes, by itself
+  config = ucf101_bridge_prior.get_config("smoke").to_dict() | {"prior_run": str(prior_run)}
+  run.train(config, str(tmp_path / "bridge"))
+  mesh = build.make_mesh(config)
+  system = build.make_system(config, build.make_tokenizer(config))
+  _, frozen = run.load_start(config, system, mesh)
+  prior = build.make_system(ucf101_prior.get_config("smoke").to_dict(), None)
+  trained = run.load_ema(str(prior_run), prior, mesh)["latte"]
+  jax.tree.map(np.testing.assert_array_equal, frozen["prior_latte"], trained)
+  run.sample(config, str(tmp_path / "bridge"), image=str(image), out=str(tmp_path / "x.mp4"))
+  assert frames(tmp_path / "x.mp4") == 4
+
+
+def test_a_prior_of_other_sizes_is_refused(prior_run):
+  config = ucf101_bridge_prior.get_config("smoke").to_dict() | {"prior_run": str(prior_run)}
+  config["prior"]["latte"] = dict(config["system"]["latte"], depth=4)
+  with pytest.raises(ValueError, match="'latte' of the neural prior .* config.prior asks for"):
+    run.load_start(config, build.make_system(config, None), build.make_mesh(config))
 
 
 @pytest.mark.parametrize("kind", ["tiny", "huge", "grey", "alpha", "CMYK", "palette"])

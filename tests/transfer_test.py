@@ -183,8 +183,8 @@ def test_a_second_port_into_a_folder_is_refused(config, checkpoints, ported):
     run.port(config, checkpoints, ported)
 
 
-def test_a_trained_cogvideox_is_a_folder_that_diffusers_runs(tmp_path):
-  """Port its folders, and export them again: diffusers loads them, and the outputs are ours."""
+def test_a_trained_cogvideox_is_a_folder_that_diffusers_runs(tmp_path, monkeypatch):
+  """Port its folders, train, and export: diffusers loads them, and the outputs are ours."""
   torch = pytest.importorskip("torch")
   diffusers = pytest.importorskip("diffusers")
   c = webvid_saf_cogvideox.get_config("smoke")
@@ -201,17 +201,25 @@ def test_a_trained_cogvideox_is_a_folder_that_diffusers_runs(tmp_path):
     transfer.write_folder(name, narrow, layout, tensors, published)
   folders = [str(published / name) for name in ("transformer", "vae", "text_encoder")]
   run.port(config, folders, str(tmp_path / "weights"))
-  config["weights"] = str(tmp_path / "weights")
-  run.export(config, None, str(tmp_path / "back"))
+  config["weights"], workdir = str(tmp_path / "weights"), str(tmp_path / "run")
+  config["optim"] |= {"lr": 1e-2, "warmup": 0}
+  config["train"] |= {"preview_every": 100}
+  one = sharding.make_mesh(1, 1, jax.devices()[:1])
+  monkeypatch.setattr(build, "make_mesh", lambda config: one)
+  run.train(config, workdir)
+  run.export(config, workdir, str(tmp_path / "back"))
 
   theirs = diffusers.CogVideoXTransformer3DModel.from_pretrained(
     tmp_path / "back/transformer", sample_height=4, sample_width=4, max_text_seq_length=16
   ).eval()
-  start, frozen = run.load_start(config, system, sharding.make_mesh(1, 1, jax.devices()[:1]))
+  start, frozen = run.load_start(config, system, one)
+  params = run.load_ema(workdir, system, one)
+  moved = np.abs(params["transformer"]["out"]["kernel"] - start()["transformer"]["out"]["kernel"])
+  assert moved.max() > 1e-4
   rng = np.random.default_rng(0)
   x, text = (rng.standard_normal(s, np.float32) for s in ((1, 2, 4, 4, 8), (1, 16, 16)))
   time = np.array([500.0], np.float32)
-  ours = np.asarray(system.run("transformer", start())(*map(jnp.asarray, (x, time, text))))
+  ours = np.asarray(system.run("transformer", params)(*map(jnp.asarray, (x, time, text))))
   with torch.no_grad():
     out = theirs(
       torch.from_numpy(x.transpose(0, 1, 4, 2, 3)), torch.from_numpy(text), torch.tensor([500.0])

@@ -85,7 +85,7 @@ class Networks:
     return getattr(nnx.merge(self._graphs[name], weights[name]), method)
 
 
-AT_ONCE = 2**26  # bytes of new values that are drawn together
+AT_ONCE = 2**25  # bytes of new values that are drawn together
 
 
 class Drawn:
