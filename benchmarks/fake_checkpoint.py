@@ -19,8 +19,10 @@ class Random:
   def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
     rng = np.random.default_rng([ord(c) for c in self.key])
     size = int(np.prod(self.shape))
-    # A block repeated: gigabytes of normal draws would take minutes.
-    block = rng.standard_normal(min(size, 2**16)).astype(self.dtype) * self.dtype.type(0.05)
+    # A block repeated, for gigabytes of normal draws take minutes; too long a block for compression
+    # to see that it is repeated, because weights hardly compress.
+    block = rng.standard_normal(min(size, 2**22), np.float32) * np.float32(0.05)
+    block = block.astype(self.dtype)
     return np.resize(block, self.shape)
 
 

@@ -50,10 +50,13 @@ def main(argv: list[str]) -> None:
   there, again = files.read(paths[0]).tensors, files.read(back).tensors
   same = sum(np.array_equal(there[key], again[key]) for key in there)
   print(f"{same} of {len(there)} tensors of {paths[0]} came back bit for bit")
-  stored = sum(
+  stored = [
     x.dtype.itemsize * np.prod(x.shape) for x in transfer.checkpoint.stored(str(weights)).values()
+  ]
+  print(
+    f"the folder of weights holds {sum(stored) / 1e9:.2f} GB, "
+    f"the largest leaf {max(stored) / 1e6:.0f} MB"
   )
-  print(f"the folder of weights holds {stored / 1e9:.2f} GB")
   (folder / "port_memory.json").write_text(json.dumps(rows, indent=2) + "\n")
 
 

@@ -4,15 +4,13 @@ A checkpoint is written aside and renamed when complete, so a killed run leaves 
 it or nothing. It restores onto any mesh and any number of processes.
 """
 
-import ctypes
-import functools
 import json
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+import tensorstore
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
@@ -20,8 +18,7 @@ from fbjax import places
 
 CONFIG_FILE = "config.json"
 WEIGHTS = "weights"  # in a folder of ported weights, beside what is told about them
-CHUNK = 2**25  # bytes of a leaf that are encoded together
-AT_ONCE = 2**25  # bytes of small weights that are gathered before they are written
+CHUNK = 2**24  # bytes of a leaf that are encoded together
 
 
 class Checkpoints:
@@ -74,12 +71,17 @@ class Checkpoints:
     self._checkpointer.close()
 
 
-def write_weights(folder: str, leaves: Iterable[tuple[tuple[Any, ...], Any]]) -> None:
-  """Writes a tree of weights of which only a few leaves are in memory at a time.
+def write_weights(
+  folder: str,
+  leaves: Mapping[tuple[Any, ...], Any],
+  check: Callable[[tuple[Any, ...], np.ndarray], None],
+) -> None:
+  """Writes a tree of weights of which only a chunk is in memory at a time.
 
   Args:
     folder: where `read_weights` will find them; must hold none yet.
-    leaves: (path in the tree, array); np.asarray reads it when its turn has come.
+    leaves: by their paths in the tree, with shape and dtype; indexing with slices reads them.
+    check: is given every chunk and its path, and may raise: then nothing is left behind.
 
   Raises:
     FileExistsError: when there are weights already.
@@ -87,31 +89,49 @@ def write_weights(folder: str, leaves: Iterable[tuple[tuple[Any, ...], Any]]) ->
   path = places.absolute(folder) / WEIGHTS
   if path.exists():
     raise FileExistsError(f"{folder} already holds weights; remove it or choose another folder")
-  _remove_partial(path)
+  aside = path.with_name(f"{WEIGHTS}.partial")
+  _remove(aside)
   context = ocp.Context()
-  context.memory.deepcopy_host_arrays = False  # nobody changes them meanwhile
-  # A leaf is encoded chunk by chunk: whole, it would be in memory three times.
+  context.memory.deepcopy_host_arrays = False
+  context.array.saving.use_ocdbt = False  # so that every leaf has a folder of its own
   context.array.saving.storage_options.chunk_byte_size = CHUNK
-  part, size = {}, 0
   try:
+    # Orbax holds a leaf and all its chunks, encoded. So it is given zeros, which take no memory,
+    # and the values take their places chunk by chunk.
     with context:
-      for keys, leaf in leaves:
-        node = part
-        for key in keys[:-1]:
-          node = node.setdefault(key, {})
-        node[keys[-1]] = np.asarray(leaf)
-        size += node[keys[-1]].nbytes
-        if size >= AT_ONCE:
-          ocp.partial.save(path, part)
-          # Not even a name may keep them while the next leaf is read.
-          part, node, leaf, size = {}, None, None, 0
-          _give_back()
-      if part:
-        ocp.partial.save(path, part)
-      ocp.partial.finalize(path)
+      ocp.save(aside, _nest({keys: _zeros(x) for keys, x in leaves.items()}))
+    for keys, leaf in leaves.items():
+      there = _open(aside, keys)
+      for place in _chunks(there):
+        chunk = np.asarray(leaf[place])
+        check(keys, chunk)
+        there[place].write(chunk).result()
+    aside.rename(path)
   except BaseException:
-    _remove_partial(path)
+    _remove(aside)
     raise
+
+
+def _remove(aside: epath.Path) -> None:
+  """What a write that was stopped has left behind."""
+  for stale in aside.parent.glob(f"{aside.name}*"):
+    stale.rmtree()
+
+
+def _open(path: epath.Path, keys: Sequence[Any]) -> tensorstore.TensorStore:
+  """A leaf where Orbax keeps it."""
+  folder = path / "state" / ".".join(map(str, keys))
+  # A chunk of zeros is to be stored as well: Orbax takes one that is not for lost.
+  spec = {"driver": "zarr3", "kvstore": f"{folder.as_uri()}/"}
+  return tensorstore.open(spec | {"store_data_equal_to_fill_value": True}, open=True).result()
+
+
+def _chunks(there: tensorstore.TensorStore) -> Iterator[tuple[slice, ...]]:
+  """Where the chunks of an array are in it."""
+  size = there.chunk_layout.write_chunk.shape or ()  # None of a scalar
+  for cell in np.ndindex(*(-(-n // k) for n, k in zip(there.shape, size, strict=True))):
+    ends = zip(cell, size, there.shape, strict=True)
+    yield tuple(slice(i * k, min((i + 1) * k, n)) for i, k, n in ends)
 
 
 def stored(folder: str) -> dict[tuple[Any, ...], Any]:
@@ -156,35 +176,35 @@ def read_weights(folder: str, wanted: Any) -> Any:
     return ocp.load(places.absolute(folder) / WEIGHTS, jax.tree.map(_placeholder, wanted))
 
 
-def read_leaves(folder: str, wanted: Sequence[tuple[tuple[Any, ...], Any]]) -> list[np.ndarray]:
-  """Leaves of what `write_weights` wrote as numpy arrays, from (path, shape and dtype) of each."""
+def read_leaf(folder: str, path: Sequence[Any]) -> np.ndarray:
+  """One leaf of what `write_weights` wrote."""
+  there = _open(places.absolute(folder) / WEIGHTS, path)
+  array = np.empty(there.shape, there.dtype.numpy_dtype)
+  # All at once, its chunks would be in memory a second time, encoded.
+  for place in _chunks(there):
+    array[place] = there[place].read().result()
+  return array
+
+
+def _nest(flat: Mapping[tuple[Any, ...], Any]) -> dict[Any, Any]:
+  """{("a", "b"): x} -> {"a": {"b": x}}."""
   tree: dict[Any, Any] = {}
-  for path, like in wanted:
+  for path, leaf in flat.items():
     node = tree
     for key in path[:-1]:
       node = node.setdefault(key, {})
-    node[path[-1]] = np.broadcast_to(np.zeros((), like.dtype), like.shape)
-  with _partial():
-    found = ocp.load(places.absolute(folder) / WEIGHTS, tree)
-  return [functools.reduce(lambda node, key: node[key], path, found) for path, _ in wanted]
+    node[path[-1]] = leaf
+  return tree
 
 
-def _give_back() -> None:
-  """Returns freed memory to the system: glibc keeps hundreds of megabytes, thread by thread."""
-  trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-  if trim is not None:
-    trim(0)
-
-
-def _remove_partial(path: epath.Path) -> None:
-  """What a write that was stopped has left behind."""
-  for stale in path.parent.glob(path.name + ".partial_save*"):
-    stale.rmtree()
+def _zeros(like: Any) -> np.ndarray:
+  """Zeros of this shape and dtype that take no memory."""
+  return np.broadcast_to(np.zeros((), like.dtype), like.shape)
 
 
 def _placeholder(leaf: Any) -> Any:
   if getattr(leaf, "sharding", None) is None:
-    return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+    return _zeros(leaf)
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 

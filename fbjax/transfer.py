@@ -4,10 +4,11 @@ files -> the tensors of each network of the config's system -> one folder of wei
 starts from and sampling reads, whatever the mesh; and back, tensor by tensor as it was.
 """
 
+import ctypes
 import json
 import logging
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -45,6 +46,7 @@ def port_files(config: dict[str, Any], weights: Sequence[str], out: str) -> None
   """
   if not weights or not out:
     raise ValueError("--mode=port needs --weights=<checkpoint>[,<another>] and --out=<folder>")
+  return_memory()
   system = build.make_system(config, None).whole
   rules = check_rules(config["port"], system)
   elsewhere = coarse.of(system.parts) if config["prior_run"] else ()
@@ -72,9 +74,20 @@ def port_files(config: dict[str, Any], weights: Sequence[str], out: str) -> None
     # What the network does not need is kept for the way back.
     kept |= {prefix + key: found.tensors[key] for key in report.left if key in found.tensors}
 
-  checkpoint.write_weights(out, leaves(system, lazy, kept))
+  checkpoint.write_weights(out, leaves(system, lazy, kept), check)
   (epath.Path(out) / ABOUT).write_text(json.dumps({"files": list(weights), "parts": about}) + "\n")
   logger.info("Wrote %s parameters to %s; train with --config.weights=%s.", f"{count:,}", out, out)
+
+
+def return_memory() -> None:
+  """From now on arrays that are freed go back to the system at once.
+
+  By itself glibc keeps up to 64 MB of them for every thread, 450 MB with TensorStore's threads.
+  """
+  mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # of glibc only
+  if mallopt is not None:
+    m_mmap_threshold = -3
+    mallopt(m_mmap_threshold, 2**20)
 
 
 def check_rules(spec: Mapping[str, Any], system: base.System) -> dict[str, Any]:
@@ -163,25 +176,20 @@ def left_over(
 
 def leaves(
   system: base.System, lazy: Mapping[str, Any], left: Mapping[str, np.ndarray]
-) -> Iterator[tuple[tuple[Any, ...], np.ndarray]]:
-  """(path, array) of everything, one at a time.
-
-  Raises:
-    ValueError: at the end, when some had values that are no numbers.
-  """
-  broken = []
+) -> dict[tuple[Any, ...], Any]:
+  """Everything by its path in the folder."""
+  flat: dict[tuple[Any, ...], Any] = {}
   for name, tree in lazy.items():
     group = "params" if system.parts[name].trained else "frozen"
-    for path, leaf in convert.flatten(tree).items():
-      array = np.asarray(leaf)
-      if not all(np.all(np.isfinite(row)) for row in np.atleast_1d(array)):
-        broken.append(f"{name}/{path}")
-      yield (group, name, *convert.keys(path)), array
-      del array  # before the next one is read
-  for key, tensor in left.items():
-    yield ("left", key), np.asarray(tensor)
-  if broken:
-    raise ValueError(f"the checkpoint has values that are not finite in {', '.join(broken)}")
+    flat |= {(group, name, *convert.keys(k)): x for k, x in convert.flatten(tree).items()}
+  return flat | {("left", key): x for key, x in left.items()}
+
+
+def check(path: tuple[Any, ...], array: np.ndarray) -> None:
+  """Raises when weights are no numbers; what no network needs may hold anything."""
+  if path[0] != "left" and not np.all(np.isfinite(array)):
+    name = "/".join(map(str, path[1:]))
+    raise ValueError(f"the checkpoint has values that are not finite in {name}")
 
 
 def export(
@@ -196,6 +204,7 @@ def export(
     out: a .ckpt, .pt or .safetensors with everything, or a folder with one for each network and its
       config.json, which diffusers and transformers load.
   """
+  return_memory()
   system = build.make_system(config, None).whole
   about = json.loads((epath.Path(folder) / ABOUT).read_text())["parts"]
   # A neural prior of another run was not ported, and goes back from there.
@@ -214,7 +223,7 @@ def export(
     about[name]["prefix"] + key: x for name, lazy in tensors.items() for key, x in lazy.items()
   } | stored_tree(folder).get("left", {})
   pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
-  files.write(out, in_order(together))
+  files.write(out, together)
   logger.info("Wrote %d tensors to %s.", len(together), out)
 
 
@@ -235,54 +244,36 @@ def write_folder(
   file = out / found.file
   file.parent.mkdir(parents=True, exist_ok=True)
   (file.parent / "config.json").write_text(json.dumps(found.config(**part.sizes), indent=2) + "\n")
-  files.write(file, in_order(tensors))
+  files.write(file, tensors)
   logger.info("Wrote %d tensors to %s.", len(tensors), file)
 
 
-def in_order(tensors: Mapping[str, Any]) -> dict[str, Any]:
-  """As they lie on disk, where neighbours are read together."""
-  return dict(sorted(tensors.items(), key=lambda item: place(item[1])))
-
-
 class Stored:
-  """A leaf of a folder of weights, read by np.asarray together with its neighbours on disk.
+  """A leaf of a folder of weights, read by np.asarray; the last one is kept.
 
-  Leaf by leaf, each would take a tenth of a second, whatever its size.
+  All tensors of a stack are of one leaf.
   """
 
-  read: tuple[Any, list[np.ndarray]] = (None, [])  # the neighbours that are in memory
+  last: tuple[Any, np.ndarray | None] = (None, None)
 
-  def __init__(self, folder: str, place: int, neighbours: list[tuple[tuple[Any, ...], Any]]):
-    self.folder, self.place, self.neighbours = folder, place, neighbours
-    self.within = len(neighbours) - 1
-    like = neighbours[-1][1]
+  def __init__(self, folder: str, path: tuple[str, ...], like: Any):
+    self.folder, self.path = folder, path
     self.shape, self.dtype = tuple(like.shape), np.dtype(like.dtype)
 
   def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-    if Stored.read[0] is not self.neighbours:
-      Stored.read = (None, [])  # Before the next ones come.
-      Stored.read = (self.neighbours, checkpoint.read_leaves(self.folder, self.neighbours))
-    return np.asarray(Stored.read[1][self.within], dtype)
+    if Stored.last[0] is not self:
+      Stored.last = (None, None)  # before the next one comes
+      Stored.last = (self, checkpoint.read_leaf(self.folder, self.path))
+    return np.asarray(Stored.last[1], dtype)
 
 
 def stored_tree(folder: str) -> dict[str, Any]:
   """All that is in a folder of weights, read only when asked for."""
   tree: dict[str, Any] = {}
-  neighbours: list[tuple[tuple[Any, ...], Any]] = []
-  size = 0
-  for place, (path, like) in enumerate(checkpoint.stored(folder).items()):
-    size += int(np.prod(like.shape)) * np.dtype(like.dtype).itemsize
-    if size > checkpoint.AT_ONCE:
-      neighbours, size = [], 0
+  for path, like in checkpoint.stored(folder).items():
     keys = path[:1] + tuple(int(k) if k.isdigit() else k for k in path[1:])
-    neighbours.append((keys, like))
     node = tree
     for key in keys[:-1]:
       node = node.setdefault(key, {})
-    node[keys[-1]] = Stored(folder, place, neighbours)
+    node[keys[-1]] = Stored(folder, path, like)
   return tree
-
-
-def place(tensor: Any) -> int:
-  """Where on disk the source of a tensor is; 0 for one in memory."""
-  return getattr(getattr(tensor, "source", tensor), "place", None) or 0

@@ -1,15 +1,19 @@
 import logging
+import pathlib
+import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
-from benchmarks import fake_checkpoint
+from benchmarks import fake_checkpoint, port_memory
 from configs import webvid_saf, webvid_saf_cogvideox
-from fbjax import build, run, sharding, transfer
-from fbjax.port import files, table
+from fbjax import build, checkpoint, run, sharding, transfer
+from fbjax.port import convert, files, leaf, table
+from fbjax.systems import parts
 
 
 def tiny(**port):
@@ -176,6 +180,52 @@ def test_a_ported_checkpoint_trains_samples_and_goes_back(config, ported, tmp_pa
   np.testing.assert_array_equal(
     back[frozen].transpose(2, 3, 1, 0), was["frozen"]["vae"]["encoder"]["in_conv"]["kernel"]
   )
+
+
+def test_what_is_drawn_anew_has_the_values_of_a_new_network(system):
+  key = jax.random.key(3)
+  for part in (system.parts["resampler"], system.parts["text"]):  # blocks apart, and stacked
+    whole = convert.flatten(nnx.to_pure_dict(nnx.state(part.build(key), nnx.Param)))
+    wanted = [path for path in whole if "norm" not in path]
+    drawn = parts.fresh(part, key, wanted)
+    assert drawn.keys() == set(wanted)
+    for path, x in drawn.items():
+      assert (x.shape, x.dtype) == (whole[path].shape, whole[path].dtype)
+      np.testing.assert_allclose(np.asarray(x), whole[path], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/statm").exists(), reason="needs Linux")
+def test_a_stack_is_written_in_less_memory_than_it_takes(tmp_path):
+  """And read in little more."""
+  rng = np.random.default_rng(0)
+  (kernel, _) = leaf.linear(1280, 5120)
+  # Uniform bits of normal numbers: what can be compressed takes less memory on the way.
+  bits = rng.integers(0, 2**10, (16, *kernel.shape), np.uint16) | np.uint16(0x2800)
+  stack = convert.Lazy([(x, kernel) for x in bits.view(np.float16)], stacked=True)
+  size = bits.nbytes / 1e6
+  transfer.return_memory()
+  write = peak(lambda: checkpoint.write_weights(str(tmp_path), {("w",): stack}, transfer.check))
+  assert write < 0.6 * size
+  (stored,) = transfer.stored_tree(str(tmp_path)).values()
+  assert peak(lambda: np.asarray(stored)) < 1.5 * size
+  for x, there in zip(bits.view(np.float16), np.asarray(stored), strict=True):
+    np.testing.assert_array_equal(there, x.T)
+
+
+def peak(work):
+  """The most memory, in MB, that no file backs, beyond that at the start."""
+  done, before, most = threading.Event(), port_memory.anonymous(), [0.0]
+
+  def watch():
+    while not done.wait(0.002):
+      most[0] = max(most[0], port_memory.anonymous())
+
+  thread = threading.Thread(target=watch)
+  thread.start()
+  work()
+  done.set()
+  thread.join()
+  return most[0] - before
 
 
 def test_a_second_port_into_a_folder_is_refused(config, checkpoints, ported):

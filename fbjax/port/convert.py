@@ -31,6 +31,12 @@ class Lazy:
       row[...] = _forward(*source)
     return out
 
+  def __getitem__(self, place: tuple[slice, ...]) -> np.ndarray | np.generic:
+    """A part of it; of a stack, only these tensors are read."""
+    if not self.stacked:
+      return _forward(*self.sources[0])[place]
+    return np.stack([_forward(*source)[place[1:]] for source in self.sources[place[0]]])
+
 
 class Report(NamedTuple):
   """What became of a checkpoint: keys used, leaves made new and how, keys left over."""
