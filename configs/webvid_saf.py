@@ -31,7 +31,9 @@ def recommended(c: ConfigDict) -> None:
 
 def lora(c: ConfigDict) -> None:
   """Low-rank additions to the attention of the UNet: for one small GPU."""
-  c.trainable = dict(name="lora", rank=16, pattern=r"^unet/.*/(q|k|v|out)/kernel$", scale=16.0)
+  c.trainable = dict(
+    name="lora", rank=16, pattern=r"^unet/.*/attn\d/(q|k|v|out)/kernel$", scale=16.0
+  )
 
 
 def temporal(c: ConfigDict) -> None:

@@ -14,7 +14,8 @@ from fbjax.systems import base
 
 Flat = dict[str, Any]
 
-ATTENTION = r"/(q|k|v|out)/kernel$"
+# Every system's attention, and nothing else that is called out.
+ATTENTION = r"(attn\d?|spatial|temporal)/(q|k|v|qkv|out)/kernel$"
 
 
 @runtime_checkable

@@ -3,6 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import ucf101_bridge, webvid_saf, webvid_saf_cogvideox
+from fbjax import build
 from fbjax.systems import adapters, base, parts
 
 
@@ -97,3 +99,20 @@ def test_gradients_reach_what_trains_and_nothing_else(linear):
 def test_a_pattern_that_matches_nothing_is_refused(linear):
   with pytest.raises(ValueError, match="config.trainable.pattern='nowhere' matches no weight"):
     adapters.matching(linear, pattern="nowhere").init(jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+  ("module", "expected"),
+  [
+    (webvid_saf, {"attn1/q", "attn1/k", "attn1/v", "attn1/out", "attn2/q", "attn2/k", "attn2/v"}),
+    (ucf101_bridge, {"spatial/qkv", "spatial/out", "temporal/qkv", "temporal/out"}),
+    (webvid_saf_cogvideox, {"attn/q", "attn/k", "attn/v", "attn/out"}),
+  ],
+)
+def test_low_rank_additions_go_to_the_attention_of_every_system(module, expected):
+  config = module.get_config("smoke").to_dict()
+  config["trainable"] = {"name": "lora", "rank": 2}
+  system = build.make_system(config, build.make_tokenizer(config))
+  trained = jax.eval_shape(system.init, jax.random.key(0))
+  layers = {"/".join(name.split("/")[-4:-2]) for name in trained}
+  assert expected <= layers and layers <= expected | {"attn2/out", "attn/q", "attn/kv", "attn/out"}
