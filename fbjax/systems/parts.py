@@ -1,9 +1,11 @@
 """The networks that a system is made of: what each is called where, and how to run it."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.extend.core as jex
 import numpy as np
 from flax import nnx
 
@@ -85,55 +87,42 @@ class Networks:
     return getattr(nnx.merge(self._graphs[name], weights[name]), method)
 
 
-AT_ONCE = 2**25  # bytes of new values that are drawn together
-
-
 class Drawn:
-  """A new leaf that is drawn by np.asarray, together with its neighbours."""
+  """A new leaf that is drawn by np.asarray, each time anew."""
 
-  latest: tuple[Any, dict[str, Any]] = (None, {})  # the neighbours that are in memory
-
-  def __init__(self, name: str, like: jax.ShapeDtypeStruct, draw: Callable[[], dict[str, Any]]):
-    self.name, self.draw = name, draw
-    self.shape, self.dtype = like.shape, like.dtype
+  def __init__(self, like: jax.ShapeDtypeStruct, draw: Callable[[], Sequence[jax.Array]]):
+    self.shape, self.dtype, self.draw = like.shape, like.dtype, draw
 
   def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-    if Drawn.latest[0] is not self.draw:
-      Drawn.latest = (None, {})  # before the next ones come
-      Drawn.latest = (self.draw, self.draw())
-    return np.asarray(Drawn.latest[1][self.name], dtype)
+    return np.asarray(self.draw()[0], dtype)
 
 
 def fresh(part: Part, key: jax.Array, wanted: Iterable[str]) -> dict[str, Drawn]:
-  """New values of some leaves of a network, by path; the others are never computed.
+  """New values of some leaves of a network, by path; each is computed when it is asked for."""
 
-  They are drawn in groups, when one of a group is asked for.
-  """
-
-  def named(state: Any) -> dict[str, Any]:
+  def draw(key: jax.Array) -> dict[str, jax.Array]:
+    state = nnx.to_pure_dict(nnx.state(part.build(key), nnx.Param))
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
 
-  shapes = named(part.shapes())
-  groups: list[list[str]] = []
-  size = AT_ONCE
-  for name in wanted:
-    size += shapes[name].size * shapes[name].dtype.itemsize
-    if size > AT_ONCE:
-      groups.append([])
-      size = shapes[name].size * shapes[name].dtype.itemsize
-    groups[-1].append(name)
-
-  def drawer(names: Sequence[str]) -> Callable[[], dict[str, Any]]:
-    @jax.jit
-    def draw(key: jax.Array) -> dict[str, jax.Array]:
-      state = named(nnx.to_pure_dict(nnx.state(part.build(key), nnx.Param)))
-      return {name: state[name] for name in names}
-
-    return lambda: draw(key)
-
+  wanted = set(wanted)
+  if not wanted:
+    return {}
+  program, shapes = jax.make_jaxpr(draw, return_shape=True)(key)
   return {
-    name: Drawn(name, shapes[name], draw)
-    for names, draw in ((names, drawer(names)) for names in groups)
-    for name in names
+    name: Drawn(shapes[name], functools.partial(jex.jaxpr_as_fun(only(program, i)), key))
+    for i, name in enumerate(sorted(shapes))  # the order of a dict's leaves
+    if name in wanted
   }
+
+
+def only(program: jex.ClosedJaxpr, place: int) -> jex.ClosedJaxpr:
+  """The part of a program that its output at `place` needs."""
+  out = program.jaxpr.outvars[place]
+  needed, lines = {out} if isinstance(out, jex.Var) else set(), []
+  for line in reversed(program.jaxpr.eqns):
+    if needed.intersection(line.outvars):
+      lines.append(line)
+      needed.update(x for x in line.invars if isinstance(x, jex.Var))
+  part = program.jaxpr.replace(eqns=lines[::-1], outvars=[out])
+  return jex.ClosedJaxpr(part, program.consts)
