@@ -47,11 +47,6 @@ def prior(c: ConfigDict) -> None:
   c.port.unet.new = (r"stride/.*", *IMAGE)
 
 
-def from_prior(c: ConfigDict) -> None:
-  """The bridge starts from a coarse video; `prior` trained it, in config.prior_run."""
-  common.from_prior(c)
-
-
 def smoke(c: ConfigDict) -> None:
   """Two steps of the same code at toy size."""
   common.toy_videocrafter(c)
@@ -79,4 +74,4 @@ def get_config(arg: str = "") -> ConfigDict:
   # Released without an average of the weights; it costs memory and has never hurt.
   c.train.update(steps=20_000, batch_size=64, ema_decay=0.9999)
   c.sampling.update(steps=50, guidance=7.5, stride=3, batch_size=4)
-  return common.changed(c, arg, recommended, lora, temporal, prior, from_prior, smoke)
+  return common.changed(c, arg, recommended, lora, temporal, prior, common.from_prior, smoke)

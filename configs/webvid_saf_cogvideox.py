@@ -19,11 +19,6 @@ def prior(c: ConfigDict) -> None:
   c.port.transformer = dict()
 
 
-def from_prior(c: ConfigDict) -> None:
-  """The bridge starts from a coarse video; `prior` trained it, in config.prior_run."""
-  common.from_prior(c)
-
-
 def smoke(c: ConfigDict) -> None:
   """Two steps of the same code at toy size."""
   c.weights, c.prior_run = "", ""
@@ -62,4 +57,4 @@ def get_config(arg: str = "") -> ConfigDict:
   c.seed = 42
   c.train.update(steps=20_000, batch_size=64)
   c.sampling.update(steps=50, guidance=6.0, batch_size=2)
-  return common.changed(c, arg, prior, from_prior, smoke)
+  return common.changed(c, arg, prior, common.from_prior, smoke)

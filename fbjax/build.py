@@ -181,6 +181,11 @@ def make_system(config: Spec, tokenizer: Any | None) -> base.System:
   return make(TRAINABLE, config["trainable"], "trainable", system=system)
 
 
+def of_prior_run(config: Spec, system: base.System) -> list[str]:
+  """The networks whose weights come from `config.prior_run`, not from files or a draw."""
+  return coarse.of(system.parts) if config["prior_run"] else []
+
+
 def make_architecture(
   config: Spec, spec: Spec, tokenizer: Any | None, coarse_told: bool = False
 ) -> base.System:

@@ -99,7 +99,7 @@ def write_weights(
     # Orbax holds a leaf and all its chunks, encoded. So it is given zeros, which take no memory,
     # and the values take their places chunk by chunk.
     with context:
-      ocp.save(aside, _nest({keys: _zeros(x) for keys, x in leaves.items()}))
+      ocp.save(aside, nest({keys: _zeros(x) for keys, x in leaves.items()}))
     for keys, leaf in leaves.items():
       there = _open(aside, keys)
       for place in _chunks(there):
@@ -186,7 +186,7 @@ def read_leaf(folder: str, path: Sequence[Any]) -> np.ndarray:
   return array
 
 
-def _nest(flat: Mapping[tuple[Any, ...], Any]) -> dict[Any, Any]:
+def nest(flat: Mapping[tuple[Any, ...], Any]) -> dict[Any, Any]:
   """{("a", "b"): x} -> {"a": {"b": x}}."""
   tree: dict[Any, Any] = {}
   for path, leaf in flat.items():

@@ -281,7 +281,7 @@ def load_start(
   Without `config.weights` the first is None, and what is frozen is drawn at random, but for a neural
   prior that another run has trained.
   """
-  elsewhere = coarse.of(system.parts) if config["prior_run"] else ()
+  elsewhere = build.of_prior_run(config, system)
   start, frozen = ported_or_drawn(config, system, mesh, elsewhere)
   if elsewhere:
     frozen = frozen | prior_weights(config, system, mesh)

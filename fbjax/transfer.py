@@ -5,6 +5,7 @@ starts from and sampling reads, whatever the mesh; and back, tensor by tensor as
 """
 
 import ctypes
+import functools
 import json
 import logging
 import pathlib
@@ -17,7 +18,7 @@ from etils import epath
 
 from fbjax import build, checkpoint, port
 from fbjax.port import convert, files, table
-from fbjax.systems import base, coarse, parts
+from fbjax.systems import base, parts
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def port_files(config: dict[str, Any], weights: Sequence[str], out: str) -> None
   return_memory()
   system = build.make_system(config, None).whole
   rules = check_rules(config["port"], system)
-  elsewhere = coarse.of(system.parts) if config["prior_run"] else ()
+  elsewhere = build.of_prior_run(config, system)
   wanted = {name: part for name, part in system.parts.items() if name not in elsewhere}
   opened = [files.read(file) for file in weights]
   for file, found in zip(weights, opened, strict=True):
@@ -248,32 +249,10 @@ def write_folder(
   logger.info("Wrote %d tensors to %s.", len(tensors), file)
 
 
-class Stored:
-  """A leaf of a folder of weights, read by np.asarray; the last one is kept.
-
-  All tensors of a stack are of one leaf.
-  """
-
-  last: tuple[Any, np.ndarray | None] = (None, None)
-
-  def __init__(self, folder: str, path: tuple[str, ...], like: Any):
-    self.folder, self.path = folder, path
-    self.shape, self.dtype = tuple(like.shape), np.dtype(like.dtype)
-
-  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-    if Stored.last[0] is not self:
-      Stored.last = (None, None)  # before the next one comes
-      Stored.last = (self, checkpoint.read_leaf(self.folder, self.path))
-    return np.asarray(Stored.last[1], dtype)
-
-
 def stored_tree(folder: str) -> dict[str, Any]:
   """All that is in a folder of weights, read only when asked for."""
-  tree: dict[str, Any] = {}
+  flat = {}
   for path, like in checkpoint.stored(folder).items():
     keys = path[:1] + tuple(int(k) if k.isdigit() else k for k in path[1:])
-    node = tree
-    for key in keys[:-1]:
-      node = node.setdefault(key, {})
-    node[keys[-1]] = Stored(folder, path, like)
-  return tree
+    flat[keys] = parts.Deferred(like, functools.partial(checkpoint.read_leaf, folder, path))
+  return checkpoint.nest(flat)

@@ -149,8 +149,7 @@ class UCF101(Videos):
     size: int | Sequence[int] = 256,
     strides: int | Sequence[int] = 3,
   ):
-    if protocol not in ("official", "all"):
-      raise video_lib.BrokenData(f"data.protocol is {protocol!r}; expected 'official' or 'all'.")
+    check_protocol(protocol)
     root = folder(path)
     lists = root / "ucfTrainTestlist"
     self.classes = [line.split()[-1] for line in _lines(lists / "classInd.txt")]
@@ -227,6 +226,11 @@ def _caption_beside(file: pathlib.Path) -> str:
     return " ".join(read_text(sidecar).split())
   words = re.split(r"[\W_]+", file.stem)
   return " ".join(word for word in words if not word.isdigit()).strip()
+
+
+def check_protocol(protocol: str) -> None:
+  if protocol not in ("official", "all"):
+    raise video_lib.BrokenData(f"data.protocol is {protocol!r}; expected 'official' or 'all'.")
 
 
 def folder(path: video_lib.Path) -> pathlib.Path:

@@ -63,8 +63,7 @@ class TFDS(sources.Videos):
     size: int | Sequence[int] = 256,
     strides: int | Sequence[int] = (1, 6),
   ):
-    if protocol not in ("official", "all"):
-      raise video_lib.BrokenData(f"data.protocol is {protocol!r}; expected 'official' or 'all'.")
+    sources.check_protocol(protocol)
     root = _find(sources.folder(path))
     entries = _Entries(root, split, protocol)
     super().__init__(root, entries, frames=frames, size=size, strides=strides)

@@ -1,7 +1,7 @@
 """The networks that a system is made of: what each is called where, and how to run it."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -87,17 +87,22 @@ class Networks:
     return getattr(nnx.merge(self._graphs[name], weights[name]), method)
 
 
-class Drawn:
-  """A new leaf that is drawn by np.asarray, each time anew."""
+class Deferred:
+  """A leaf that is made by np.asarray. The last one is kept: all tensors of a stack are of one."""
 
-  def __init__(self, like: jax.ShapeDtypeStruct, draw: Callable[[], Sequence[jax.Array]]):
-    self.shape, self.dtype, self.draw = like.shape, like.dtype, draw
+  last: tuple[Any, np.ndarray | None] = (None, None)
+
+  def __init__(self, like: Any, make: Callable[[], np.ndarray]):
+    self.shape, self.dtype, self.make = tuple(like.shape), np.dtype(like.dtype), make
 
   def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-    return np.asarray(self.draw()[0], dtype)
+    if Deferred.last[0] is not self:
+      Deferred.last = (None, None)  # before the next one comes
+      Deferred.last = (self, self.make())
+    return np.asarray(Deferred.last[1], dtype)
 
 
-def fresh(part: Part, key: jax.Array, wanted: Iterable[str]) -> dict[str, Drawn]:
+def fresh(part: Part, key: jax.Array, wanted: Iterable[str]) -> dict[str, Deferred]:
   """New values of some leaves of a network, by path; each is computed when it is asked for."""
 
   def draw(key: jax.Array) -> dict[str, jax.Array]:
@@ -109,8 +114,12 @@ def fresh(part: Part, key: jax.Array, wanted: Iterable[str]) -> dict[str, Drawn]
   if not wanted:
     return {}
   program, shapes = jax.make_jaxpr(draw, return_shape=True)(key)
+
+  def value(part: jex.ClosedJaxpr) -> np.ndarray:
+    return np.asarray(jex.jaxpr_as_fun(part)(key)[0])
+
   return {
-    name: Drawn(shapes[name], functools.partial(jex.jaxpr_as_fun(only(program, i)), key))
+    name: Deferred(shapes[name], functools.partial(value, only(program, i)))
     for i, name in enumerate(sorted(shapes))  # the order of a dict's leaves
     if name in wanted
   }
