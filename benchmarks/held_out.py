@@ -13,7 +13,8 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from fbjax import build, checkpoint, run, sampling
+from fbjax import build, run, sampling
+from fbjax import workdir as workdir_lib
 from fbjax.data import pipeline, synthetic
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "A trained workdir")
@@ -25,7 +26,7 @@ BATCH = 32
 def main(argv: list[str]) -> None:
   del argv
   workdir = WORKDIR.value
-  config = checkpoint.read_config(workdir)
+  config = workdir_lib.read_config(workdir)
   tokenizer = build.make_tokenizer(config)
   source = build.make_source(config, "val")
   chosen = choose(source)

@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
   same = sum(np.array_equal(there[key], again[key]) for key in there)
   print(f"{same} of {len(there)} tensors of {paths[0]} came back bit for bit")
   stored = [
-    x.dtype.itemsize * np.prod(x.shape) for x in transfer.checkpoint.stored(str(weights)).values()
+    x.dtype.itemsize * np.prod(x.shape) for x in transfer.weights_lib.stored(str(weights)).values()
   ]
   print(
     f"the folder of weights holds {sum(stored) / 1e9:.2f} GB, "

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fbjax import sampling, sharding
+from fbjax import errors, sampling, sharding
 from fbjax.bridge import alignment, diffusion, grids, prediction, process, samplers
 from fbjax.data import pipeline, sources, synthetic, tfds_clips, tokenizers
 from fbjax.systems import (
@@ -99,10 +99,10 @@ def choose(table: Mapping[str, Any], name: str, key: str) -> Any:
   """The entry of a table.
 
   Raises:
-    ValueError: when there is none of that name; lists those that exist.
+    UserError: when there is none of that name; lists those that exist.
   """
   if name not in table:
-    raise ValueError(f"config.{key} is {name!r}; expected one of {', '.join(sorted(table))}")
+    raise errors.UserError(f"config.{key} is {name!r}; expected one of {', '.join(sorted(table))}")
   return table[name]
 
 
@@ -110,13 +110,13 @@ def call(fn: Callable[..., Any], spec: Spec, key: str, **given: Any) -> Any:
   """fn(**given, **spec), with unknown and missing keys told in the config's words.
 
   Raises:
-    ValueError: names the keys.
+    UserError: names the keys.
   """
   arguments = inspect.signature(fn).parameters
   takes = [name for name in arguments if name not in given]
   unknown = [name for name in spec if name not in takes]
   if unknown:
-    raise ValueError(
+    raise errors.UserError(
       f"config.{key} has no key {', '.join(map(repr, unknown))}; it takes {', '.join(takes) or 'none'}"
     )
   missing = [
@@ -125,14 +125,14 @@ def call(fn: Callable[..., Any], spec: Spec, key: str, **given: Any) -> Any:
     if name not in spec and arguments[name].default is inspect.Parameter.empty
   ]
   if missing:
-    raise ValueError(f"config.{key} lacks {', '.join(map(repr, missing))}")
+    raise errors.UserError(f"config.{key} lacks {', '.join(map(repr, missing))}")
   return fn(**given, **spec)
 
 
 def make(table: Mapping[str, Any], spec: Spec, key: str, **given: Any) -> Any:
   """The object that `spec["name"]` names, made of the other keys and of `given`."""
   if "name" not in spec:
-    raise ValueError(f"config.{key} lacks 'name'; expected one of {', '.join(sorted(table))}")
+    raise errors.UserError(f"config.{key} lacks 'name'; expected one of {', '.join(sorted(table))}")
   fn = choose(table, spec["name"], f"{key}.name")
   return call(fn, {k: v for k, v in spec.items() if k != "name"}, key, **given)
 
@@ -214,7 +214,9 @@ def make_formulation(config: Spec) -> formulation.Formulation:
   diffused = make(DIFFUSIONS, spec, "diffusion")
   if config["bridge"]["name"] == "diffusion":
     if diffused is None:
-      raise ValueError("config.bridge.name is 'diffusion', which needs a config.diffusion.name")
+      raise errors.UserError(
+        "config.bridge.name is 'diffusion', which needs a config.diffusion.name"
+      )
     bridge = diffused
   else:
     bridge = make(PROCESSES, config["bridge"], "bridge")
@@ -230,7 +232,7 @@ def make_formulation(config: Spec) -> formulation.Formulation:
 def make_loss(config: Spec, system: base.System, form: formulation.Formulation) -> step.LossFn:
   spec = {k: v for k, v in config["objective"].items() if k != "predict"}
   if spec.get("regression") and not config["prior"].get("trained"):
-    raise ValueError(
+    raise errors.UserError(
       "config.objective.regression is the weight of a neural prior that trains along: set "
       "config.prior.trained too, or leave it out"
     )
@@ -248,7 +250,7 @@ def make_sampler(spec: Spec) -> Callable[..., jax.Array]:
   arguments = inspect.signature(sampler.table).parameters.values()
   takes = ["start", *(a.name for a in arguments if a.kind is a.KEYWORD_ONLY)]
   if unknown := [name for name in options if name not in takes]:
-    raise ValueError(
+    raise errors.UserError(
       f"config.sampling.sampler has no key {', '.join(map(repr, unknown))}; "
       f"{spec['name']} takes {', '.join(takes)}"
     )
@@ -265,18 +267,18 @@ def make_sample(
   """The sampler of a config, with other values where `changes` has some that are not None.
 
   Raises:
-    ValueError: for guidance away from a condition that training never dropped.
+    UserError: for guidance away from a condition that training never dropped.
   """
   spec = config["sampling"] | {name: x for name, x in changes.items() if x is not None}
   objective = config["objective"]
   drops = {name: objective.get(name, 0) for name in ("drop_text", "drop_image", "drop_both")}
   if spec["guidance"] != 1 and not drops["drop_text"] + drops["drop_both"]:
-    raise ValueError(
+    raise errors.UserError(
       f"guidance {spec['guidance']} needs a network that was trained without text now and then, "
       "but config.objective.drop_text is 0; sample with guidance 1"
     )
   if spec["image_guidance"] is not None and not drops["drop_both"]:
-    raise ValueError(
+    raise errors.UserError(
       "image guidance needs a network that was trained without text and image now and then, "
       "but config.objective.drop_both is 0; leave image guidance out"
     )

@@ -18,7 +18,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from fbjax import run, sharding
+from fbjax import errors, run, sharding
 
 CONFIG = config_flags.DEFINE_config_file(
   "config", None, "A file of configs/, such as configs/quickstart.py or configs/quickstart.py:smoke"
@@ -92,12 +92,12 @@ def pixels(size: str | None) -> tuple[int, int] | None:
   """(height, width) of "256x448".
 
   Raises:
-    ValueError: for anything else.
+    UserError: for anything else.
   """
   if size is None:
     return None
   if not (match := re.fullmatch(r"(\d+)x(\d+)", size)):
-    raise ValueError(f"--size={size} is not height x width, such as 256x448")
+    raise errors.UserError(f"--size={size} is not height x width, such as 256x448")
   return int(match[1]), int(match[2])
 
 

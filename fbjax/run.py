@@ -11,7 +11,9 @@ import numpy as np
 from clu import parameter_overview
 from jax.experimental import multihost_utils
 
-from fbjax import build, checkpoint, places, sampling, sharding, tracker, transfer
+from fbjax import build, checkpoint, errors, places, sampling, sharding, tracker, transfer
+from fbjax import weights as weights_lib
+from fbjax import workdir as workdir_lib
 from fbjax.data import pipeline, prompts, video
 from fbjax.systems import base, coarse
 from fbjax.train import loop
@@ -40,8 +42,8 @@ def train(config: dict[str, Any], workdir: str) -> None:
   """Trains a config in a workdir, from where the workdir's last run stopped.
 
   Raises:
-    ValueError: for keys or sizes that do not fit, or a workdir trained with another config.
-    OSError: for data or a workdir that is not there.
+    UserError: for keys or sizes that do not fit, or a workdir trained with another config.
+    UserError: for data or a workdir that is not there.
     FloatingPointError: when the loss is not finite.
   """
   mesh = build.make_mesh(config)
@@ -54,7 +56,7 @@ def train(config: dict[str, Any], workdir: str) -> None:
   tx = build.make_optimizer(config)
   sample = build.make_sample(config, system, form, mesh)
   data = build.make_batches(config, source, tokenizer, jax.process_index(), jax.process_count())
-  checkpoint.claim(workdir, config, FREE)
+  workdir_lib.claim(workdir, config, FREE)
 
   start, frozen = load_start(config, system, mesh)
   params = jax.eval_shape(system.init, jax.random.key(0))
@@ -169,11 +171,13 @@ def sample(
     The mp4 files written.
 
   Raises:
-    ValueError, OSError: for images, prompts, a workdir or a config that do not fit.
+    UserError: for images, prompts, a workdir or a config that do not fit.
   """
   if not image or not out:
-    raise ValueError("--mode=sample needs --image=<image or folder> and --out=<mp4 or folder>")
-  checkpoint.check(workdir, config, FREE)
+    raise errors.UserError(
+      "--mode=sample needs --image=<image or folder> and --out=<mp4 or folder>"
+    )
+  workdir_lib.check(workdir, config, FREE)
   spec = config["sampling"]
   requests = sample_requests(image, prompt, out)
   wanted = (size or video.pair(config["data"]["size"]), frames or config["data"]["frames"])
@@ -217,16 +221,18 @@ def check_ends(config: dict[str, Any], last: str | None, chunks: int) -> None:
   """Raises a ValueError when the images given are not those that the system was trained with."""
   ends = config["system"].get("given") == "ends"
   if ends and not last:
-    raise ValueError(
+    raise errors.UserError(
       "this network goes from a first to a last frame: give --last=<image> too (the same: a loop)"
     )
   if last and not ends:
-    raise ValueError(
+    raise errors.UserError(
       "this network was trained with the first frame alone: leave --last out, or train with "
       "--config.system.given=ends"
     )
   if ends and chunks > 1:
-    raise ValueError("a clip that has its last frame given cannot be continued: leave out --chunks")
+    raise errors.UserError(
+      "a clip that has its last frame given cannot be continued: leave out --chunks"
+    )
 
 
 def sample_requests(image: str, prompt: str, out: str) -> list[prompts.Prompt]:
@@ -235,7 +241,7 @@ def sample_requests(image: str, prompt: str, out: str) -> list[prompts.Prompt]:
   In a folder, clips that are already there are left out.
 
   Raises:
-    ValueError: when nothing is left to do.
+    UserError: when nothing is left to do.
   """
   if not os.path.isdir(image):
     return [prompts.Prompt(pathlib.Path(image), prompt, out)]
@@ -247,7 +253,7 @@ def sample_requests(image: str, prompt: str, out: str) -> list[prompts.Prompt]:
   if len(todo) < len(found):
     logger.info("%d of %d clips are already in %s.", len(found) - len(todo), len(found), out)
   if not todo:
-    raise ValueError(f"every clip is already in {out}; remove some or give another --out")
+    raise errors.UserError(f"every clip is already in {out}; remove some or give another --out")
   return todo
 
 
@@ -255,7 +261,7 @@ def load_ema(workdir: str, system: Any, mesh: jax.sharding.Mesh) -> Any:
   """The averaged weights of the newest checkpoint, placed on the mesh.
 
   Raises:
-    FileNotFoundError: when the workdir holds no checkpoint.
+    UserError: when the workdir holds no checkpoint.
   """
   return newest_ema(workdir, jax.eval_shape(system.init, jax.random.key(0)), mesh)
 
@@ -264,7 +270,7 @@ def newest_ema(workdir: str, wanted: Any, mesh: jax.sharding.Mesh) -> Any:
   """The part of `load_ema` that is `wanted`, a tree of shapes."""
   checkpoints = checkpoint.Checkpoints(workdir)
   if checkpoints.latest is None:
-    raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train it first")
+    raise errors.UserError(f"{workdir} holds no checkpoint yet; train it first")
   shapes = {"ema": wanted}
   placed = sharding.placed(shapes, sharding.tree(shapes, mesh))
   params = checkpoints.restore_part(checkpoints.latest, placed)["ema"]
@@ -313,7 +319,7 @@ def ported_or_drawn(
   wanted = sharding.placed(wanted, sharding.tree(wanted, mesh))
 
   def read(group: str) -> Any:
-    return checkpoint.read_weights(folder, {group: wanted[group]})[group]
+    return weights_lib.read_weights(folder, {group: wanted[group]})[group]
 
   frozen = read("frozen") if jax.tree.leaves(frozen_shapes) else {}
   logger.info("Read frozen weights of %s.", folder)
@@ -330,15 +336,17 @@ def prior_weights(config: dict[str, Any], system: base.System, mesh: jax.shardin
   It was trained by itself, or along with a network that was told its video.
 
   Raises:
-    FileNotFoundError: when nothing was trained there.
-    ValueError: when it was trained in other sizes, or in part only; or is to be trained here.
+    UserError: when nothing was trained there.
+    UserError: when it was trained in other sizes, or in part only; or is to be trained here.
   """
   workdir = config["prior_run"]
   if config["prior"]["trained"]:
-    raise ValueError("config.prior.trained trains a new neural prior: leave config.prior_run empty")
-  theirs = checkpoint.read_config(workdir)
+    raise errors.UserError(
+      "config.prior.trained trains a new neural prior: leave config.prior_run empty"
+    )
+  theirs = workdir_lib.read_config(workdir)
   if theirs["trainable"]["name"] != "all":
-    raise ValueError(
+    raise errors.UserError(
       f"the neural prior in {workdir} was trained in part ({theirs['trainable']['name']}); give one "
       "of which all was trained"
     )
@@ -347,7 +355,7 @@ def prior_weights(config: dict[str, Any], system: base.System, mesh: jax.shardin
   for ours, name in names.items():
     there, here = (p[n].sizes if n in p else None for p, n in ((made, name), (system.parts, ours)))
     if there != here:
-      raise ValueError(
+      raise errors.UserError(
         f"the network {name!r} of the neural prior in {workdir} has the sizes {there}, but "
         f"config.prior asks for {here}"
       )
@@ -365,18 +373,18 @@ def export(config: dict[str, Any], workdir: str | None, out: str | None) -> None
   """Writes averaged weights of a run, or ported ones as they came, as a checkpoint of their origin.
 
   Raises:
-    ValueError: without a folder of ported weights, which knows that origin.
+    UserError: without a folder of ported weights, which knows that origin.
   """
   folder = config["weights"]
   if not folder or not out:
-    raise ValueError(
+    raise errors.UserError(
       "--mode=export needs --config.weights=<folder that --mode=port wrote>, which knows the layout, "
       "and --out=<.ckpt, .pt or .safetensors, or a folder>"
     )
   stored = transfer.stored_tree(folder)
   params, frozen = stored.get("params", {}), stored.get("frozen", {})
   if workdir:
-    checkpoint.check(workdir, config, FREE)
+    workdir_lib.check(workdir, config, FREE)
     mesh = build.make_mesh(config)
     system = build.make_system(config, None)
     _, kept = load_start(config, system, mesh)

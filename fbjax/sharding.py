@@ -14,6 +14,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from fbjax import errors
+
 Rules = Sequence[tuple[str, P]]
 
 # Below this a split costs more in messages than it saves in memory.
@@ -24,14 +26,14 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
   """A mesh with axes `data` and `fsdp`; `data=-1` takes the devices that `fsdp` leaves.
 
   Raises:
-    ValueError: when the axes do not multiply to the number of devices.
+    UserError: when the axes do not multiply to the number of devices.
   """
   devices = jax.devices() if devices is None else devices
   n = len(devices)
   if data == -1 and fsdp > 0 and n % fsdp == 0:
     data = n // fsdp
   if data < 1 or fsdp < 1 or data * fsdp != n:
-    raise ValueError(
+    raise errors.UserError(
       f"mesh.data={data} x mesh.fsdp={fsdp} does not make {n} devices; "
       f"choose a fsdp that divides {n} and data=-1"
     )
@@ -92,13 +94,13 @@ def put_batch(local: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
   """Makes global arrays of this process's share of a batch.
 
   Raises:
-    ValueError: when the batch cannot be split evenly over the mesh.
+    UserError: when the batch cannot be split evenly over the mesh.
   """
   sharding = batch(mesh)
   here = len(mesh.local_devices)
   for name, value in local.items():
     if len(value) % here:
-      raise ValueError(
+      raise errors.UserError(
         f"batch[{name!r}] has {len(value)} clips in this process, which {here} local devices "
         f"do not divide; make train.batch_size a multiple of {mesh.size}"
       )

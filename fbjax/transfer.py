@@ -16,7 +16,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from fbjax import build, checkpoint, port
+from fbjax import build, errors, port
+from fbjax import weights as weights_lib
 from fbjax.port import convert, files, table
 from fbjax.systems import base, parts
 
@@ -42,11 +43,13 @@ def port_files(config: dict[str, Any], weights: Sequence[str], out: str) -> None
   keys to leave}}; its own key `ignore` is for keys of no part.
 
   Raises:
-    ValueError: for files that do not hold the config's networks; lists every key that is wrong.
-    OSError: for files that cannot be read, or a folder that already holds weights.
+    UserError: for files that do not hold the config's networks; lists every key that is wrong.
+    UserError: for files that cannot be read, or a folder that already holds weights.
   """
   if not weights or not out:
-    raise ValueError("--mode=port needs --weights=<checkpoint>[,<another>] and --out=<folder>")
+    raise errors.UserError(
+      "--mode=port needs --weights=<checkpoint>[,<another>] and --out=<folder>"
+    )
   return_memory()
   system = build.make_system(config, None).whole
   rules = check_rules(config["port"], system)
@@ -75,7 +78,7 @@ def port_files(config: dict[str, Any], weights: Sequence[str], out: str) -> None
     # What the network does not need is kept for the way back.
     kept |= {prefix + key: found.tensors[key] for key in report.left if key in found.tensors}
 
-  checkpoint.write_weights(out, leaves(system, lazy, kept), check)
+  weights_lib.write_weights(out, leaves(system, lazy, kept), check)
   (epath.Path(out) / ABOUT).write_text(json.dumps({"files": list(weights), "parts": about}) + "\n")
   logger.info("Wrote %s parameters to %s; train with --config.weights=%s.", f"{count:,}", out, out)
 
@@ -95,13 +98,17 @@ def check_rules(spec: Mapping[str, Any], system: base.System) -> dict[str, Any]:
   """`config.port` with its gaps filled.
 
   Raises:
-    ValueError: for a key that is no part of the system, or no rule.
+    UserError: for a key that is no part of the system, or no rule.
   """
   for name, rules in spec.items():
     if name != "ignore" and name not in system.parts:
-      raise ValueError(f"config.port has {name!r}; expected ignore, {', '.join(system.parts)}")
+      raise errors.UserError(
+        f"config.port has {name!r}; expected ignore, {', '.join(system.parts)}"
+      )
     if name != "ignore" and (unknown := sorted(set(rules) - set(RULES))):
-      raise ValueError(f"config.port.{name} has {', '.join(unknown)}; it takes {', '.join(RULES)}")
+      raise errors.UserError(
+        f"config.port.{name} has {', '.join(unknown)}; it takes {', '.join(RULES)}"
+      )
   return {"ignore": ()} | dict(spec)
 
 
@@ -111,7 +118,7 @@ def locate(
   """The part in the first file that holds it.
 
   Raises:
-    ValueError: when none does, and the rules do not make it anew.
+    UserError: when none does, and the rules do not make it anew.
   """
   for i, file in enumerate(opened):
     prefix = port.locate(part.network, file.tensors)
@@ -121,7 +128,7 @@ def locate(
   if ".*" in rules.get("new", ()):
     return Found(-1, "", {})
   there = sorted({network for file in opened for network in port.recognize(file.tensors).values()})
-  raise ValueError(
+  raise errors.UserError(
     f"no file holds the part {name!r} ({part.network}) of the config; "
     f"they look like {', '.join(there) or 'no network known here'}. Name a file that has it, or let "
     f"it be drawn anew with config.port.{name}.new=('.*',)"
@@ -149,7 +156,7 @@ def fill(
       ignore=tuple(rules.get("ignore", ())),
     )
   except ValueError as error:
-    raise ValueError(f"part {name!r} of the system: {error}") from None
+    raise errors.UserError(f"part {name!r} of the system: {error}") from None
 
 
 def left_over(
@@ -158,7 +165,7 @@ def left_over(
   """Tensors of no part: schedule buffers, and what the config ignores.
 
   Raises:
-    ValueError: when there are others.
+    UserError: when there are others.
   """
   left = {}
   for i, file in enumerate(opened):
@@ -168,7 +175,7 @@ def left_over(
   unknown = [key for key in left if "." in key and not convert.match(ignore, [key])]
   if unknown:
     lines = "\n".join(f"  {key} {tuple(left[key].shape)}" for key in sorted(unknown))
-    raise ValueError(
+    raise errors.UserError(
       f"the files hold {len(unknown)} tensors of no network of this config:\n{lines}\n"
       "Name them in config.port.ignore if they are not needed"
     )
@@ -190,7 +197,7 @@ def check(path: tuple[Any, ...], array: np.ndarray) -> None:
   """Raises when weights are no numbers; what no network needs may hold anything."""
   if path[0] != "left" and not np.all(np.isfinite(array)):
     name = "/".join(map(str, path[1:]))
-    raise ValueError(f"the checkpoint has values that are not finite in {name}")
+    raise errors.UserError(f"the checkpoint has values that are not finite in {name}")
 
 
 def export(
@@ -234,11 +241,11 @@ def write_folder(
   """One network as diffusers or transformers keep it.
 
   Raises:
-    ValueError: when its origin has no folders.
+    UserError: when its origin has no folders.
   """
   found = table.layout(part.network, part.sizes, name=layout)
   if not found.file:
-    raise ValueError(
+    raise errors.UserError(
       f"the part {name!r} ({part.network}) comes from one file: give --out a name in .ckpt or "
       ".safetensors"
     )
@@ -252,7 +259,7 @@ def write_folder(
 def stored_tree(folder: str) -> dict[str, Any]:
   """All that is in a folder of weights, read only when asked for."""
   flat = {}
-  for path, like in checkpoint.stored(folder).items():
+  for path, like in weights_lib.stored(folder).items():
     keys = path[:1] + tuple(int(k) if k.isdigit() else k for k in path[1:])
-    flat[keys] = parts.Deferred(like, functools.partial(checkpoint.read_leaf, folder, path))
-  return checkpoint.nest(flat)
+    flat[keys] = parts.Deferred(like, functools.partial(weights_lib.read_leaf, folder, path))
+  return weights_lib.nest(flat)

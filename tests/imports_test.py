@@ -8,8 +8,8 @@ import pytest
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "fbjax"
 
 FLOORS = [
-  {"places"},
-  {"sharding", "checkpoint", "tracker"},
+  {"errors", "places"},
+  {"sharding", "checkpoint", "tracker", "weights", "workdir"},
   {"bridge", "models", "data", "port"},
   {"systems", "evaluation"},
   {"train", "sampling"},

@@ -12,6 +12,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from fbjax import errors
 from fbjax.data import transforms
 
 logger = logging.getLogger(__name__)
@@ -44,9 +45,9 @@ class Batches:
   ):
     """`batch_size` counts all processes. With `workers`, as many processes read; else `threads`."""
     if batch_size % process_count:
-      raise ValueError(f"batch_size {batch_size} must divide by {process_count} processes.")
+      raise errors.UserError(f"batch_size {batch_size} must divide by {process_count} processes.")
     if not len(source):
-      raise ValueError("the data set is empty.")
+      raise errors.UserError("the data set is empty.")
     records = grain.MapDataset.source(range(len(source))).seed(seed)
     records = (records.shuffle() if shuffle else records).repeat()
     self._records = records.random_map(transforms.Read(source, tokenizer, tries))

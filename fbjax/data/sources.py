@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fbjax import errors
 from fbjax.data import video as video_lib
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,9 @@ class Videos:
     self.root, self.entries, self.frames = pathlib.Path(root), entries, frames
     self.size, self.strides = video_lib.pair(size), video_lib.pair(strides)
     if not 1 <= self.strides[0] <= self.strides[1]:
-      raise ValueError(f"strides {self.strides} must be one number or (least, most), from 1 up.")
+      raise errors.UserError(
+        f"strides {self.strides} must be one number or (least, most), from 1 up."
+      )
 
   def __len__(self) -> int:
     return len(self.entries)

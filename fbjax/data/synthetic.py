@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from fbjax import errors
 from fbjax.data import video as video_lib
 
 COLOURS = {
@@ -178,7 +179,9 @@ class Shapes:
       # A circle that spins stands still.
       self.shapes = tuple(shape for shape in self.shapes if shape not in _ROUND)
     if not self.shapes:
-      raise ValueError(f"shapes {shapes} show no rotation, the only motion asked for; add another.")
+      raise errors.UserError(
+        f"shapes {shapes} show no rotation, the only motion asked for; add another."
+      )
     side = min(self.height, self.width)
     self.x = ((np.arange(self.width) + 0.5 - self.width / 2) / side + 0.5).astype(np.float32)
     self.y = ((np.arange(self.height) + 0.5 - self.height / 2) / side + 0.5).astype(np.float32)[
@@ -323,7 +326,7 @@ def _names(noun: str, chosen, known) -> tuple[str, ...]:
   """`chosen` (all of `known` where it is empty), or one sentence about the name that is unknown."""
   for name in chosen:
     if name not in known:
-      raise ValueError(f"no {noun} {name!r}; there are {', '.join(known)}.")
+      raise errors.UserError(f"no {noun} {name!r}; there are {', '.join(known)}.")
   return tuple(chosen) or tuple(known)
 
 

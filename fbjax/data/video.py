@@ -22,6 +22,8 @@ import PIL.Image
 import PIL.ImageOps
 from jaxtyping import UInt8
 
+from fbjax import errors
+
 Path = str | os.PathLike
 
 EXTENSIONS = (
@@ -40,11 +42,11 @@ class Clip(NamedTuple):
   label: int = -1
 
 
-class BrokenClip(ValueError):
+class BrokenClip(errors.UserError):
   """A clip that cannot be used; says which and why."""
 
 
-class BrokenData(ValueError):
+class BrokenData(errors.UserError):
   """A data set, image or folder that cannot be used; says which and why."""
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from fbjax import errors
 from fbjax.models import layers as layers_lib
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -74,7 +75,7 @@ class Transformer(nnx.Module):
     rngs: layers_lib.Rngs,
   ):
     if c % heads:
-      raise ValueError(f"a width of {c} does not divide into {heads} heads; change either")
+      raise errors.UserError(f"a width of {c} does not divide into {heads} heads; change either")
 
     def block(key: Array) -> Block:
       rngs = layers_lib.Keys(key)
@@ -137,7 +138,9 @@ class TextEncoder(nnx.Module):
   def __call__(self, tokens: Int[Array, "b n"]) -> Float[Array, "b n c"]:
     n, length = tokens.shape[1], self.position.shape[0]
     if n > length:
-      raise ValueError(f"the text network reads at most {length} tokens, not {n}: cut the prompt")
+      raise errors.UserError(
+        f"the text network reads at most {length} tokens, not {n}: cut the prompt"
+      )
     x = self.token(tokens) + self.position[:n][None]
     return self.norm(self.transformer(x, skip=self.skip, causal=True))
 
@@ -190,7 +193,9 @@ class ImageEncoder(nnx.Module):
   def __call__(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b n c"]:
     if image.shape[1:3] != (self.size, self.size):
       got = " x ".join(map(str, image.shape[1:3]))
-      raise ValueError(f"CLIP's image is {self.size} pixels square, not {got}: call preprocess")
+      raise errors.UserError(
+        f"CLIP's image is {self.size} pixels square, not {got}: call preprocess"
+      )
     x = einops.rearrange(self.patches(image), "b h w c -> b (h w) c")
     start = jnp.broadcast_to(self.start[...], (x.shape[0], 1, x.shape[2]))
     x = jnp.concatenate([start, x.astype(jnp.float32)], 1) + self.position[...][None]

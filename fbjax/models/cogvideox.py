@@ -20,6 +20,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from fbjax import errors
 from fbjax.models import layers
 
 Positions = Literal["sincos", "rotary", "rotary_index"]
@@ -147,7 +148,7 @@ class CogVideoX(nnx.Module):
     c = heads * head_dim
     name, size = ("a width", c) if positions == "sincos" else ("a head_dim", head_dim)
     if size % 16:
-      raise ValueError(f"{positions} positions need {name} that divides by 16, not {size}")
+      raise errors.UserError(f"{positions} positions need {name} that divides by 16, not {size}")
 
     def block(key: Array) -> Block:
       return Block(c, time_dim, heads=heads, dtype=dtype, rngs=layers.Keys(key))
@@ -182,7 +183,9 @@ class CogVideoX(nnx.Module):
     t, h, w = (n // size for n, size in zip(x.shape[1:4], sizes.values(), strict=True))
     if x.shape[1:4] != (t * self.patch_time, h * self.patch, w * self.patch):
       got, patches = (" x ".join(map(str, n)) for n in (x.shape[1:4], sizes.values()))
-      raise ValueError(f"latents of {got} do not divide into patches of {patches}: change either")
+      raise errors.UserError(
+        f"latents of {got} do not divide into patches of {patches}: change either"
+      )
 
     emb = self.time(time)
     text = self.text(text).astype(jnp.float32)

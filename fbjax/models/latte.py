@@ -25,6 +25,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from fbjax import errors
 from fbjax.models import layers
 
 TIME_CHANNELS = 256
@@ -50,7 +51,7 @@ class Positions(nnx.Module):
   def of_places(self, rows: int, columns: int) -> Float[Array, "n c"]:
     side = self.space.shape[0]
     if max(rows, columns) > side:
-      raise ValueError(
+      raise errors.UserError(
         f"this Latte knows {side} x {side} patches, not {rows} x {columns}: build it with a larger"
         " `size`"
       )
@@ -60,7 +61,9 @@ class Positions(nnx.Module):
   def of_frames(self, t: int) -> Float[Array, "t c"]:
     frames = self.time.shape[0]
     if t > frames:
-      raise ValueError(f"this Latte knows {frames} frames, not {t}: build it with more `frames`")
+      raise errors.UserError(
+        f"this Latte knows {frames} frames, not {t}: build it with more `frames`"
+      )
     return jax.lax.stop_gradient(self.time[...][:t])
 
 
@@ -74,7 +77,7 @@ def line_table(n: int, c: int) -> Float[np.ndarray, "n c"]:
 def place_table(side: int, c: int) -> Float[np.ndarray, "side side c"]:
   """The place's column in the first half of the channels, its row in the second."""
   if c % 4:
-    raise ValueError(f"a width of {c} does not divide by 4, which the sin-cos positions need")
+    raise errors.UserError(f"a width of {c} does not divide by 4, which the sin-cos positions need")
   line = line_table(side, c // 2)
   row, column = np.indices((side, side))
   return np.concatenate([line[column], line[row]], -1)
@@ -200,7 +203,7 @@ class Latte(nnx.Module):
   ):
     for name, n, parts in (("width", width, heads), ("size", size, patch), ("depth", depth, 2)):
       if n % parts:
-        raise ValueError(f"a Latte's {name} must divide by {parts}, which {n} does not")
+        raise errors.UserError(f"a Latte's {name} must divide by {parts}, which {n} does not")
 
     def pair(key: Array) -> Pair:
       return Pair(width, heads=heads, mult=mult, dtype=dtype, rngs=layers.Keys(key))
@@ -255,9 +258,13 @@ class Latte(nnx.Module):
     x = x if coarse is None else jnp.concatenate([x, coarse], -1)
     h, w, c = x.shape[2:]
     if c != self.c_in:
-      raise ValueError(f"this Latte takes {self.c_in} channels, x and `coarse` together have {c}")
+      raise errors.UserError(
+        f"this Latte takes {self.c_in} channels, x and `coarse` together have {c}"
+      )
     if h % self.patch or w % self.patch:
-      raise ValueError(f"Latte's input is {h} x {w}: both must divide by the patch of {self.patch}")
+      raise errors.UserError(
+        f"Latte's input is {h} x {w}: both must divide by the patch of {self.patch}"
+      )
     return x
 
   def _embed(
@@ -266,7 +273,7 @@ class Latte(nnx.Module):
     for name, embedding, given in (("time", self.time, time), ("label", self.label, label)):
       if (embedding is None) != (given is None):
         has, fix = ("knows no", "leave out") if embedding is None else ("needs a", "pass")
-        raise ValueError(f"this Latte {has} {name}: {fix} `{name}`")
+        raise errors.UserError(f"this Latte {has} {name}: {fix} `{name}`")
     emb = jnp.zeros((b, self.positions.time.shape[1]))
     if self.time is not None:
       emb += self.time(time)

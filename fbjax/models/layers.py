@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from fbjax import errors
+
 
 class Keys:
   """A stream of keys that counts in Python.
@@ -105,7 +107,9 @@ class GroupNorm(nnx.Module):
 
   def __init__(self, c: int, *, groups: int = 32, epsilon: float = 1e-5):
     if c % groups:
-      raise ValueError(f"{c} channels do not divide into {groups} groups; choose other groups")
+      raise errors.UserError(
+        f"{c} channels do not divide into {groups} groups; choose other groups"
+      )
     self.scale = nnx.Param(jnp.ones(c))
     self.bias = nnx.Param(jnp.zeros(c))
     self.groups = groups
@@ -171,7 +175,7 @@ def merge_heads(x: Float[Array, "b n k d"]) -> Float[Array, "b n c"]:
 def sinusoid(time: Float[Array, " b"], c: int) -> Float[Array, "b c"]:
   """[cos, sin] of time at c/2 frequencies from 1 down to almost 1/10000; float32."""
   if c % 2:
-    raise ValueError(f"a sinusoidal embedding needs an even number of channels, not {c}")
+    raise errors.UserError(f"a sinusoidal embedding needs an even number of channels, not {c}")
   half = c // 2
   freq = jnp.exp(-math.log(10_000) / half * jnp.arange(half, dtype=jnp.float32))
   angle = time.astype(jnp.float32)[:, None] * freq[None]

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from fbjax import errors
 from fbjax.models import layers
 
 
@@ -403,7 +404,9 @@ class UNet3D(nnx.Module):
 
     def heads(c: int) -> int:
       if c % head_dim:
-        raise ValueError(f"{c} channels do not divide into heads of {head_dim}; change head_dim")
+        raise errors.UserError(
+          f"{c} channels do not divide into heads of {head_dim}; change head_dim"
+        )
       return c // head_dim
 
     def spatial(c: int) -> SpatialTransformer:
@@ -507,12 +510,12 @@ class UNet3D(nnx.Module):
     factor = 2 ** (self.levels - 1)
     h, w = x.shape[2:4]
     if h % factor or w % factor:
-      raise ValueError(f"the UNet's input is {h} x {w}: both must divide by {factor}")
+      raise errors.UserError(f"the UNet's input is {h} x {w}: both must divide by {factor}")
     if self.image_attention != (image is not None):
       has, fix = ("attends to", "pass") if self.image_attention else ("knows no", "leave out")
-      raise ValueError(f"this UNet {has} image tokens: {fix} `image`")
+      raise errors.UserError(f"this UNet {has} image tokens: {fix} `image`")
     if stride is not None and self.stride is None:
-      raise ValueError("this UNet has no stride embedding: leave out `stride`")
+      raise errors.UserError("this UNet has no stride embedding: leave out `stride`")
 
 
 def per_frame(norm: layers.GroupNorm, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from fbjax import errors
 from fbjax.models import layers
 
 
@@ -217,7 +218,9 @@ class AutoencoderKL(nnx.Module):
     """Distribution of the latent of each frame; `at_once` frames of a clip at a time bound the memory."""
     h, w = video.shape[2:4]
     if h % self.factor or w % self.factor:
-      raise ValueError(f"the autoencoder's input is {h} x {w}: both must divide by {self.factor}")
+      raise errors.UserError(
+        f"the autoencoder's input is {h} x {w}: both must divide by {self.factor}"
+      )
     moments = _frames(lambda x: self.moments(self.encoder(x)), video, at_once)
     mean, logvar = jnp.split(moments, 2, axis=-1)
     return Gaussian(mean, jnp.clip(logvar, -30, 20))

@@ -22,6 +22,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from fbjax import errors
 from fbjax.models import layers, vae_image
 
 CHUNK_FRAMES = 8
@@ -267,7 +268,9 @@ class CausalAutoencoder(nnx.Module):
     rngs: layers.Rngs,
   ):
     if len(widths) <= SQUEEZED_LEVELS:
-      raise ValueError(f"widths {tuple(widths)} must have at least {SQUEEZED_LEVELS + 1} levels")
+      raise errors.UserError(
+        f"widths {tuple(widths)} must have at least {SQUEEZED_LEVELS + 1} levels"
+      )
     sizes = {"widths": widths, "blocks": blocks, "groups": groups}
     self.encoder = Encoder(c_in, 2 * c_latent, **sizes, dtype=dtype, rngs=rngs)
     self.decoder = Decoder(c_latent, c_in, **sizes, dtype=dtype, rngs=rngs)
@@ -285,7 +288,9 @@ class CausalAutoencoder(nnx.Module):
     """
     h, w = video.shape[2:4]
     if h % self.factor or w % self.factor:
-      raise ValueError(f"the autoencoder's input is {h} x {w}: both must divide by {self.factor}")
+      raise errors.UserError(
+        f"the autoencoder's input is {h} x {w}: both must divide by {self.factor}"
+      )
 
     def whole(video: Array) -> Array:
       return _by_chunks(self.encoder, video, CHUNK_FRAMES if chunked else video.shape[1])

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fbjax import errors
 from fbjax.port import leaf as leaf_lib
 from fbjax.port import table
 
@@ -134,7 +135,7 @@ def fill(
   for name, patterns in (("new", new), ("widen", widen)):
     for pattern in patterns:
       if not any(re.fullmatch(pattern, x.path) for x in leaves):
-        raise ValueError(f"{name}={pattern!r} matches no leaf of {network}")
+        raise errors.UserError(f"{name}={pattern!r} matches no leaf of {network}")
 
   made, left = {}, {}
   expected = {x.key: x.shape for x in leaves}
@@ -183,7 +184,7 @@ def check_finite(network: str, flat: Mapping[str, Any]) -> None:
   # bfloat16 is no np.floating, and integers have nothing to check.
   bad = [path for path, x in flat.items() if not np.all(np.isfinite(np.asarray(x)))]
   if bad:
-    raise ValueError(f"{network} has values that are not finite in {', '.join(bad)}")
+    raise errors.UserError(f"{network} has values that are not finite in {', '.join(bad)}")
 
 
 def _forward(tensor: Any, leaf: leaf_lib.Leaf) -> np.ndarray:
@@ -239,7 +240,9 @@ def _problems(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Any])
 def _raise(what: str, problems: Sequence[str], hint: str = "") -> None:
   if problems:
     lines = "\n".join(problems)
-    raise ValueError(f"{what} does not fit its sizes in {len(problems)} leaves:\n{lines}{hint}")
+    raise errors.UserError(
+      f"{what} does not fit its sizes in {len(problems)} leaves:\n{lines}{hint}"
+    )
 
 
 def _members(flat: Mapping[str, Any], leaves: Iterable[leaf_lib.Leaf]) -> dict[str, LazyTensor]:

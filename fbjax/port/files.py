@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from fbjax import errors
+
 STORAGES = {
   "DoubleStorage": np.float64,
   "FloatStorage": np.float32,
@@ -72,22 +74,22 @@ def read(path: str | pathlib.Path) -> Checkpoint:
   if path.is_dir():
     return _read_folder(path)
   if not path.is_file():
-    raise ValueError(f"there is no checkpoint at {path}")
+    raise errors.UserError(f"there is no checkpoint at {path}")
   start = path.open("rb").read(64)
   if path.suffix == ".safetensors":
     return Checkpoint(_read_safetensors(path), "a safetensors file")
   if start.startswith(b"PK"):
     return _read_zip(path)
   if start.startswith(b"version https://git-lfs"):
-    raise ValueError(
+    raise errors.UserError(
       f"{path} is a Git LFS pointer, not the file itself: fetch it with git lfs pull"
     )
   if start.startswith(b"\x80"):
-    raise ValueError(
+    raise errors.UserError(
       f"{path} is in torch's format of before 2020: convert it once with "
       "torch.save(torch.load(path), path)"
     )
-  raise ValueError(f"{path} is neither a torch checkpoint nor a safetensors file")
+  raise errors.UserError(f"{path} is neither a torch checkpoint nor a safetensors file")
 
 
 def _read_folder(path: pathlib.Path) -> Checkpoint:
@@ -104,13 +106,13 @@ def _read_folder(path: pathlib.Path) -> Checkpoint:
       # A folder may hold the same weights again as name.fp16.safetensors.
       parts = [f.name for f in sorted(path.glob(f"*.{ending}")) if f.name.count(".") == 1]
     if len(parts) > 1 and not index:
-      raise ValueError(f"{path} holds {', '.join(parts)}: name the one that is meant")
+      raise errors.UserError(f"{path} holds {', '.join(parts)}: name the one that is meant")
     if parts:
       read_parts = [read(path / part) for part in parts]
       tensors = {key: x for part in read_parts for key, x in part.tensors.items()}
       inert = tuple(sorted({name for part in read_parts for name in part.inert}))
       return Checkpoint(tensors, "a diffusers folder", inert, config)
-  raise ValueError(f"the folder {path} holds no .safetensors and no .bin")
+  raise errors.UserError(f"the folder {path} holds no .safetensors and no .bin")
 
 
 def _map(path: pathlib.Path) -> np.ndarray:
@@ -120,7 +122,7 @@ def _map(path: pathlib.Path) -> np.ndarray:
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   data = _map(path)
-  truncated = ValueError(f"{path} is truncated or no safetensors file: download it again")
+  truncated = errors.UserError(f"{path} is truncated or no safetensors file: download it again")
   length = int.from_bytes(data[:8].tobytes(), "little")
   if len(data) < 8 + length:
     raise truncated
@@ -130,7 +132,7 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   tensors = {}
   for name, entry in header.items():
     if entry["dtype"] not in SAFETENSORS:
-      raise ValueError(f"{name} in {path} has the dtype {entry['dtype']}, which is not read")
+      raise errors.UserError(f"{name} in {path} has the dtype {entry['dtype']}, which is not read")
     start, end = entry["data_offsets"]
     if end > len(data):
       raise truncated
@@ -179,10 +181,10 @@ class _Unpickler(pickle.Unpickler):
   def persistent_load(self, pid: Any) -> np.ndarray:
     _, dtype, key, _, count = pid
     if not isinstance(dtype, np.dtype):
-      raise ValueError(f"a tensor is stored as {dtype.__name__}, which is not read")
+      raise errors.UserError(f"a tensor is stored as {dtype.__name__}, which is not read")
     storage = self.storages[key]
     if len(storage) < count * dtype.itemsize:
-      raise ValueError(f"storage {key} is shorter than its tensor: the file is truncated")
+      raise errors.UserError(f"storage {key} is shorter than its tensor: the file is truncated")
     return storage[: count * dtype.itemsize].view(dtype)
 
 
@@ -191,7 +193,7 @@ def _tensor(
 ) -> np.ndarray:
   last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
   if 0 not in shape and (min(offset, *stride, 0) < 0 or last >= len(storage)):
-    raise ValueError("a tensor reaches beyond its storage: the file is damaged")
+    raise errors.UserError("a tensor reaches beyond its storage: the file is damaged")
   steps = [step * storage.itemsize for step in stride]
   return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps, writeable=False)
 
@@ -200,16 +202,16 @@ def _read_zip(path: pathlib.Path) -> Checkpoint:
   try:
     file = zipfile.ZipFile(path)
   except zipfile.BadZipFile as error:
-    raise ValueError(f"{path} is truncated or damaged: download it again") from error
+    raise errors.UserError(f"{path} is truncated or damaged: download it again") from error
   with file:
     entries = {info.filename: info for info in file.infolist()}
     pickles = [name for name in entries if name.endswith("/data.pkl")]
     if len(pickles) != 1:
-      raise ValueError(f"{path} is a zip file, but no torch checkpoint")
+      raise errors.UserError(f"{path} is a zip file, but no torch checkpoint")
     root = pickles[0].removesuffix("data.pkl")
     order = entries.get(f"{root}byteorder")
     if order is not None and file.read(order) != b"little":
-      raise ValueError(f"{path} was written on a big-endian machine, which is not read")
+      raise errors.UserError(f"{path} was written on a big-endian machine, which is not read")
     data = _map(path)
     storages = {
       name.removeprefix(f"{root}data/"): _stored(data, info, path)
@@ -222,14 +224,14 @@ def _read_zip(path: pathlib.Path) -> Checkpoint:
   inert = tuple(sorted(unpickler.inert))
   tensors, kind = _home(tree)
   if not tensors:
-    raise ValueError(f"{path} holds no tensors by name")
+    raise errors.UserError(f"{path} holds no tensors by name")
   return Checkpoint({_unwrap(key): x for key, x in tensors.items()}, kind, inert)
 
 
 def _stored(data: np.ndarray, info: zipfile.ZipInfo, path: pathlib.Path) -> np.ndarray:
   """The bytes of an entry, where they lie in the file."""
   if info.compress_type != zipfile.ZIP_STORED:
-    raise ValueError(f"{path} is compressed; torch writes its zip files without compression")
+    raise errors.UserError(f"{path} is compressed; torch writes its zip files without compression")
   name, extra = struct.unpack_from("<HH", data, info.header_offset + 26)
   start = info.header_offset + 30 + name + extra
   return data[start : start + info.file_size]
@@ -267,7 +269,7 @@ def write(path: str | pathlib.Path, tensors: Mapping[str, Any], home: str = "sta
   elif path.suffix in (".ckpt", ".pt", ".pth", ".bin"):
     _write_zip(part, tensors, home)
   else:
-    raise ValueError(f"cannot write {path}: the name must end in .safetensors, .ckpt or .pt")
+    raise errors.UserError(f"cannot write {path}: the name must end in .safetensors, .ckpt or .pt")
   part.rename(path)
 
 

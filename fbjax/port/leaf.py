@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from fbjax import errors
+
 
 class Leaf(NamedTuple):
   """One tensor: `key` and `shape` in the checkpoint, `path` in params, and the way between.
@@ -47,7 +49,7 @@ def conv(c_in: int, c_out: int, *kernel: int, bias: bool = True, drop: int = 0) 
   k = len(kernel)
   target = (*kernel[: k - drop], c_in, c_out)
   if math.prod(kernel[k - drop :]) != 1:
-    raise ValueError(f"a kernel {kernel} cannot do without its last {drop} axes")
+    raise errors.UserError(f"a kernel {kernel} cannot do without its last {drop} axes")
   shape, axes = (c_out, c_in, *kernel), (*range(2, 2 + k), 1, 0)
   kernel_leaf = [Leaf("kernel", "weight", shape, axes, target)]
   return kernel_leaf + (same("bias", "bias", c_out) if bias else [])

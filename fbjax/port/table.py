@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from fbjax import errors
 from fbjax.port import leaf
 from fbjax.port.names import clip, cogvideox, latte, resampler, t5, unet3d, vae_image, vae_video
 
@@ -181,7 +182,7 @@ NETWORKS: dict[str, dict[str, Layout]] = {
 
 def find(network: str) -> dict[str, Layout]:
   if network not in NETWORKS:
-    raise ValueError(f"no network is called {network!r}; there are {', '.join(NETWORKS)}")
+    raise errors.UserError(f"no network is called {network!r}; there are {', '.join(NETWORKS)}")
   return NETWORKS[network]
 
 
@@ -192,7 +193,7 @@ def layout(
   layouts = find(network)
   if name is not None:
     if name not in layouts:
-      raise ValueError(f"{network} has no layout {name!r}; there are {', '.join(layouts)}")
+      raise errors.UserError(f"{network} has no layout {name!r}; there are {', '.join(layouts)}")
     return layouts[name]
   keys = list(keys)
   fits = [x for x in layouts.values() if x.published(sizes) is not None]

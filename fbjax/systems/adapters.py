@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from fbjax import errors
 from fbjax.systems import base
 
 Flat = dict[str, Any]
@@ -113,7 +114,7 @@ def flatten(tree: Any) -> Flat:
 def _matching(flat: Flat, pattern: str) -> list[str]:
   chosen = [name for name in flat if re.search(pattern, name)]
   if not chosen:
-    raise ValueError(f"config.trainable.pattern={pattern!r} matches no weight of the system")
+    raise errors.UserError(f"config.trainable.pattern={pattern!r} matches no weight of the system")
   return chosen
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
+from fbjax import errors
 from fbjax.systems import base
 from fbjax.systems import parts as parts_lib
 
@@ -66,12 +67,12 @@ class Coarse(parts_lib.Networks):
       trained: the neural prior trains along, through the condition.
 
     Raises:
-      ValueError: for another `use`, or a trained "prior".
+      UserError: for another `use`, or a trained "prior".
     """
     if use not in ("prior", "condition"):
-      raise ValueError(f"config.prior.use is {use!r}; expected 'prior' or 'condition'")
+      raise errors.UserError(f"config.prior.use is {use!r}; expected 'prior' or 'condition'")
     if trained and use == "prior":
-      raise ValueError(
+      raise errors.UserError(
         "config.prior.trained supervises the neural prior through the condition: set "
         "config.prior.use=condition"
       )

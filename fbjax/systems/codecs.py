@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fbjax import errors
 from fbjax.models import vae_image, vae_video
 from fbjax.systems import parts
 
@@ -97,7 +98,7 @@ class Autoencoder:
       c_latent, width, mult, blocks, groups: sizes of `vae_image.AutoencoderKL`.
 
     Raises:
-      ValueError: for another `draw`.
+      UserError: for another `draw`.
     """
     check_draw(draw)
     self.scale, self.draw, self.at_once = scale, draw, at_once
@@ -150,7 +151,7 @@ class VideoAutoencoder:
       c_latent, widths, blocks, groups: sizes of `vae_video.CausalAutoencoder`.
 
     Raises:
-      ValueError: for another `draw`.
+      UserError: for another `draw`.
     """
     check_draw(draw)
     self.scale, self.draw, self.tiled = scale, draw, tiled
@@ -170,7 +171,7 @@ class VideoAutoencoder:
   ) -> Float[Array, "b tz hz wz c"]:
     frames = video.shape[1]
     if frames % 8 != 1:  # An even number of latent frames is decoded to four frames each.
-      raise ValueError(
+      raise errors.UserError(
         f"clips of {frames} frames do not keep their length in the video autoencoder: take 8 n + 1, "
         f"such as {frames // 8 * 8 + 1} or {frames // 8 * 8 + 9} (config.data.frames, --frames)"
       )
@@ -183,7 +184,7 @@ class VideoAutoencoder:
 
 def check_draw(draw: str) -> None:
   if draw not in ("sample", "mode"):
-    raise ValueError(f"config.system.codec.draw is {draw!r}; expected 'sample' or 'mode'")
+    raise errors.UserError(f"config.system.codec.draw is {draw!r}; expected 'sample' or 'mode'")
 
 
 def draw_latent(

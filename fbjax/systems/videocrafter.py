@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from fbjax import errors
 from fbjax.models import clip, resampler, unet3d
 from fbjax.systems import base, codecs
 from fbjax.systems import coarse as coarse_lib
@@ -78,12 +79,12 @@ class VideoCrafter(parts_lib.Networks):
       dtype: of the networks' arithmetic; weights are float32.
 
     Raises:
-      ValueError: when only one of `image` and `resampler` is there, or for another `given`.
+      UserError: when only one of `image` and `resampler` is there, or for another `given`.
     """
     if (image is None) != (resampler is None):
-      raise ValueError("config.system needs both 'image' and 'resampler', or neither")
+      raise errors.UserError("config.system needs both 'image' and 'resampler', or neither")
     if given not in ("first", "ends"):
-      raise ValueError(f"config.system.given is {given!r}; expected 'first' or 'ends'")
+      raise errors.UserError(f"config.system.given is {given!r}; expected 'first' or 'ends'")
     self.codec = codec
     self.null_tokens = null_tokens
     self.frames = frames

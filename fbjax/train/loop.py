@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from fbjax import checkpoint, sharding, tracker
+from fbjax import checkpoint, errors, sharding, tracker
 from fbjax.train import step as train_step
 
 logger = logging.getLogger(__name__)
@@ -84,10 +84,10 @@ def train(
 
   Raises:
     FloatingPointError: when the loss is not finite; names the step and the batch's clips.
-    ValueError: when the batch does not divide by the accumulation and the mesh.
+    UserError: when the batch does not divide by the accumulation and the mesh.
   """
   if batch_size % (accumulate * mesh.size):
-    raise ValueError(
+    raise errors.UserError(
       f"train.batch_size={batch_size} must be a multiple of train.accumulate={accumulate} "
       f"times the {mesh.size} devices"
     )

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from fbjax import errors
 from fbjax.bridge import alignment, grids, initialise, prediction, process
 from fbjax.systems import base, formulation
 from fbjax.train import step
@@ -38,10 +39,10 @@ def bridge_loss(
     drop_both: share of clips that lose both.
 
   Raises:
-    ValueError: when the shares are negative or make more than 1.
+    UserError: when the shares are negative or make more than 1.
   """
   if min(drop_text, drop_image, drop_both) < 0 or drop_text + drop_image + drop_both > 1:
-    raise ValueError(
+    raise errors.UserError(
       f"objective.drop_text={drop_text}, drop_image={drop_image} and drop_both={drop_both} are "
       "shares of the clips: each from 0 up, together at most 1"
     )

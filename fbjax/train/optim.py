@@ -2,6 +2,8 @@
 
 import optax
 
+from fbjax import errors
+
 
 def learning_rate(
   lr: float, steps: int, warmup: int = 0, schedule: str = "constant"
@@ -9,7 +11,7 @@ def learning_rate(
   """Linear warm-up over `warmup` steps, then constant, or a cosine down to zero at `steps`.
 
   Raises:
-    ValueError: for another schedule's name.
+    UserError: for another schedule's name.
   """
   match schedule:
     case "constant":
@@ -18,7 +20,7 @@ def learning_rate(
       return optax.warmup_cosine_decay_schedule(
         0.0 if warmup else lr, lr, warmup, max(steps, warmup + 1)
       )
-  raise ValueError(f"optim.schedule is {schedule!r}; expected 'constant' or 'cosine'")
+  raise errors.UserError(f"optim.schedule is {schedule!r}; expected 'constant' or 'cosine'")
 
 
 def make_optimizer(
@@ -37,7 +39,7 @@ def make_optimizer(
   """AdamW or SGD behind clipping of the global gradient norm (`clip=0` for none).
 
   Raises:
-    ValueError: for another optimizer's name.
+    UserError: for another optimizer's name.
   """
   rate = learning_rate(lr, steps, warmup, schedule)
   match name:
@@ -46,5 +48,5 @@ def make_optimizer(
     case "sgd":
       tx = optax.sgd(rate)
     case _:
-      raise ValueError(f"optim.name is {name!r}; expected 'adamw' or 'sgd'")
+      raise errors.UserError(f"optim.name is {name!r}; expected 'adamw' or 'sgd'")
   return optax.chain(optax.clip_by_global_norm(clip), tx) if clip else tx

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from fbjax import errors
 from fbjax.port.leaf import Leaf, Table, at, linear, norm, same
 
 # What the network cannot be otherwise, and what a config leaves out that means the same.
@@ -26,10 +27,10 @@ def sizes(config: dict[str, Any]) -> dict[str, Any]:
   """Arguments of `models.cogvideox.CogVideoX` from the config.json of a diffusers folder."""
   for name, value in FIXED.items():
     if config.get(name, value) != value:
-      raise ValueError(f"CogVideoX exists only with {name}={value}, not {config[name]}")
+      raise errors.UserError(f"CogVideoX exists only with {name}={value}, not {config[name]}")
   patch_time = config.get("patch_size_t")
   if patch_time is None and not config.get("patch_bias", True):
-    raise ValueError("CogVideoX without patch_size_t exists only with patch_bias=True")
+    raise errors.UserError("CogVideoX without patch_size_t exists only with patch_bias=True")
   patch = config.get("patch_size", 2)
   rotary = "rotary" if patch_time is None else "rotary_index"
   return {

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fbjax import errors
 from fbjax.port.leaf import Leaf, Table, at, embedding, linear, same
 
 # A file trained with the denoising loss pairs the prior with a diffusion network.
@@ -46,7 +47,9 @@ def _sizes(config: dict[str, Any]) -> dict[str, Any]:
   for name, values in fixed.items():
     if name in config and config[name] not in values:
       known = " or ".join(map(repr, values))
-      raise ValueError(f"Latte exists only with {name} {known}, the config says {config[name]!r}")
+      raise errors.UserError(
+        f"Latte exists only with {name} {known}, the config says {config[name]!r}"
+      )
   named = re.fullmatch(r"Latte(?:-nwarp)?-(S|B|L|XL)/(\d+)", str(config.get("model")))
   if named:
     (width, depth, heads), patch = SIZES[named[1]], int(named[2])

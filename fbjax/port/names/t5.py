@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fbjax import errors
 from fbjax.port.leaf import Table, at, embedding, linear, norm
 
 # Files have the token embeddings under one name, the other or both; the two are tied.
@@ -14,7 +15,7 @@ def sizes(config: dict[str, Any]) -> dict[str, Any]:
   """Arguments of `models.t5.Encoder` from the config.json of a transformers folder."""
   for name, value in FIXED.items():
     if config.get(name) != value:
-      raise ValueError(f"T5 exists only with {name}={value}, not {config.get(name)}")
+      raise errors.UserError(f"T5 exists only with {name}={value}, not {config.get(name)}")
   return {
     "vocab": config["vocab_size"],
     "width": config["d_model"],

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from fbjax import errors
 from fbjax.port.leaf import Table, at, conv, linear, norm, same
 
 PREFIX = "model.diffusion_model."
@@ -15,9 +16,11 @@ def sizes(config: dict[str, Any]) -> dict[str, Any]:
   fixed = {"use_linear": True, "temporal_attention": True}
   for name, value in fixed.items():
     if c.get(name, value) != value:
-      raise ValueError(f"the UNet exists only with {name}={value}, and the config says {c[name]}")
+      raise errors.UserError(
+        f"the UNet exists only with {name}={value}, and the config says {c[name]}"
+      )
   if c.get("num_head_channels", -1) < 1:
-    raise ValueError("the UNet needs num_head_channels: the width of an attention head")
+    raise errors.UserError("the UNet needs num_head_channels: the width of an attention head")
   factors = c["attention_resolutions"]
   return {
     "c_in": c["in_channels"],

@@ -6,6 +6,7 @@ The original counts the decoder's levels from the finest, diffusers in the order
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from fbjax import errors
 from fbjax.port.leaf import Table, at, conv, linear, norm
 
 PREFIX = "first_stage_model."
@@ -76,9 +77,11 @@ def ldm_sizes(config: dict[str, Any]) -> dict[str, Any]:
   fixed = {"double_z": True, "z_channels": config["embed_dim"], "out_ch": c["in_channels"]}
   for name, value in fixed.items():
     if c[name] != value:
-      raise ValueError(f"the autoencoder exists only with {name}={value}, not {c[name]}")
+      raise errors.UserError(f"the autoencoder exists only with {name}={value}, not {c[name]}")
   if c["attn_resolutions"]:
-    raise ValueError("the autoencoder attends in the middle only: attn_resolutions must be []")
+    raise errors.UserError(
+      "the autoencoder attends in the middle only: attn_resolutions must be []"
+    )
   return {
     "c_in": c["in_channels"],
     "c_latent": c["z_channels"],
@@ -92,7 +95,7 @@ def diffusers_sizes(config: dict[str, Any]) -> dict[str, Any]:
   """Arguments of `models.vae_image.AutoencoderKL` from the config.json of a diffusers folder."""
   widths = config["block_out_channels"]
   if any(width % widths[0] for width in widths):
-    raise ValueError(f"block_out_channels {widths} must be multiples of the first")
+    raise errors.UserError(f"block_out_channels {widths} must be multiples of the first")
   return {
     "c_in": config["in_channels"],
     "c_latent": config["latent_channels"],

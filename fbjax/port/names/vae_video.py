@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from fbjax import errors
 from fbjax.port.leaf import Table, at, conv, linear, norm
 
 FIXED = {
@@ -19,7 +20,9 @@ def sizes(config: dict[str, Any]) -> dict[str, Any]:
   fixed = FIXED | {"out_channels": config["in_channels"]}
   for name, value in fixed.items():
     if config.get(name, value) != value:
-      raise ValueError(f"the video autoencoder exists only with {name}={value}, not {config[name]}")
+      raise errors.UserError(
+        f"the video autoencoder exists only with {name}={value}, not {config[name]}"
+      )
   # Tiles are half the published size of a frame.
   return {
     "c_in": config["in_channels"],
