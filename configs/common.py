@@ -1,6 +1,6 @@
 """What all experiments share. A config shows what is particular to it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
@@ -9,13 +9,16 @@ def base() -> ConfigDict:
   """Defaults of every group; `data`, `tokenizer` and `system` are each experiment's own."""
   c = ConfigDict()
   c.seed = 0
+  # Products of float32 numbers: see `build.set_precision`.
+  c.precision = "highest"
   c.bridge = dict(name="gmax", beta_min=0.01, beta_max=50.0)
   c.diffusion = dict(name="none")
   c.weights = ""  # a folder that --mode=port wrote; empty trains from scratch
+  c.start = dict()  # what of it a run draws anew, sets to zero or widens: see `fbjax.start`
+  c.port = dict()  # keys of checkpoint files that nobody needs: see `fbjax.modes.port`
   c.prior = dict()  # a neural prior in front: see `from_prior`
   c.prior_run = ""  # the workdir that has trained it
-  c.trainable = dict(name="all")
-  c.port = dict()
+  c.trainable = dict(whole=(".*",), lora=(), rank=16, scale=1.0)  # see `build.make_trainable`
   c.objective = dict(name="bridge", predict="psi", drop_text=0.1)
   c.loader = dict(workers=0, threads=4, prefetch=4)
   c.optim = dict(
@@ -25,13 +28,16 @@ def base() -> ConfigDict:
     schedule="constant",
     b2=0.999,
     weight_decay=0.01,
+    decays="matrices",
     clip=0.5,
+    clip_from=0,
   )
   c.train = dict(
     steps=20_000,
     batch_size=64,
     accumulate=1,
     ema_decay=0.9999,
+    ema_warmup=True,
     log_every=50,
     save_every=1000,
     preview_every=1000,
@@ -121,8 +127,7 @@ def latte_on_ucf101(c: ConfigDict) -> None:
   )
   c.seed = 42
   c.weights = "weights/sd_vae"
-  c.port = dict(latte=dict(new=(".*",)))
-  # No decay: the fixed positions are kept among the weights.
+  c.start = dict(latte=dict(new=(".*",)))
   c.optim.update(lr=1e-5, weight_decay=0.0, clip=0.0)
   c.objective = dict(name="bridge", predict="psi", drop_text=0.1)
   c.train.update(steps=1_000_000, batch_size=64, save_every=1000)
@@ -152,6 +157,18 @@ def from_prior(c: ConfigDict) -> None:
 def with_prior(c: ConfigDict) -> None:
   """A neural prior trains along, by the loss of the network that is told its video."""
   c.prior = dict(use="condition", trained=True)
+
+
+def published_sampling(c: ConfigDict) -> None:
+  """The released samplers start from the prior itself, without the noise of their first time."""
+  c.sampling.sampler.start = "published"
+
+
+def published_latte(c: ConfigDict) -> None:
+  """FrameBridge's training of Latte on UCF-101, to the letter."""
+  c.data.update(flip=True, spacing="published")
+  c.optim.update(decays="all", clip=0.1, clip_from=100_000)
+  c.train.ema_warmup = False
 
 
 def toy_latte(c: ConfigDict) -> None:
@@ -194,19 +211,25 @@ def smoke(c: ConfigDict) -> None:
   two_steps(c)
 
 
-def changed(c: ConfigDict, arg: str, *changes: Callable[[ConfigDict], None]) -> ConfigDict:
-  """The config with the changes that its argument names, several joined by +, in their order.
+def changed(
+  c: ConfigDict, arg: str, changes: Mapping[str, Callable[[ConfigDict], None]]
+) -> ConfigDict:
+  """The config with the changes that its argument names, several joined by +.
+
+  Args:
+    c: changed in place.
+    arg: what stands behind the colon of --config.
+    changes: by name; they are made in the order of this table, whatever the argument's.
 
   Raises:
     ValueError: for another name.
   """
-  named = {change.__name__: change for change in changes}
   wanted = arg.split("+") if arg else []
-  if unknown := [name for name in wanted if name not in named]:
+  if unknown := [name for name in wanted if name not in changes]:
     raise ValueError(
-      f"the argument behind the colon is {unknown[0]!r}; expected nothing or {', '.join(named)}"
+      f"the argument behind the colon is {unknown[0]!r}; expected nothing or {', '.join(changes)}"
     )
-  for name, change in named.items():
+  for name, change in changes.items():
     if name in wanted:
       change(c)
   return c

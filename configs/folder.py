@@ -15,4 +15,4 @@ def get_config(arg: str = "") -> ConfigDict:
   c.data = dict(name="folder", path="", frames=8, size=64, strides=(1, 4))
   c.tokenizer = dict(name="bytes", length=64)
   c.train.update(steps=20_000, batch_size=16)
-  return common.changed(c, arg, common.smoke)
+  return common.changed(c, arg, dict(smoke=common.smoke))

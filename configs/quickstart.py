@@ -26,4 +26,4 @@ def get_config(arg: str = "") -> ConfigDict:
   )
   c.tokenizer = dict(name="bytes", length=16)
   c.train.update(steps=440, batch_size=8, save_every=220, preview_every=220)
-  return common.changed(c, arg, common.smoke)
+  return common.changed(c, arg, dict(smoke=common.smoke))

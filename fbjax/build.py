@@ -6,16 +6,16 @@ arguments; an unknown one is an error that lists those that exist.
 
 import functools
 import inspect
+import re
 import typing
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from fbjax import errors, sampling, sharding
+from fbjax import errors, sampling, sharding, start, trees
 from fbjax.bridge import alignment, diffusion, grids, prediction, process, samplers
 from fbjax.data import pipeline, sources, synthetic, tfds_clips, tokenizers
 from fbjax.systems import (
@@ -28,7 +28,7 @@ from fbjax.systems import (
   latte,
   videocrafter,
 )
-from fbjax.train import objectives, optim, step
+from fbjax.train import loop, objectives, optim, step
 
 Spec = Mapping[str, Any]
 
@@ -53,11 +53,6 @@ SYSTEMS = {
   "videocrafter_prior": videocrafter.VideoCrafterPrior,
   "cogvideox_prior": cogvideox.CogVideoXPrior,
   "latte_prior": latte.LattePrior,
-}
-TRAINABLE = {
-  "all": adapters.whole,
-  "matching": adapters.matching,
-  "lora": adapters.lora,
 }
 OBJECTIVES = {"bridge": objectives.bridge_loss}
 SOURCES = {
@@ -90,20 +85,48 @@ GRIDS = {
   "uniform_indices": lambda n: grids.uniform_indices(n).astype(np.float64),
   "latte_indices": lambda n: grids.latte_indices(n).astype(np.float64),
 }
-KINDS = {kind: kind for kind in typing.get_args(prediction.Kind)}
-RULES = {rule: rule for rule in typing.get_args(alignment.Rule)}
+KINDS = typing.get_args(prediction.Kind)
+RULES = typing.get_args(alignment.Rule)
+PRECISIONS = ("default", "high", "highest")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
+# Groups whose other keys are the arguments of what their name stands for, with those that are
+# taken off before; and groups without a name.
+TABLES = {
+  "system": SYSTEMS,
+  "data": SOURCES,
+  "tokenizer": TOKENIZERS,
+  "bridge": PROCESSES,
+  "diffusion": DIFFUSIONS,
+  "objective": OBJECTIVES,
+}
+EXTRA = {"objective": ("predict",), "diffusion": ("rule", "pretrained")}
+GROUPS = {
+  "loader": pipeline.Batches,
+  "optim": optim.make_optimizer,
+  "train": loop.train,
+  "mesh": sharding.make_mesh,
+}
 
-def choose(table: Mapping[str, Any], name: str, key: str) -> Any:
-  """The entry of a table.
+
+def choose(table: Mapping[str, Any] | Sequence[str], name: str, key: str) -> Any:
+  """The entry of a table, or the name itself where there is only a list of names.
 
   Raises:
     UserError: when there is none of that name; lists those that exist.
   """
-  if name not in table:
+  if not isinstance(name, str) or name not in table:
     raise errors.UserError(f"config.{key} is {name!r}; expected one of {', '.join(sorted(table))}")
-  return table[name]
+  return table[name] if isinstance(table, Mapping) else name
+
+
+def check_keys(spec: Spec, takes: Iterable[str], key: str) -> None:
+  """Raises a UserError for keys of a group that are not among those it takes."""
+  takes = list(takes)
+  if unknown := [name for name in spec if name not in takes]:
+    raise errors.UserError(
+      f"config.{key} has no key {', '.join(map(repr, unknown))}; it takes {', '.join(takes) or 'none'}"
+    )
 
 
 def call(fn: Callable[..., Any], spec: Spec, key: str, **given: Any) -> Any:
@@ -114,11 +137,7 @@ def call(fn: Callable[..., Any], spec: Spec, key: str, **given: Any) -> Any:
   """
   arguments = inspect.signature(fn).parameters
   takes = [name for name in arguments if name not in given]
-  unknown = [name for name in spec if name not in takes]
-  if unknown:
-    raise errors.UserError(
-      f"config.{key} has no key {', '.join(map(repr, unknown))}; it takes {', '.join(takes) or 'none'}"
-    )
+  check_keys(spec, takes, key)
   missing = [
     name
     for name in takes
@@ -126,7 +145,13 @@ def call(fn: Callable[..., Any], spec: Spec, key: str, **given: Any) -> Any:
   ]
   if missing:
     raise errors.UserError(f"config.{key} lacks {', '.join(map(repr, missing))}")
-  return fn(**given, **spec)
+  try:
+    return fn(**given, **spec)
+  except errors.UserError:
+    raise
+  except ValueError as error:
+    # The bridge says what is wrong with its arguments without knowing of configs.
+    raise errors.UserError(f"config.{key}: {error}") from error
 
 
 def make(table: Mapping[str, Any], spec: Spec, key: str, **given: Any) -> Any:
@@ -135,6 +160,41 @@ def make(table: Mapping[str, Any], spec: Spec, key: str, **given: Any) -> Any:
     raise errors.UserError(f"config.{key} lacks 'name'; expected one of {', '.join(sorted(table))}")
   fn = choose(table, spec["name"], f"{key}.name")
   return call(fn, {k: v for k, v in spec.items() if k != "name"}, key, **given)
+
+
+def check(config: Spec) -> None:
+  """Looks at every key of a config, before anything is loaded.
+
+  Raises:
+    UserError: for a group or a key that does not exist, a name that no table has, a number that
+      makes no sense.
+  """
+  for group in ("system", "data", "tokenizer", "bridge", "objective", "sampling", "train"):
+    if not isinstance(config.get(group), Mapping):
+      raise errors.UserError(f"the config has no group {group!r}; see configs/common.py")
+  for group, table in TABLES.items():
+    spec = {k: v for k, v in config[group].items() if k != "name"}
+    if group == "bridge" and config[group].get("name") == "diffusion":
+      check_keys(spec, (), "bridge")
+      continue
+    fn = choose(table, config[group].get("name"), f"{group}.name")
+    check_keys(spec, [*inspect.signature(fn).parameters, *EXTRA.get(group, ())], group)
+  for group, fn in GROUPS.items():
+    check_keys(config[group], inspect.signature(fn).parameters, group)
+  choose(PRECISIONS, config["precision"], "precision")
+  sampling_options(config)
+  make_sampler(config["sampling"]["sampler"])
+  make(GRIDS, config["sampling"]["grid"], "sampling.grid", n=config["sampling"]["steps"])
+
+
+def set_precision(config: Spec) -> None:
+  """Products of float32 numbers are as exact as `config.precision` says, in all that follows.
+
+  highest  float32. By itself JAX multiplies in bfloat16 on a TPU, in TF32 on a GPU.
+  high     three bfloat16 products on a TPU, TF32 on a GPU
+  default  the fastest of the device
+  """
+  jax.config.update("jax_default_matmul_precision", config["precision"])
 
 
 def make_mesh(config: Spec) -> jax.sharding.Mesh:
@@ -166,7 +226,65 @@ def make_batches(
 
 
 def make_system(config: Spec, tokenizer: Any | None) -> base.System:
-  """The system of a config; without a tokenizer it cannot encode, but its weights can be ported.
+  """The system of a config, with its low-rank additions if it has any.
+
+  Without a tokenizer it cannot encode. Which leaves start anew, and so train whole, depends on what
+  the folder `config.weights` holds: its list of leaves is read.
+  """
+  return call(make_trainable, config["trainable"], "trainable", config=config, tokenizer=tokenizer)
+
+
+def make_trainable(
+  config: Spec,
+  tokenizer: Any | None,
+  *,
+  whole: Sequence[str] = (".*",),
+  lora: Sequence[str] = (),
+  rank: int = 16,
+  scale: float = 1.0,
+) -> base.System:
+  """`make_system` with the options of `config.trainable`.
+
+  Args:
+    config, tokenizer: of the system.
+    whole: what trains as it is: regexes searched in `network/leaf`, and "new" for every leaf that
+      starts anew. Where nothing gets additions, the optimizer keeps the others as they are.
+    lora: regexes of kernels that get low-rank additions; then all that neither names is frozen.
+    rank, scale: of the additions.
+
+  Raises:
+    UserError: for a pattern that matches nothing, or a leaf that starts anew and would not train.
+  """
+  system = make_networks(config, tokenizer)
+  names, anew = trained_leaves(config, system)
+  trained = adapters.chosen(names, whole, anew)
+  adapters.check_anew(trained, anew)
+  if not lora:
+    return system
+  added = adapters.chosen(names, lora, anew, "lora")
+  return adapters.LoRA(system, added=added, whole=trained, rank=rank, scale=scale)
+
+
+def trained_leaves(config: Spec, system: base.System) -> tuple[list[str], set[str]]:
+  """The leaves of the networks that train, but for constants, and those of them that start anew."""
+  folder, rules = config["weights"], config["start"]
+  chosen = start.sources(system, folder, rules, of_prior_run(config, system))
+  names = [
+    f"{name}/{leaf}"
+    for name, network in system.parts.items()
+    if network.trained
+    for leaf in trees.flatten(network.shapes())
+  ]
+  names = [name for name in names if not is_fixed(system, name)]
+  return names, start.started_anew(system, chosen, folder, rules) & set(names)
+
+
+def is_fixed(system: base.System, name: str) -> bool:
+  return any(re.search(pattern, name) for pattern in system.fixed)
+
+
+def make_networks(config: Spec, tokenizer: Any | None) -> base.System:
+  """The networks of a config, as they are without low-rank additions.
 
   `config.prior` puts a neural prior in front: the options of `coarse.Coarse`, and those keys of
   `config.system` in which the prior differs from it.
@@ -178,7 +296,7 @@ def make_system(config: Spec, tokenizer: Any | None) -> base.System:
     options = {k: v for k, v in prior.items() if k not in spec}
     made = make_architecture(config, spec | own | {"name": f"{spec['name']}_prior"}, tokenizer)
     system = call(coarse.Coarse, options, "prior", system=system, prior=made)
-  return make(TRAINABLE, config["trainable"], "trainable", system=system)
+  return system
 
 
 def of_prior_run(config: Spec, system: base.System) -> list[str]:
@@ -239,22 +357,63 @@ def make_loss(config: Spec, system: base.System, form: formulation.Formulation) 
   return make(OBJECTIVES, spec, "objective", system=system, form=form)
 
 
-def make_optimizer(config: Spec) -> optax.GradientTransformation:
-  return call(optim.make_optimizer, config["optim"], "optim", steps=config["train"]["steps"])
+def make_optimizer(config: Spec, system: base.System) -> optim.Optimizer:
+  """The optimizer of a config, which keeps as they are the weights that do not train."""
+  trained = None  # all that the system calls its params
+  if system is system.whole:
+    names, anew = trained_leaves(config, system)
+    trained = set(adapters.chosen(names, config["trainable"].get("whole", (".*",)), anew))
+  return call(
+    optim.make_optimizer,
+    config["optim"],
+    "optim",
+    steps=config["train"]["steps"],
+    trains=lambda path: not is_fixed(system, path) and (trained is None or path in trained),
+  )
 
 
 def make_sampler(spec: Spec) -> Callable[..., jax.Array]:
   """One of `bridge.samplers` with its options bound."""
-  sampler = choose(SAMPLERS, spec["name"], "sampling.sampler.name")
+  sampler = choose(SAMPLERS, spec.get("name"), "sampling.sampler.name")
   options = {k: v for k, v in spec.items() if k != "name"}
   arguments = inspect.signature(sampler.table).parameters.values()
   takes = ["start", *(a.name for a in arguments if a.kind is a.KEYWORD_ONLY)]
-  if unknown := [name for name in options if name not in takes]:
-    raise errors.UserError(
-      f"config.sampling.sampler has no key {', '.join(map(repr, unknown))}; "
-      f"{spec['name']} takes {', '.join(takes)}"
-    )
+  check_keys(options, takes, "sampling.sampler")
   return functools.partial(sampler, **options)
+
+
+class Sampling(NamedTuple):
+  """The keys of `config.sampling`.
+
+  sampler: one of `SAMPLERS` with its options. grid: one of `GRIDS` with its options.
+  steps: evaluations of the network, or more for samplers with several a step.
+  guidance, image_guidance, rescale: see `sampling.make_sample`.
+  batch_size: clips at a time. fps: frames a second of the files. stride: told to the network.
+  """
+
+  sampler: Spec
+  grid: Spec
+  steps: int = 50
+  guidance: float = 1.0
+  image_guidance: float | None = None
+  rescale: float = 0.0
+  batch_size: int = 8
+  fps: int = 8
+  stride: int = 1
+
+
+def sampling_options(config: Spec, **changes: Any) -> Sampling:
+  """`config.sampling`, with other values where `changes` has some that are not None.
+
+  Raises:
+    UserError: for keys that do not exist, and numbers that make no sense.
+  """
+  spec = config["sampling"] | {name: x for name, x in changes.items() if x is not None}
+  options = call(Sampling, spec, "sampling")
+  for name in ("steps", "batch_size", "fps"):
+    if not getattr(options, name) >= 1:
+      raise errors.UserError(f"config.sampling.{name} is {spec[name]}; expected at least 1")
+  return options
 
 
 def make_sample(
@@ -269,27 +428,33 @@ def make_sample(
   Raises:
     UserError: for guidance away from a condition that training never dropped.
   """
-  spec = config["sampling"] | {name: x for name, x in changes.items() if x is not None}
+  options = sampling_options(config, **changes)
   objective = config["objective"]
   drops = {name: objective.get(name, 0) for name in ("drop_text", "drop_image", "drop_both")}
-  if spec["guidance"] != 1 and not drops["drop_text"] + drops["drop_both"]:
+  if options.guidance != 1 and not drops["drop_text"] + drops["drop_both"]:
     raise errors.UserError(
-      f"guidance {spec['guidance']} needs a network that was trained without text now and then, "
+      f"guidance {options.guidance} needs a network that was trained without text now and then, "
       "but config.objective.drop_text is 0; sample with guidance 1"
     )
-  if spec["image_guidance"] is not None and not drops["drop_both"]:
-    raise errors.UserError(
-      "image guidance needs a network that was trained without text and image now and then, "
-      "but config.objective.drop_both is 0; leave image guidance out"
-    )
-  times = make(GRIDS, spec["grid"], "sampling.grid", n=spec["steps"])
+  if options.image_guidance is not None:
+    if "image" not in system.conditions:
+      raise errors.UserError(
+        f"image guidance: the system {config['system']['name']} has no image condition to guide by "
+        "beside the given frame, which is never dropped; leave image guidance out"
+      )
+    if not drops["drop_both"]:
+      raise errors.UserError(
+        "image guidance needs a network that was trained without text and image now and then, "
+        "but config.objective.drop_both is 0; leave image guidance out"
+      )
+  times = make(GRIDS, options.grid, "sampling.grid", n=options.steps)
   return sampling.make_sample(
     system,
     form,
-    make_sampler(spec["sampler"]),
+    make_sampler(options.sampler),
     times,
-    guidance=spec["guidance"],
-    image_guidance=spec["image_guidance"],
-    rescale=spec["rescale"],
+    guidance=options.guidance,
+    image_guidance=options.image_guidance,
+    rescale=options.rescale,
     mesh=mesh,
   )

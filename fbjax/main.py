@@ -1,80 +1,97 @@
 """The one entry point.
 
-  python -m fbjax.main --config=configs/quickstart.py --workdir=runs/quickstart
-  python -m fbjax.main --config=configs/quickstart.py --workdir=runs/quickstart \\
-      --mode=sample --image=cat.png --prompt="..." --out=cat.mp4
+python -m fbjax.main --config=configs/quickstart.py --workdir=runs/quickstart
+python -m fbjax.main --workdir=runs/quickstart --mode=sample --image=cat.png --prompt="..." --out=cat.mp4
 """
 
+import ast
 import logging
 import os
 import pathlib
 import re
 import runpy
 import sys
-import traceback
+from typing import Any
 
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from fbjax import errors, run, sharding
+from fbjax import build, errors, sharding
+from fbjax.modes import export, port, sample, train
 
-CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "A file of configs/, such as configs/quickstart.py or configs/quickstart.py:smoke"
+MODES = ("train", "sample", "port", "export")
+MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do")
+WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Where a run keeps its checkpoints, metrics and samples"
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and samples are written")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "sample", "port", "export"], "What to do")
 IMAGE = flags.DEFINE_string(
   "image", None, "sample: an image, or a folder of images with a prompt file"
 )
 LAST = flags.DEFINE_string("last", None, "sample: an image to end at; the same image makes a loop")
-PROMPT = flags.DEFINE_string("prompt", "", "sample: what should happen in the clip")
+PROMPT = flags.DEFINE_string("prompt", None, "sample: what should happen in the clip")
 OUT = flags.DEFINE_string(
-  "out", None, "sample: the mp4, or a folder for many; port: a folder; export: a checkpoint file"
+  "out",
+  None,
+  "sample: the .mp4 or .gif, or a folder; port: a folder; export: a checkpoint file, or a folder",
 )
-SEED = flags.DEFINE_integer("seed", 0, "sample: the same seed gives the same clip")
-STEPS = flags.DEFINE_integer("steps", None, "sample: steps of the sampler; default: the config's")
+SEED = flags.DEFINE_integer("seed", 0, "sample: the same seed gives the same clip", 0, 2**32 - 1)
+STEPS = flags.DEFINE_integer(
+  "steps", None, "sample: steps of the sampler; default: the config's", 1
+)
 GUIDANCE = flags.DEFINE_float("guidance", None, "sample: text guidance; default: the config's")
 IMAGE_GUIDANCE = flags.DEFINE_float(
   "image_guidance", None, "sample: guidance on the image, in two scales with that on the text"
 )
 SIZE = flags.DEFINE_string("size", None, "sample: height x width, such as 256x448")
-FRAMES = flags.DEFINE_integer("frames", None, "sample: frames of a clip; default: the config's")
+FRAMES = flags.DEFINE_integer("frames", None, "sample: frames of a clip; default: the config's", 1)
 CHUNKS = flags.DEFINE_integer(
-  "chunks", 1, "sample: clips in a row, each going on from the last frame of the one before"
+  "chunks", 1, "sample: clips in a row, each going on from the last frame of the one before", 1
 )
-LABEL = flags.DEFINE_integer("label", -1, "sample: class of the clip; -1 for none")
-FPS = flags.DEFINE_integer("fps", None, "sample: frames a second; default: the config's")
-STRIDE = flags.DEFINE_integer("stride", None, "sample: frame stride; default: the config's")
+LABEL = flags.DEFINE_integer("label", None, "sample: class of the clip; default: none")
+FPS = flags.DEFINE_integer("fps", None, "sample: frames a second; default: the config's", 1)
+STRIDE = flags.DEFINE_integer("stride", None, "sample: frame stride; default: the config's", 1)
 WEIGHTS = flags.DEFINE_list(
   "weights", [], "port: checkpoints to read, the first that holds a network counts"
 )
 
+# The flags that a mode takes, beside --config and --mode; others are mistakes.
+TAKES = {
+  "train": {"workdir"},
+  "sample": {
+    *("workdir", "image", "last", "prompt", "out", "seed", "steps", "guidance", "image_guidance"),
+    *("size", "frames", "chunks", "label", "fps", "stride"),
+  },
+  "port": {"weights", "out"},
+  "export": {"workdir", "out"},
+}
 FORMAT = logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S")
 
 
-def main(argv: list[str]) -> None:
-  del argv
+def main(config: dict[str, Any] | None) -> None:
+  """Does what the parsed flags say with the config that they named, if any."""
   absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax tells of every file it renames.
   absl_logging.get_absl_handler().setFormatter(FORMAT)
+  workdir, out = home(WORKDIR.value), home(OUT.value)
+  if config is not None:
+    build.check(config)
   sharding.join_processes()
-  config = CONFIG.value.to_dict()
   match MODE.value:
     case "train":
-      run.train(config, WORKDIR.value)
+      train.train(config, workdir)
     case "port":
-      run.port(config, WEIGHTS.value, OUT.value)
+      port.port_files(config, [home(file) for file in WEIGHTS.value], out)
     case "export":
-      run.export(config, WORKDIR.value, OUT.value)
+      export.export(config, workdir, out)
     case "sample":
-      run.sample(
+      sample.sample(
         config,
-        WORKDIR.value,
-        image=IMAGE.value,
-        last=LAST.value,
+        workdir,
+        image=home(IMAGE.value),
+        last=home(LAST.value),
         prompt=PROMPT.value,
-        out=OUT.value,
+        out=out,
         seed=SEED.value,
         label=LABEL.value,
         fps=FPS.value,
@@ -88,6 +105,11 @@ def main(argv: list[str]) -> None:
       )
 
 
+def home(path: str | None) -> str | None:
+  """A path with ~ for the home folder, which a shell leaves alone behind a flag's `=`."""
+  return path if path is None else os.path.expanduser(path)
+
+
 def pixels(size: str | None) -> tuple[int, int] | None:
   """(height, width) of "256x448".
 
@@ -96,7 +118,7 @@ def pixels(size: str | None) -> tuple[int, int] | None:
   """
   if size is None:
     return None
-  if not (match := re.fullmatch(r"(\d+)x(\d+)", size)):
+  if not (match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", size)):
     raise errors.UserError(f"--size={size} is not height x width, such as 256x448")
   return int(match[1]), int(match[2])
 
@@ -106,79 +128,148 @@ def cli() -> None:
   logging.getLogger("fbjax").setLevel(logging.INFO)
   cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/fbjax")
   jax.config.update("jax_compilation_cache_dir", os.path.expanduser(cache))
+  parsed: list[dict[str, Any] | None] = []
+
+  def parse(argv: list[str]) -> list[str]:
+    try:
+      config, rest = parse_flags(argv)
+    except errors.UserError as error:
+      sys.exit(f"error: {error}")
+    parsed.append(config)
+    return rest
+
   try:
-    app.run(main, flags_parser=parse_flags)
-  except Exception as error:
-    if not is_ours(error):
-      raise
+    app.run(lambda argv: main(parsed[0]), flags_parser=parse)
+  except errors.UserError as error:
     sys.exit(f"error: {error}")
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    sys.exit(
+      f"error: the device is out of memory ({str(error).splitlines()[0]}): lower train.batch_size or "
+      "sampling.batch_size, raise train.accumulate or mesh.fsdp, or set system.remat=True"
+    )
+  except Exception:
+    print(
+      "This is a fault of fbjax, not of yours. Please report it on the issue tracker of the "
+      "repository that it came from, with the command and the lines that follow.",
+      file=sys.stderr,
+    )
+    raise
 
 
-def is_ours(error: Exception) -> bool:
-  """Whether the package itself raised this: then its message is a sentence for the user."""
-  frames = traceback.extract_tb(error.__traceback__)
-  here = pathlib.Path(__file__).resolve().parent
-  return bool(frames) and here in pathlib.Path(frames[-1].filename).resolve().parents
+def parse_flags(argv: list[str]) -> tuple[dict[str, Any] | None, list[str]]:
+  """The config that the flags name, with its overrides, and the program's name.
 
-
-def parse_flags(argv: list[str]) -> list[str]:
-  """Parses flags; every mistake ends the program with one sentence that names it."""
+  Raises:
+    UserError: for every mistake, in one sentence that names it.
+  """
+  argv = list(argv)
+  named = take_config(argv)
+  if "config" in flags.FLAGS:  # of an earlier call
+    delattr(flags.FLAGS, "config")
+  config = None
+  if named is not None:
+    config = load_config(named)
+    add_missing_keys(config, argv)
+    config_flags.DEFINE_config_dict("config", config)
+  elif overrides := [arg for arg in argv if re.match(r"--?config\.", arg)]:
+    raise errors.UserError(f"{overrides[0]} changes a config, but --config names none")
   try:
     rest = flags.FLAGS(argv)
   except flags.Error as error:
-    # A config that fails to load brings its traceback along; the last line says why.
-    sys.exit(f"error: {str(error).strip().splitlines()[-1]}")
-  except (AttributeError, KeyError):
-    sys.exit(f"error: {unknown_key(argv)}")
+    raise errors.UserError(str(error).strip().splitlines()[-1]) from None
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise errors.UserError(f"the config could not be overridden as asked: {error}") from None
   if len(rest) > 1:
-    sys.exit(f"error: {rest[1]!r} is not a flag; flags are written --name=value")
-  needs_workdir = MODE.value in ("train", "sample")
-  if not CONFIG.present or (needs_workdir and not WORKDIR.value):
-    sys.exit("error: give both --config=configs/<experiment>.py and --workdir=<folder>")
-  file = config_flag(argv).split(":")[0]
-  if not pathlib.Path(file).is_file():
-    sys.exit(f"error: there is no config {file}; configs/ holds the experiments")
-  if not isinstance(CONFIG.value, ConfigDict):
-    sys.exit(f"error: {file} could not be loaded: {config_error()}")
-  return rest
+    raise errors.UserError(f"{rest[1]!r} is not a flag; flags are written --name=value")
+  check_flags(config)
+  return (None if config is None else flags.FLAGS.config.to_dict()), rest
 
 
-def config_flag(argv: list[str]) -> str:
-  """What the --config flag was given: a file, perhaps with an argument behind a colon."""
+def check_flags(config: ConfigDict | None) -> None:
+  """Raises a UserError for flags that the mode does not take, or lacks."""
+  mode = MODE.value
+  of_modes = set().union(*TAKES.values())
+  for name in sorted(of_modes - TAKES[mode]):
+    if flags.FLAGS[name].present:
+      modes = " and ".join(f"--mode={m}" for m in MODES if name in TAKES[m])
+      raise errors.UserError(f"--{name} is a flag of {modes}; this is --mode={mode}")
+  if mode == "train" and (config is None or not WORKDIR.value):
+    raise errors.UserError("give both --config=configs/<experiment>.py and --workdir=<folder>")
+  if mode == "port" and config is None:
+    raise errors.UserError("--mode=port needs --config=configs/<experiment>.py")
+  if config is None and not WORKDIR.value:
+    raise errors.UserError(
+      f"--mode={mode} needs --workdir=<folder of a trained run>, or a --config whose weights to take"
+    )
+
+
+def take_config(argv: list[str]) -> str | None:
+  """Takes the --config flag out of the arguments: a file, perhaps with a name behind a colon."""
   for i, arg in enumerate(argv):
-    if match := re.fullmatch(r"--?config(?:=(.*))?", arg):
-      return match[1] if match[1] is not None else argv[i + 1]
-  return ""
+    if match := re.fullmatch(r"--?config(?:=(.*))?", arg, re.DOTALL):
+      if match[1] is None and i + 1 == len(argv):
+        raise errors.UserError("--config is given without a file")
+      named = match[1] if match[1] is not None else argv[i + 1]
+      del argv[i : i + (1 if match[1] is not None else 2)]
+      return named
+  return None
 
 
-def load_config(argv: list[str]) -> ConfigDict:
-  """The config of the --config flag, as its file has it."""
-  file, _, argument = config_flag(argv).partition(":")
-  return runpy.run_path(file)["get_config"](*([argument] if argument else []))
+def load_config(named: str) -> ConfigDict:
+  """The config of `file.py` or `file.py:argument`, as its file has it.
 
-
-def config_error() -> str:
-  """Why the config file failed to load."""
+  Raises:
+    UserError: when there is no such file, or it does not make a config.
+  """
+  file, _, argument = os.path.expanduser(named).partition(":")
+  if not pathlib.Path(file).is_file():
+    raise errors.UserError(f"there is no config {file}; configs/ holds the experiments")
   try:
-    CONFIG.value.to_dict()
+    config = runpy.run_path(file)["get_config"](*([argument] if argument else []))
+  except errors.UserError:
+    raise
   except Exception as error:
-    return str(error.__cause__ or error)
-  return "it must define get_config(arg) that returns a ConfigDict"
+    told = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    raise errors.UserError(f"{file} could not be loaded: {told}") from error
+  if not isinstance(config, ConfigDict):
+    raise errors.UserError(f"{file} must define get_config(arg) that returns a ConfigDict")
+  return config
 
 
-def unknown_key(argv: list[str]) -> str:
-  """The first `--config.key` that the config does not have."""
-  config = load_config(argv)
-  for arg in argv:
-    if not (match := re.match(r"--?config\.([\w.]+)", arg)):
+def add_missing_keys(config: ConfigDict, argv: list[str]) -> None:
+  """Makes room for `--config.group.key=value` where the group leaves the key to its default.
+
+  Whether there is such a key, `build.check` and the constructors say.
+
+  Raises:
+    UserError: for a key outside the groups of a config.
+  """
+  for i, arg in enumerate(argv):
+    if not (match := re.match(r"--?config\.([\w.]+)(?:=(.*))?$", arg, re.DOTALL)):
       continue
     here, seen = config, "config"
-    for name in match[1].split("."):
-      if not isinstance(here, ConfigDict) or name not in here:
-        keys = ", ".join(sorted(here)) if isinstance(here, ConfigDict) else "none"
-        return f"{seen} has no key {name!r}; it has: {keys}"
+    *groups, last = match[1].split(".")
+    for name in groups:
+      if name not in here or not isinstance(here[name], ConfigDict):
+        raise errors.UserError(f"{seen} has no group {name!r}; it has: {', '.join(sorted(here))}")
       here, seen = here[name], f"{seen}.{name}"
-  return "the config could not be overridden as asked"
+    if last in here:
+      continue
+    if not groups:
+      raise errors.UserError(f"config has no key {last!r}; it has: {', '.join(sorted(here))}")
+    text = match[2] if match[2] is not None else (argv[i + 1] if i + 1 < len(argv) else "")
+    with here.unlocked():
+      here[last] = literal(text)
+
+
+def literal(text: str) -> Any:
+  """A Python value, or the text itself."""
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return {"true": True, "false": False}.get(text, text)
 
 
 if __name__ == "__main__":

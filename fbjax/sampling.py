@@ -1,13 +1,13 @@
 """Image and prompt -> video: one compiled program from uint8 image to uint8 video."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Array, Key, UInt8
 
 from fbjax import sharding
 from fbjax.bridge import denoiser
@@ -97,22 +97,39 @@ def to_uint8(video: jax.Array) -> jax.Array:
   return jnp.round(jnp.clip((video + 1) * 127.5, 0, 255)).astype(jnp.uint8)
 
 
+def clip_keys(seed: int, places: Sequence[int], chunk: int = 0) -> jax.Array:
+  """One key a clip: a function of the seed, the clip's place in its list, and the chunk.
+
+  What else is in the list, is already made or shares the batch does not matter.
+  """
+  key = jax.random.fold_in(jax.random.key(seed), chunk)
+  return base.clip_keys(key, jnp.asarray(places))
+
+
 def generate(
   sample: Sample,
   params: base.Params,
   frozen: base.Params,
   batch: Mapping[str, np.ndarray],
   *,
-  seed: int,
+  keys: Key[Array, "n"],
   batch_size: int,
 ) -> UInt8[np.ndarray, "n t h w 3"]:
-  """Samples n clips, `batch_size` at a time; the last batch is filled up, so nothing recompiles."""
+  """Samples n clips, `batch_size` at a time; the last batch is filled up, so nothing recompiles.
+
+  Args:
+    sample: from `make_sample`.
+    params, frozen: the weights.
+    batch: inputs with leading axis n.
+    keys: from `clip_keys`.
+    batch_size: clips at a time.
+  """
   n = len(batch["tokens"])
   batch_size = min(batch_size, n)
   videos = []
-  for start in range(0, n, batch_size):
-    rows = np.minimum(np.arange(start, start + batch_size), n - 1)
+  for first in range(0, n, batch_size):
+    rows = np.minimum(np.arange(first, first + batch_size), n - 1)
     part: dict[str, Any] = {k: batch[k][rows] for k in batch}
-    video = sample(params, frozen, part, base.clip_keys(jax.random.key(seed), jnp.asarray(rows)))
-    videos.append(np.asarray(video)[: n - start])
+    video = sample(params, frozen, part, keys[rows])
+    videos.append(np.asarray(video)[: n - first])
   return np.concatenate(videos)

@@ -1,6 +1,15 @@
-"""Folders of weights that --mode=port wrote: written and read leaf by leaf, onto any mesh."""
+"""Folders of weights that --mode=port wrote: every network of some checkpoint files, leaf by leaf.
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+  networks/<network>/<path of the leaf>   as the file has it, in the layout of the networks here
+  left/<key of the file>                  what no network needs, kept for the way back
+
+What a config draws anew or widens is no matter of the folder: one folder serves every config of
+these networks.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -11,21 +20,29 @@ from orbax.checkpoint import v1 as ocp
 
 from fbjax import errors, places
 
-WEIGHTS = "weights"  # in a folder of ported weights, beside what is told about them
+WEIGHTS = "weights"
+ABOUT = "port.json"  # beside the weights: the files they came from, and the digest of the values
 CHUNK = 2**24  # bytes of a leaf that are encoded together
 
 
-def write_weights(
+def network_path(name: str, leaf: str) -> str:
+  """Where a network's leaf is in a folder."""
+  return f"networks/{name}/{leaf}"
+
+
+def write(
   folder: str,
-  leaves: Mapping[tuple[Any, ...], Any],
-  check: Callable[[tuple[Any, ...], np.ndarray], None],
+  leaves: Mapping[str, Any],
+  check: Callable[[str, np.ndarray], None],
+  about: Mapping[str, Any],
 ) -> None:
-  """Writes a tree of weights of which only a chunk is in memory at a time.
+  """Writes leaves of which only a chunk is in memory at a time.
 
   Args:
-    folder: where `read_weights` will find them; must hold none yet.
-    leaves: by their paths in the tree, with shape and dtype; indexing with slices reads them.
+    folder: where `read` will find them; must hold none yet.
+    leaves: by their paths, with shape and dtype; indexing with slices reads them.
     check: is given every chunk and its path, and may raise: then nothing is left behind.
+    about: plain values to keep beside the weights, for `read_about`.
 
   Raises:
     UserError: when there are weights already.
@@ -39,21 +56,103 @@ def write_weights(
   context.memory.deepcopy_host_arrays = False
   context.array.saving.use_ocdbt = False  # so that every leaf has a folder of its own
   context.array.saving.storage_options.chunk_byte_size = CHUNK
+  digest = hashlib.blake2b(digest_size=16)
   try:
     # Orbax holds a leaf and all its chunks, encoded. So it is given zeros, which take no memory,
     # and the values take their places chunk by chunk.
     with context:
-      ocp.save(aside, nest({keys: _zeros(x) for keys, x in leaves.items()}))
-    for keys, leaf in leaves.items():
-      there = _open(aside, keys)
+      ocp.save(aside, _nest({path: _zeros(x) for path, x in leaves.items()}))
+    for name, leaf in leaves.items():
+      there = _open(aside, name)
+      digest.update(f"{name} {tuple(leaf.shape)} {np.dtype(leaf.dtype)}".encode())
       for place in _chunks(there):
         chunk = np.asarray(leaf[place])
-        check(keys, chunk)
+        check(name, chunk)
+        digest.update(np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data)
         there[place].write(chunk).result()
+    text = json.dumps(dict(about) | {"digest": digest.hexdigest()}, indent=2) + "\n"
+    (path.parent / ABOUT).write_text(text)
     aside.rename(path)
   except BaseException:
     _remove(aside)
     raise
+
+
+def read_about(folder: str) -> dict[str, Any]:
+  """What `write` was told about the weights, and `digest`: a hash of all their values.
+
+  Raises:
+    UserError: when the folder holds no weights, or was damaged.
+  """
+  file = places.absolute(folder) / ABOUT
+  if not file.exists() or not (file.parent / WEIGHTS).exists():
+    raise errors.UserError(
+      f"{folder} holds no ported weights: port a checkpoint into it with --mode=port --out={folder}"
+    )
+  try:
+    about = json.loads(file.read_text())
+    _ = about["digest"], about["parts"]
+    return about
+  except (ValueError, KeyError, TypeError):
+    raise errors.UserError(f"{file} is damaged or of an older version: port again") from None
+
+
+def stored(folder: str) -> dict[str, Any]:
+  """Shape and dtype of every leaf of a folder, by its path.
+
+  Raises:
+    UserError: when there is none.
+  """
+  read_about(folder)
+  tree = ocp.metadata(places.absolute(folder) / WEIGHTS).metadata
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
+
+
+def read(folder: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+  """Leaves of a folder by path: ShapeDtypeStructs in, arrays of that dtype and sharding out.
+
+  Leaves without a sharding come as numpy arrays.
+  """
+  if not wanted:
+    return {}
+  context = ocp.Context()
+  context.pytree.loading.partial_load = True
+  with context:
+    tree = ocp.load(
+      places.absolute(folder) / WEIGHTS,
+      _nest({path: _placeholder(x) for path, x in wanted.items()}),
+    )
+  found = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in found}
+
+
+def read_leaf(folder: str, path: str) -> np.ndarray:
+  """One leaf of a folder, as it was written."""
+  there = _open(places.absolute(folder) / WEIGHTS, path)
+  array = np.empty(there.shape, there.dtype.numpy_dtype)
+  # All at once, its chunks would be in memory a second time, encoded.
+  for place in _chunks(there):
+    array[place] = there[place].read().result()
+  return array
+
+
+def _keys(path: str) -> tuple[Any, ...]:
+  """The keys of a path in Orbax's tree; the key of a file's tensor is one, whatever is in it."""
+  if path.startswith("left/"):
+    return tuple(path.split("/", 1))
+  return tuple(int(key) if key.isdigit() else key for key in path.split("/"))
+
+
+def _nest(flat: Mapping[str, Any]) -> dict[Any, Any]:
+  tree: dict[Any, Any] = {}
+  for path, leaf in flat.items():
+    *parents, name = _keys(path)
+    node = tree
+    for key in parents:
+      node = node.setdefault(key, {})
+    node[name] = leaf
+  return tree
 
 
 def _remove(aside: epath.Path) -> None:
@@ -62,9 +161,9 @@ def _remove(aside: epath.Path) -> None:
     stale.rmtree()
 
 
-def _open(path: epath.Path, keys: Sequence[Any]) -> tensorstore.TensorStore:
+def _open(path: epath.Path, leaf: str) -> tensorstore.TensorStore:
   """A leaf where Orbax keeps it."""
-  folder = path / "state" / ".".join(map(str, keys))
+  folder = path / "state" / ".".join(map(str, _keys(leaf)))
   # A chunk of zeros is to be stored as well: Orbax takes one that is not for lost.
   spec = {"driver": "zarr3", "kvstore": f"{folder.as_uri()}/"}
   return tensorstore.open(spec | {"store_data_equal_to_fill_value": True}, open=True).result()
@@ -78,69 +177,6 @@ def _chunks(there: tensorstore.TensorStore) -> Iterator[tuple[slice, ...]]:
     yield tuple(slice(i * k, min((i + 1) * k, n)) for i, k, n in ends)
 
 
-def stored(folder: str) -> dict[tuple[Any, ...], Any]:
-  """Shape and dtype of every leaf that `write_weights` wrote, by its path.
-
-  Raises:
-    UserError: when there is none.
-  """
-  path = places.absolute(folder) / WEIGHTS
-  if not path.exists():
-    raise errors.UserError(f"{folder} holds no weights; make them with --mode=port --out={folder}")
-  tree = ocp.metadata(path).metadata
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {tuple(str(getattr(k, "key", getattr(k, "idx", k))) for k in p): x for p, x in leaves}
-
-
-def read_weights(folder: str, wanted: Any) -> Any:
-  """The part `wanted` of what `write_weights` wrote: a tree of shapes, dtypes and shardings.
-
-  Leaves without a sharding come as numpy arrays.
-
-  Raises:
-    UserError: when there are no weights.
-    UserError: lists what is missing or has another shape.
-  """
-  found = stored(folder)
-  problems = []
-  for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
-    there = found.get(tuple(name.split("/")))
-    if there is None:
-      problems.append(f"  missing   {name} {leaf.shape}")
-    elif tuple(there.shape) != tuple(leaf.shape):
-      problems.append(f"  misshapen {name}: {tuple(there.shape)} there, {leaf.shape} in the config")
-  if problems:
-    lines = "\n".join(problems)
-    raise errors.UserError(
-      f"the weights in {folder} do not fit the config in {len(problems)} leaves:\n{lines}\n"
-      "Port them again with this config"
-    )
-  with _partial():
-    return ocp.load(places.absolute(folder) / WEIGHTS, jax.tree.map(_placeholder, wanted))
-
-
-def read_leaf(folder: str, path: Sequence[Any]) -> np.ndarray:
-  """One leaf of what `write_weights` wrote."""
-  there = _open(places.absolute(folder) / WEIGHTS, path)
-  array = np.empty(there.shape, there.dtype.numpy_dtype)
-  # All at once, its chunks would be in memory a second time, encoded.
-  for place in _chunks(there):
-    array[place] = there[place].read().result()
-  return array
-
-
-def nest(flat: Mapping[tuple[Any, ...], Any]) -> dict[Any, Any]:
-  """{("a", "b"): x} -> {"a": {"b": x}}."""
-  tree: dict[Any, Any] = {}
-  for path, leaf in flat.items():
-    node = tree
-    for key in path[:-1]:
-      node = node.setdefault(key, {})
-    node[path[-1]] = leaf
-  return tree
-
-
 def _zeros(like: Any) -> np.ndarray:
   """Zeros of this shape and dtype that take no memory."""
   return np.broadcast_to(np.zeros((), like.dtype), like.shape)
@@ -150,9 +186,3 @@ def _placeholder(leaf: Any) -> Any:
   if getattr(leaf, "sharding", None) is None:
     return _zeros(leaf)
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-
-
-def _partial() -> ocp.Context:
-  context = ocp.Context()
-  context.pytree.loading.partial_load = True
-  return context

@@ -1,90 +1,269 @@
-"""A workdir: whose it is, and which config it was trained with."""
+"""A workdir: the run that it belongs to, and what was changed from one start of it to the next.
 
+  config.json    the config of the newest start, resolved
+  origin.json    digests of what it started from and reads: ported weights, neural prior, data
+  changes.jsonl  one line a key that a later start changed: step, key, what it was and is
+  .lock          held by the process that trains
+
+A workdir's identity is what makes its network mean something else: the system, the bridge, the
+prediction, the weights it started from. All else may change between two starts.
+"""
+
+import contextlib
+import fcntl
 import json
+import logging
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 from etils import epath
 
-from fbjax import errors
+from fbjax import errors, places
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
+ORIGIN_FILE = "origin.json"
+CHANGES_FILE = "changes.jsonl"
+LOCK_FILE = ".lock"
+
+# Groups and keys of a config that are a workdir's identity, and keys of these groups that are not:
+# they change how a network is computed, not what.
+IDENTITY = (
+  "system",
+  "prior",
+  "bridge",
+  "diffusion",
+  "objective.name",
+  "objective.predict",
+  "trainable",
+  "tokenizer",
+  "optim.name",
+)
+FREE = (
+  "system.dtype",
+  "system.remat",
+  "system.codec.at_once",
+  "system.codec.tiled",
+  "system.unet.dropout",
+  "prior.dtype",
+  "prior.remat",
+  "tokenizer.path",
+)
+# With other values the resumed run sees other clips and noise than the one that was begun. Where the
+# data is on disk does not matter: its digest tells.
+STREAM = ("data", "seed", "train.batch_size")
 
 
-def claim(workdir: str, config: dict[str, Any], free: tuple[str, ...] = ()) -> None:
-  """Makes `workdir` this run's, or checks that it already is: its config must be the same.
-
-  Args:
-    workdir: created when missing.
-    config: nested plain values.
-    free: dotted keys, or beginnings of keys, that may change between runs of one workdir.
-
-  Raises:
-    UserError: when the workdir was trained with another config; names every key that differs.
-    UserError: when the workdir cannot be written.
-  """
-  path = epath.Path(workdir)
-  try:
-    path.mkdir(parents=True, exist_ok=True)
-    probe = path / f".write-{jax.process_index()}"
-    probe.write_text("")
-    probe.unlink()
-  except OSError as error:
-    raise errors.UserError(
-      f"cannot write to workdir {workdir} ({error.strerror or error}); choose another --workdir"
-    ) from None
-  if (path / CONFIG_FILE).exists():
-    check(workdir, config, free)
-  if jax.process_index() == 0:
-    (path / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+def exists(workdir: str) -> bool:
+  """Whether somebody has trained there."""
+  home = places.absolute(workdir)
+  return (home / CONFIG_FILE).exists() or (home / "checkpoints").exists()
 
 
-def check(workdir: str, config: dict[str, Any], free: tuple[str, ...] = ()) -> None:
-  """Checks that `workdir` was trained with `config`, the `free` keys aside.
-
-  Raises:
-    UserError: when it was not; names every key that differs.
-    UserError: when nothing was trained there.
-  """
-  differing = _differences(read_config(workdir), config, free)
-  if differing:
-    raise errors.UserError(
-      f"{workdir} was trained with another config; these keys differ: {'; '.join(differing)}. "
-      "Take another --workdir, or the config it was trained with"
-    )
+def newest_step(workdir: str) -> int | None:
+  """The step of the newest checkpoint, or None."""
+  folder = places.absolute(workdir) / "checkpoints"
+  steps = [int(x.name) for x in folder.iterdir() if x.name.isdigit()] if folder.exists() else []
+  return max(steps, default=None)
 
 
 def read_config(workdir: str) -> dict[str, Any]:
   """The resolved config that a workdir was trained with.
 
   Raises:
-    UserError: when nothing was trained there.
+    UserError: when nothing was trained there, or the file is damaged.
   """
-  file = epath.Path(workdir) / CONFIG_FILE
+  home = places.absolute(workdir)
+  file = home / CONFIG_FILE
   if not file.exists():
+    if (home / "checkpoints").exists():
+      raise errors.UserError(
+        f"{workdir} has checkpoints, but {CONFIG_FILE} is gone: put it back, or take another --workdir"
+      )
     raise errors.UserError(
       f"{workdir} holds no {CONFIG_FILE}: nothing was trained there; "
       "train first, or give the --workdir of a trained run"
     )
-  return json.loads(file.read_text())
+  found = _read_json(file)
+  if not isinstance(found, dict) or not isinstance(found.get("system"), dict):
+    raise errors.UserError(
+      f"{file} is damaged: put back the config that {workdir} was trained with"
+    )
+  return found
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...]) -> list[str]:
+def read_origin(workdir: str) -> dict[str, Any]:
+  """Digests of what a workdir started from; empty for one that started from nothing."""
+  file = places.absolute(workdir) / ORIGIN_FILE
+  found = _read_json(file) if file.exists() else {}
+  if not isinstance(found, dict):
+    raise errors.UserError(f"{file} is damaged: remove it to do without its checks")
+  return found
+
+
+def _read_json(file: epath.Path) -> Any:
+  try:
+    return json.loads(file.read_bytes())
+  except (ValueError, RecursionError):
+    return None
+  except OSError as error:
+    raise errors.UserError(f"cannot read {file} ({error.strerror or error})") from None
+
+
+def check(workdir: str, config: Mapping[str, Any], origin: Mapping[str, Any] | None = None) -> None:
+  """Checks that a config, and what it starts from, are those that a workdir was trained with.
+
+  Args:
+    workdir: of a trained run.
+    config: nested plain values.
+    origin: digests by name; only names that both have are compared.
+
+  Raises:
+    UserError: when they are not; names every key that differs. Or when nothing was trained there.
+  """
+  differing = [
+    f"{key}: {was!r} there, {now!r} now"
+    for key, was, now in changes(read_config(workdir), config)
+    if is_identity(key)
+  ]
+  there = read_origin(workdir)
+  differing += [
+    f"{name}: other values there than in {config.get(name)!r} now"
+    for name in ("weights", "prior_run")
+    if origin is not None and there.get(name) != origin.get(name)
+  ]
+  if differing:
+    raise errors.UserError(
+      f"{workdir} was trained as another network; these keys differ: {'; '.join(differing)}. "
+      "Take another --workdir, or these keys as they were"
+    )
+
+
+def is_identity(key: str) -> bool:
+  """Whether a network means something else with another value of this key."""
+  return _within(key, IDENTITY) and not _within(key, FREE)
+
+
+def _within(key: str, groups: tuple[str, ...]) -> bool:
+  return any(key == group or key.startswith(f"{group}.") for group in groups)
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+  """(dotted key, old value, new value) of every key in which two configs differ."""
   old, new = _flatten(old), _flatten(json.loads(json.dumps(new)))
   absent = "(absent)"
   return [
-    f"{key}: {old.get(key, absent)!r} there, {new.get(key, absent)!r} now"
+    (key, old.get(key, absent), new.get(key, absent))
     for key in sorted(old.keys() | new.keys())
     if old.get(key, absent) != new.get(key, absent)
-    and not any(key == name or key.startswith(name + ".") for name in free)
   ]
 
 
-def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   flat = {}
   for key, value in config.items():
-    if isinstance(value, dict):
+    if isinstance(value, Mapping) and value:
       flat |= _flatten(value, f"{prefix}{key}.")
     else:
       flat[f"{prefix}{key}"] = value
   return flat
+
+
+@contextlib.contextmanager
+def claim(
+  workdir: str, config: Mapping[str, Any], origin: Mapping[str, Any], step: int | None
+) -> Iterator[None]:
+  """Makes `workdir` this run's while the context lasts; nobody else can train there meanwhile.
+
+  Args:
+    workdir: created when missing.
+    config: nested plain values, checked as by `check`.
+    origin: digests of what is trained on, and started from.
+    step: of the checkpoint that the run goes on from; None for a new run.
+
+  Raises:
+    UserError: when the workdir is another run's, somebody trains there, or it cannot be written.
+  """
+  home = places.absolute(workdir)
+  check_writable(workdir)
+  with _locked(workdir):
+    if (home / CONFIG_FILE).exists():
+      check(workdir, config, origin)
+      _tell_changes(workdir, config, origin, step)
+    elif step is not None:
+      read_config(workdir)  # raises: checkpoints without the config that they were made with
+    if jax.process_index() == 0:
+      replace(home / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+      replace(home / ORIGIN_FILE, json.dumps(origin, indent=2) + "\n")
+    yield
+
+
+def check_writable(workdir: str) -> None:
+  """Raises a UserError where no workdir can be made."""
+  home = places.absolute(workdir)
+  try:
+    home.mkdir(parents=True, exist_ok=True)
+    probe = home / f".write-{jax.process_index()}"
+    probe.write_text("")
+    probe.unlink()
+  except OSError as error:
+    raise errors.UserError(
+      f"cannot write to workdir {workdir} ({error.strerror or error}); choose another --workdir"
+    ) from None
+
+
+@contextlib.contextmanager
+def _locked(workdir: str) -> Iterator[None]:
+  """The lock of a workdir, held by the first process; a bucket has none."""
+  if places.is_remote(workdir) or jax.process_index() != 0:
+    yield
+    return
+  with (places.absolute(workdir) / LOCK_FILE).open("w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise errors.UserError(
+        f"another process is training in {workdir}: wait for it, stop it, or take another --workdir"
+      ) from None
+    except OSError as error:  # some network file systems know no locks
+      logger.warning(
+        "Cannot lock %s (%s): make sure that nobody else trains there.", workdir, error
+      )
+    yield
+
+
+def _tell_changes(
+  workdir: str, config: Mapping[str, Any], origin: Mapping[str, Any], step: int | None
+) -> None:
+  """Logs what differs from the last start, and keeps it with the step."""
+  found = changes(read_config(workdir), config)
+  there = read_origin(workdir)
+  if there.get("data") and origin.get("data") and there["data"] != origin["data"]:
+    found.append(("the clips of data", there["data"], origin["data"]))
+  for key, was, now in found:
+    another = _within(key, (*STREAM, "the clips of data")) and key != "data.path"
+    logger.log(
+      logging.WARNING if another else logging.INFO,
+      "%s: %r before, %r from step %s on.%s",
+      key,
+      was,
+      now,
+      step or 0,
+      " The run is no longer the one that was begun." if another else "",
+    )
+  if found and jax.process_index() == 0:
+    now = time.strftime("%Y-%m-%dT%H:%M:%S")
+    rows = [{"step": step or 0, "time": now, "key": k, "was": w, "now": n} for k, w, n in found]
+    file = places.absolute(workdir) / CHANGES_FILE
+    before = file.read_text() if file.exists() else ""
+    replace(file, before + "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def replace(file: epath.Path, text: str) -> None:
+  """Writes a file under another name first, so that a reader sees the old one or the new one."""
+  partial = file.with_name(f".{file.name}.partial")
+  partial.write_text(text)
+  partial.rename(file)

@@ -120,7 +120,9 @@ def test_a_free_key_may_change_and_is_recorded(tmp_path):
 
 def test_a_workdir_that_cannot_be_written_says_so(tmp_path):
   (tmp_path / "file").write_text("")
-  with pytest.raises(ValueError, match="cannot write to workdir .*file/run.*choose another --workdir"):
+  with pytest.raises(
+    ValueError, match="cannot write to workdir .*file/run.*choose another --workdir"
+  ):
     workdir_lib.claim(str(tmp_path / "file" / "run"), CONFIG)
 
 

@@ -8,14 +8,14 @@ import pytest
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "fbjax"
 
 FLOORS = [
-  {"errors", "places"},
+  {"errors", "lazy", "places", "trees"},
   {"sharding", "checkpoint", "tracker", "weights", "workdir"},
   {"bridge", "models", "data", "port"},
   {"systems", "evaluation"},
-  {"train", "sampling"},
+  {"train", "sampling", "start"},
   {"build"},
-  {"transfer", "plan", "app"},
-  {"run"},
+  {"loading", "plan", "app"},
+  {"modes"},
   {"main"},
 ]
 

@@ -1,12 +1,13 @@
 """Checkpoint tensors to params and back: renamed, transposed, and checked leaf by leaf."""
 
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fbjax import errors
+from fbjax import errors, lazy, trees
 from fbjax.port import leaf as leaf_lib
 from fbjax.port import table
 
@@ -14,45 +15,22 @@ Params = dict[Any, Any]
 Tensors = Mapping[str, Any]
 
 
-class Lazy:
-  """A leaf of params that is read from its tensors by np.asarray, each time anew."""
-
-  def __init__(self, sources: Sequence[tuple[Any, leaf_lib.Leaf]], stacked: bool):
-    tensor, leaf = sources[0]
-    self.sources = sources
-    self.stacked = stacked
-    self.shape = (len(sources), *leaf.target) if stacked else leaf.target
-    self.dtype = np.dtype(tensor.dtype)
-
-  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-    if not self.stacked:
-      return np.asarray(_forward(*self.sources[0]), dtype)
-    out = np.empty(self.shape, self.dtype if dtype is None else dtype)
-    for row, source in zip(out, self.sources, strict=True):
-      row[...] = _forward(*source)
-    return out
-
-  def __getitem__(self, place: tuple[slice, ...]) -> np.ndarray | np.generic:
-    """A part of it; of a stack, only these tensors are read."""
-    if not self.stacked:
-      return _forward(*self.sources[0])[place]
-    return np.stack([_forward(*source)[place[1:]] for source in self.sources[place[0]]])
-
-
 class Report(NamedTuple):
-  """What became of a checkpoint: keys used, leaves made new and how, keys left over."""
+  """What became of a checkpoint: keys used, leaves that it lacks, keys left over."""
 
   network: str
   count: int
   used: dict[str, str]
-  new: dict[str, str]
+  lacks: dict[str, str]
   left: dict[str, str]
 
   def __str__(self) -> str:
-    head = f"{self.network}: {self.count:,} parameters in {len(self.used) + len(self.new)} leaves"
-    lines = [f"{head}, {len(self.used)} from the file, {len(self.new)} new, {len(self.left)} left"]
-    for title, entries in (("used", self.used), ("new", self.new), ("left", self.left)):
-      lines += [f"  {title:4} {name}  {what}".rstrip() for name, what in entries.items()]
+    lines = [
+      f"{self.network}: {self.count:,} parameters in {len(self.used)} leaves from the file, "
+      f"{len(self.lacks)} lacking, {len(self.left)} left over"
+    ]
+    for title, entries in (("used", self.used), ("lacks", self.lacks), ("left", self.left)):
+      lines += [f"  {title:5} {name}  {what}".rstrip() for name, what in entries.items()]
     return "\n".join(lines)
 
 
@@ -63,50 +41,55 @@ def to_flax(network: str, tensors: Tensors, sizes: Mapping[str, Any]) -> Params:
   they are. Raises one ValueError that lists every key that is missing, unexpected or misshapen,
   and another for values that are not finite.
   """
-  lazy, _ = fill(network, tensors, sizes)
-  flat = flatten(lazy)
+  params, _ = fill(network, tensors, sizes)
+  flat = trees.flatten(params)
   check_finite(network, flat)
-  return nest({path: np.asarray(x) for path, x in flat.items()})
+  return trees.nest({path: np.asarray(x) for path, x in flat.items()})
 
 
 def to_torch(
   network: str, params: Params, sizes: Mapping[str, Any], layout: str | None = None
 ) -> dict[str, np.ndarray]:
   """The inverse of `to_flax`: the tensors of a network by their published names."""
-  lazy = unfill(network, params, sizes, layout)
-  return {key: np.asarray(x) for key, x in lazy.items()}
-
-
-class LazyTensor:
-  """A tensor that is made of its leaf by np.asarray, each time anew."""
-
-  def __init__(self, source: Any, place: int | None, leaf: leaf_lib.Leaf):
-    self.source = source
-    self.place = place
-    self.leaf = leaf
-    self.shape = leaf.shape
-    self.dtype = np.dtype(source.dtype)
-
-  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-    array = np.asarray(self.source)
-    array = array if self.place is None else array[self.place]
-    return np.asarray(_backward(array, self.leaf), dtype)
+  tensors = unfill(network, params, sizes, layout)
+  return {key: np.asarray(x) for key, x in tensors.items()}
 
 
 def unfill(
-  network: str, params: Params, sizes: Mapping[str, Any], layout: str | None = None
-) -> dict[str, LazyTensor]:
+  network: str,
+  params: Params,
+  sizes: Mapping[str, Any],
+  layout: str | None = None,
+  *,
+  partial: bool = False,
+) -> dict[str, lazy.Lazy]:
   """`to_torch`, whose tensors are made only when asked for; those of one leaf follow each other.
 
-  Leaves of `params` need shape, dtype and np.asarray.
+  Leaves of `params` need shape, dtype and np.asarray. With `partial`, leaves may be missing and
+  kernels may have fewer input channels, as in the file that they came from.
   """
   leaves = table.layout(network, sizes, name=layout).leaves(sizes)
-  flat = flatten(params)
-  lazy = {x.leaf.key: x for x in _members(flat, leaves).values()}
-  expected = {path: _shape(members) for path, members in _groups(leaves).items()}
-  shapes = {path: np.broadcast_to(0, x.shape) for path, x in flat.items()}
-  _raise(f"the params of {network}", _problems(expected, shapes))
-  return lazy
+  flat = trees.flatten(params)
+  tensors, expected = {}, {}
+  for path, members in _groups(leaves).items():
+    shape = tuple(flat[path].shape) if path in flat else None
+    if partial and shape is None:
+      continue
+    if partial and not _stacked(members) and _is_narrow(shape[::-1], members[0].target[::-1]):
+      members = [_narrowed(members[0], shape[-2])]
+    expected[path] = _shape(members)
+    if shape != expected[path]:
+      continue  # told below
+    for place, x in enumerate(members):
+      make = functools.partial(_tensor, flat[path], place if _stacked(members) else None, x)
+      tensors[x.key] = lazy.Lazy(x.shape, flat[path].dtype, make)
+  _raise(f"the params of {network}", _problems(expected, flat))
+  return tensors
+
+
+def _tensor(source: Any, place: int | None, leaf: leaf_lib.Leaf) -> np.ndarray:
+  array = np.asarray(source)
+  return _backward(array if place is None else array[place], leaf)
 
 
 def fill(
@@ -114,69 +97,86 @@ def fill(
   tensors: Tensors,
   sizes: Mapping[str, Any],
   *,
-  fresh: Params | None = None,
-  new: Sequence[str] = (),
-  widen: Sequence[str] = (),
+  optional: Sequence[str] = (),
+  narrow: Sequence[str] = (),
   ignore: Sequence[str] = (),
 ) -> tuple[Params, Report]:
   """Params whose leaves are read only when asked for, and the report.
 
   Args:
-    fresh: params as the model initializes them.
-    new: regexes of paths that are taken from `fresh` where the checkpoint has nothing that fits.
-    widen: regexes of paths of kernels that have more input channels than the checkpoint's: its
-      own come first, the others are zero.
+    network: one of `table.NETWORKS`.
+    tensors: by their names in the file.
+    sizes: arguments of the model's constructor, or the published config.
+    optional: regexes of paths that may be missing in the file; the params then lack them.
+    narrow: regexes of paths of kernels that may have fewer input channels in the file; the params
+      then hold the file's.
     ignore: regexes of keys that may be left over.
+
+  Raises:
+    UserError: lists every key that is missing, unexpected or misshapen.
   """
   layout = table.layout(network, sizes, tensors)
   leaves = layout.leaves(sizes)
   found = {layout.plain(key): tensors[key] for key in tensors}
-  drawn = _members(flatten(fresh or {}), leaves)
-  for name, patterns in (("new", new), ("widen", widen)):
+  for name, patterns in (("new or zero", optional), ("widen", narrow)):
     for pattern in patterns:
       if not any(re.fullmatch(pattern, x.path) for x in leaves):
-        raise errors.UserError(f"{name}={pattern!r} matches no leaf of {network}")
+        raise errors.UserError(f"{name}: {pattern!r} matches no leaf of {network}")
 
-  made, left = {}, {}
-  expected = {x.key: x.shape for x in leaves}
-  for x in leaves:
+  lacks = {}
+  for i, x in enumerate(leaves):
     shape = tuple(np.shape(found[x.key])) if x.key in found else None
-    if shape == x.shape:
-      continue
-    if shape is not None and _matches(widen, x.path) and _is_narrow(shape, x.shape):
-      found[x.key] = Widened(found[x.key], x.shape)
-      made[x.path] = f"{shape[1]} input channels from the file, {x.shape[1] - shape[1]} zero"
-    elif _matches(new, x.path) and x.path in drawn:
-      found[x.key] = drawn[x.path]
-      made[x.path] = _describe(drawn[x.path])
+    if shape is None and _matches(optional, x.path):
+      lacks[x.path] = "not in the file"
+    elif shape is not None and _matches(narrow, x.path) and _is_narrow(shape, x.shape):
+      leaves[i] = _narrowed(x, shape[1])
+      lacks[x.path] = f"{shape[1]} of {x.shape[1]} input channels"
+  held = [x for x in leaves if x.key in found or x.path not in lacks]
+  expected = {x.key: x.shape for x in held}
+  left = {}
   for key in found.keys() - expected.keys():
     if layout.unneeded(key) or _matches(ignore, key):
       left[key] = str(tuple(np.shape(found.pop(key))))
-  problems = _problems(expected, found)
-  if problems:
-    _raise(f"the checkpoint for {network}", problems, hint=_hint(network, tensors))
-
-  lazy = {
-    path: Lazy([(found[x.key], x) for x in members], _stacked(members))
-    for path, members in _groups(leaves).items()
+  _raise(
+    f"the checkpoint for {network}",
+    _problems(expected, found),
+    hint=_hint(network, tensors),
+  )
+  params = {
+    path: _leaf([(found[x.key], x) for x in members], _stacked(members))
+    for path, members in _groups(held).items()
   }
-  used = {x.key: x.path for x in leaves if x.path not in made}
-  count = sum(int(np.prod(x.target)) for x in leaves)
-  return nest(lazy), Report(network, count, used, made, dict(sorted(left.items())))
+  used = {x.key: x.path for x in held}
+  count = sum(int(np.prod(x.target)) for x in held)
+  return trees.nest(params), Report(network, count, used, lacks, dict(sorted(left.items())))
 
 
-class Widened:
-  """A kernel with zeros for the input channels it lacks; a tensor as far as `Lazy` can see."""
+def _leaf(sources: Sequence[tuple[Any, leaf_lib.Leaf]], stacked: bool) -> lazy.Lazy:
+  """A leaf of params, read from its tensors: one, or one for each block of a stack."""
+  tensor, leaf = sources[0]
+  dtype = np.dtype(tensor.dtype)
+  if not stacked:
+    make = functools.partial(_forward, tensor, leaf)
+    return lazy.Lazy(leaf.target, dtype, make)
 
-  def __init__(self, tensor: Any, shape: tuple[int, ...]):
-    self.tensor = tensor
-    self.shape = shape
-    self.dtype = np.dtype(tensor.dtype)
-
-  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-    out = np.zeros(self.shape, self.dtype if dtype is None else dtype)
-    out[:, : self.tensor.shape[1]] = self.tensor
+  def make_stack() -> np.ndarray:
+    out = np.empty((len(sources), *leaf.target), dtype)
+    for row, source in zip(out, sources, strict=True):
+      row[...] = _forward(*source)
     return out
+
+  def part(place: lazy.Place) -> np.ndarray:
+    return np.stack([_forward(*source)[place[1:]] for source in sources[place[0]]])
+
+  return lazy.Lazy((len(sources), *leaf.target), dtype, make_stack, part)
+
+
+def _narrowed(leaf: leaf_lib.Leaf, channels: int) -> leaf_lib.Leaf:
+  """A kernel's leaf with so many input channels: the next to last axis in params."""
+  return leaf._replace(
+    shape=(leaf.shape[0], channels, *leaf.shape[2:]),
+    target=(*leaf.target[:-2], channels, leaf.target[-1]),
+  )
 
 
 def check_finite(network: str, flat: Mapping[str, Any]) -> None:
@@ -209,11 +209,6 @@ def _is_narrow(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
   )
 
 
-def _describe(x: Any) -> str:
-  x = np.asarray(x, np.float32)
-  return f"drawn, deviation {x.std():.3g}" if np.any(x) else "zeros"
-
-
 def _hint(network: str, keys: Iterable[str]) -> str:
   others = {name: prefix for prefix, name in table.recognize(keys).items()}
   if network in others:
@@ -225,7 +220,7 @@ def _hint(network: str, keys: Iterable[str]) -> str:
 
 def _problems(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Any]) -> list[str]:
   def shape(name):
-    return tuple(np.shape(found[name]))
+    return tuple(found[name].shape)
 
   problems = [f"  missing    {name} {expected[name]}" for name in expected.keys() - found.keys()]
   problems += [f"  unexpected {name} {shape(name)}" for name in found.keys() - expected.keys()]
@@ -243,16 +238,6 @@ def _raise(what: str, problems: Sequence[str], hint: str = "") -> None:
     raise errors.UserError(
       f"{what} does not fit its sizes in {len(problems)} leaves:\n{lines}{hint}"
     )
-
-
-def _members(flat: Mapping[str, Any], leaves: Iterable[leaf_lib.Leaf]) -> dict[str, LazyTensor]:
-  """The tensors of params by the leaves' paths; of a stack, each block's. What does not fit is left."""
-  tensors = {}
-  for path, members in _groups(leaves).items():
-    if path in flat and tuple(flat[path].shape) == _shape(members):
-      for place, x in enumerate(members):
-        tensors[x.path] = LazyTensor(flat[path], place if _stacked(members) else None, x)
-  return tensors
 
 
 def _groups(leaves: Iterable[leaf_lib.Leaf]) -> dict[str, list[leaf_lib.Leaf]]:
@@ -277,28 +262,3 @@ def match(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
   """The names that one of the regexes matches as a whole."""
   patterns = list(patterns)
   return [name for name in names if _matches(patterns, name)]
-
-
-def keys(path: str) -> tuple[Any, ...]:
-  """ "a/0/b" -> ("a", 0, "b"); numbers are positions of an nnx.List."""
-  return tuple(int(p) if re.fullmatch(r"\d+", p) else p for p in path.split("/"))
-
-
-def nest(flat: Mapping[str, Any]) -> Params:
-  """{"a/0/b": x} -> {"a": {0: {"b": x}}}."""
-  tree: Params = {}
-  for path, x in flat.items():
-    *parents, name = keys(path)
-    node = tree
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[name] = x
-  return tree
-
-
-def flatten(params: Params, prefix: str = "") -> dict[str, Any]:
-  """{"a": {0: {"b": x}}} -> {"a/0/b": x}."""
-  flat = {}
-  for name, x in params.items():
-    flat |= flatten(x, f"{prefix}{name}/") if isinstance(x, Mapping) else {f"{prefix}{name}": x}
-  return flat

@@ -1,135 +1,120 @@
-"""Which weights train: all, those whose path matches a pattern, or low-rank additions (LoRA).
+"""Low-rank additions (LoRA, arXiv:2106.09685): a system of which small matrices train.
 
-An adapted system trains a small tree of `params`; what stays as it was lies in `frozen["base"]`.
-`weights` puts the two together, once a step, and everything behind it works as before.
+  params          {leaf: x} of leaves that train whole, and {leaf: {a, b}} of low-rank additions
+  frozen["base"]  all other leaves, in the dtype that the networks compute in
+
+`weights` puts the two together, once a step, and everything behind it works as before. Which
+leaves merely do not train is the optimizer's business (`train.optim`); here are those that do not
+even take part in its state.
 """
 
 import re
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 
-from fbjax import errors
+from fbjax import errors, trees
 from fbjax.systems import base
-
-Flat = dict[str, Any]
 
 # Every system's attention, and nothing else that is called out.
 ATTENTION = r"(attn\d?|spatial|temporal)/(q|k|v|qkv|out)/kernel$"
+BASE = "base/"  # before the paths of frozen leaves
+NEW = "new"  # among patterns: every leaf that starts anew
 
 
-@runtime_checkable
-class Adapter(Protocol):
-  """How some weights train while others stay."""
+def chosen(
+  names: Iterable[str], patterns: Iterable[str], anew: set[str], key: str = "whole"
+) -> list[str]:
+  """The leaves that patterns name: regexes searched in `network/leaf`, or "new".
 
-  def split(self, flat: Flat, key: jax.Array) -> tuple[Flat, Flat]:
-    """Trained leaves and the others, of all leaves by path."""
-    ...
-
-  def merge(self, trained: Flat, kept: Flat) -> Flat:
-    """All leaves again."""
-    ...
-
-
-class Matching(NamedTuple):
-  """Only leaves with `pattern` (a regex) in their path, such as unet/in_conv/kernel, train."""
-
-  pattern: str
-
-  def split(self, flat: Flat, key: jax.Array) -> tuple[Flat, Flat]:
-    del key
-    chosen = _matching(flat, self.pattern)
-    return {k: flat[k] for k in chosen}, {k: x for k, x in flat.items() if k not in chosen}
-
-  def merge(self, trained: Flat, kept: Flat) -> Flat:
-    return kept | trained
+  Raises:
+    UserError: for a regex that names none.
+  """
+  names = list(names)
+  found: set[str] = set()
+  for pattern in patterns:
+    try:
+      own = anew if pattern == NEW else {name for name in names if re.search(pattern, name)}
+    except re.error as error:
+      raise errors.UserError(
+        f"config.trainable.{key} has {pattern!r}, which is no regular expression: {error}"
+      ) from None
+    if not own and pattern != NEW:
+      raise errors.UserError(
+        f"config.trainable.{key} has {pattern!r}, which matches no weight of the system"
+      )
+    found |= own
+  return [name for name in names if name in found]
 
 
-class LoRA(NamedTuple):
-  """Kernels with `pattern` in their path get scale / rank * a @ b added (arXiv:2106.09685).
+def check_anew(trained: Iterable[str], anew: set[str]) -> None:
+  """Raises a UserError when a leaf that starts anew would stay as it was drawn."""
+  if frozen := sorted(anew - set(trained)):
+    raise errors.UserError(
+      f"{len(frozen)} weights start anew and would never train, {frozen[0]} among them: put 'new' "
+      "into config.trainable.whole"
+    )
+
+
+class LoRA:
+  """A system with scale / rank a @ b added to some kernels. Implements `base.System`.
 
   b starts at zero: training starts from the network as it was. Convolutions and stacked blocks
   are matrices along their last two axes.
   """
 
-  rank: int
-  pattern: str = ATTENTION
-  scale: float = 1.0
+  def __init__(
+    self,
+    system: base.System,
+    *,
+    added: Iterable[str],
+    whole: Iterable[str],
+    rank: int,
+    scale: float = 1.0,
+  ):
+    """
+    Args:
+      system: the pretrained one.
+      added: kernels that get additions, by `network/leaf`.
+      whole: leaves that train as they are.
+      rank: columns of a.
+      scale: of the additions.
 
-  def split(self, flat: Flat, key: jax.Array) -> tuple[Flat, Flat]:
-    trained = {}
-    for i, name in enumerate(_matching(flat, self.pattern)):
-      *stack, c_in, c_out = flat[name].shape
-      a = jax.random.normal(jax.random.fold_in(key, i), (*stack, c_in, self.rank)) * c_in**-0.5
-      trained[f"{name}/a"] = a
-      trained[f"{name}/b"] = jnp.zeros((*stack, self.rank, c_out))
-    return trained, flat
-
-  def merge(self, trained: Flat, kept: Flat) -> Flat:
-    def adapted(name: str, x: jax.Array) -> jax.Array:
-      if f"{name}/a" not in trained:
-        return x
-      a, b = trained[f"{name}/a"], trained[f"{name}/b"]
-      return x + (self.scale / self.rank) * (a @ b).astype(x.dtype)
-
-    return {name: adapted(name, x) for name, x in kept.items()}
-
-
-class Adapted:
-  """A system of which an adapter trains a part. Implements `base.System`."""
-
-  def __init__(self, system: base.System, adapter: Adapter):
-    self.adapter = adapter
-    whole = jax.eval_shape(system.init, jax.random.key(0))
-    self._structure = jax.tree.structure(whole)
-    self._names = list(flatten(whole))
+    Raises:
+      UserError: for a rank below 1, or an addition to what is no kernel.
+    """
+    if rank < 1:
+      raise errors.UserError(f"config.trainable.rank is {rank}; expected at least 1")
+    shapes = trees.flatten(jax.eval_shape(system.init, jax.random.key(0)))
+    self._whole_names = set(whole)
+    self._added = {name: shapes[name] for name in added if name not in self._whole_names}
+    if flat := [name for name, x in self._added.items() if len(x.shape) < 2]:
+      raise errors.UserError(f"config.trainable.lora names {flat[0]}, which is no kernel")
+    self.rank, self.scale = rank, scale
     self.whole = system
-    self.parts = system.parts
+    self.parts, self.fixed = system.parts, system.fixed
     self.encode, self.drop, self.embed = system.encode, system.drop, system.embed
     self.denoise, self.decode = system.denoise, system.decode
 
   def init(self, key: jax.Array) -> base.Params:
-    return self.split(self.whole.init(key), key)[0]
+    flat = trees.flatten(self.whole.init(key))
+    trained = {name: x for name, x in flat.items() if name in self._whole_names}
+    for i, (name, like) in enumerate(self._added.items()):
+      *stack, c_in, c_out = like.shape
+      a = jax.random.normal(jax.random.fold_in(key, i), (*stack, c_in, self.rank)) * c_in**-0.5
+      trained |= {f"{name}/a": a, f"{name}/b": jnp.zeros((*stack, self.rank, c_out))}
+    return trees.nest(trained)
 
   def init_frozen(self, key: jax.Array) -> base.Params:
-    base_weights = self.split(self.whole.init(key), key)[1]
-    return self.whole.init_frozen(key) | {"base": base_weights}
-
-  def split(self, whole: base.Params, key: jax.Array) -> tuple[base.Params, base.Params]:
-    """What trains and what stays, of all weights of the system."""
-    return self.adapter.split(flatten(whole), key)
+    flat = trees.flatten(self.whole.init(key))
+    kept = {name: x for name, x in flat.items() if name not in self._whole_names}
+    return self.whole.init_frozen(key) | {"base": trees.nest(kept)}
 
   def weights(self, params: base.Params, frozen: base.Params) -> base.Params:
-    flat = self.adapter.merge(params, frozen["base"])
-    return jax.tree.unflatten(self._structure, [flat[name] for name in self._names])
-
-
-def flatten(tree: Any) -> Flat:
-  """{"unet/in_conv/kernel": leaf, ...}"""
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
-
-
-def _matching(flat: Flat, pattern: str) -> list[str]:
-  chosen = [name for name in flat if re.search(pattern, name)]
-  if not chosen:
-    raise errors.UserError(f"config.trainable.pattern={pattern!r} matches no weight of the system")
-  return chosen
-
-
-def whole(system: base.System) -> base.System:
-  """Everything trains."""
-  return system
-
-
-def matching(system: base.System, *, pattern: str) -> Adapted:
-  """Only the weights with `pattern` in their path train."""
-  return Adapted(system, Matching(pattern))
-
-
-def lora(
-  system: base.System, *, rank: int, pattern: str = ATTENTION, scale: float = 1.0
-) -> Adapted:
-  """Only low-rank additions to the kernels with `pattern` in their path train."""
-  return Adapted(system, LoRA(rank, pattern, scale))
+    flat, trained = trees.flatten(frozen["base"]), trees.flatten(params)
+    for name in self._added:
+      # In float32: a small addition to a bf16 kernel would be rounded away.
+      addition = (self.scale / self.rank) * (trained.pop(f"{name}/a") @ trained.pop(f"{name}/b"))
+      flat[name] = flat[name].astype(jnp.float32) + addition
+    return trees.nest(flat | trained)

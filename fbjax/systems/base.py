@@ -30,7 +30,7 @@ class System(Protocol):
   """One architecture: pure functions over trees of arrays.
 
   `params` are trained (network, text network trained along, image projector); `frozen` are not
-  (VAE, CLIP, T5). `weights` makes of both what the networks run with. Keys come one a clip, so
+  (VAE, CLIP, T5), and may be kept in half precision. `weights` makes of both what the networks run with. Keys come one a clip, so
   that a clip's draw does not depend on its batch.
   """
 
@@ -40,12 +40,13 @@ class System(Protocol):
     ...
 
   @property
-  def whole(self) -> "System":
-    """The system of which all weights train; itself, unless it is an adapted one."""
+  def fixed(self) -> tuple[str, ...]:
+    """Regexes of leaves, as `network/leaf`, that hold constants: they never train or decay."""
     ...
 
-  def split(self, whole: Params, key: jax.Array) -> tuple[Params, Params]:
-    """Of all weights, those that train and those that are kept in `frozen["base"]`."""
+  @property
+  def whole(self) -> "System":
+    """The system of which all weights train; itself, unless it is an adapted one."""
     ...
 
   def init(self, key: jax.Array) -> Params:

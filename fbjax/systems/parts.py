@@ -1,12 +1,10 @@
 """The networks that a system is made of: what each is called where, and how to run it."""
 
-import functools
-from collections.abc import Callable, Iterable, Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.extend.core as jex
-import numpy as np
 from flax import nnx
 
 from fbjax.models import layers
@@ -33,6 +31,10 @@ class Part(NamedTuple):
   def build(self, key: jax.Array) -> nnx.Module:
     return self.make(**self.sizes, **self.options, rngs=layers.Keys(key))
 
+  def init(self, key: jax.Array) -> Params:
+    """New weights."""
+    return nnx.to_pure_dict(nnx.state(self.build(key), nnx.Param))
+
   def abstract(self) -> nnx.Module:
     """The network without values."""
     return nnx.eval_shape(self.build, jax.random.key(0))
@@ -48,6 +50,9 @@ class Networks:
   What every system is at its core: it says which networks train, and trains them as a whole.
   """
 
+  # Regexes of leaves, as `network/leaf`, that hold constants: they never train and never decay.
+  fixed: tuple[str, ...] = ()
+
   def __init__(self, parts: Mapping[str, Part]):
     self.parts = dict(parts)
     self._graphs: dict[str, nnx.GraphDef] = {}
@@ -61,9 +66,9 @@ class Networks:
     return self._init(key, trained=False)
 
   def _init(self, key: jax.Array, trained: bool) -> Params:
-    keys = dict(zip(self.parts, jax.random.split(key, len(self.parts)), strict=True))
+    # By the name: what other networks a system has does not change a network's draw.
     return {
-      name: nnx.to_pure_dict(nnx.state(part.build(keys[name]), nnx.Param))
+      name: part.init(jax.random.fold_in(key, zlib.crc32(name.encode())))
       for name, part in self.parts.items()
       if part.trained == trained
     }
@@ -71,10 +76,6 @@ class Networks:
   @property
   def whole(self) -> "Networks":
     return self
-
-  def split(self, whole: Params, key: jax.Array) -> tuple[Params, Params]:
-    del key
-    return whole, {}
 
   def weights(self, params: Params, frozen: Params) -> Params:
     del frozen
@@ -85,53 +86,3 @@ class Networks:
     if name not in self._graphs:
       self._graphs[name] = nnx.split(self.parts[name].abstract())[0]
     return getattr(nnx.merge(self._graphs[name], weights[name]), method)
-
-
-class Deferred:
-  """A leaf that is made by np.asarray. The last one is kept: all tensors of a stack are of one."""
-
-  last: tuple[Any, np.ndarray | None] = (None, None)
-
-  def __init__(self, like: Any, make: Callable[[], np.ndarray]):
-    self.shape, self.dtype, self.make = tuple(like.shape), np.dtype(like.dtype), make
-
-  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-    if Deferred.last[0] is not self:
-      Deferred.last = (None, None)  # before the next one comes
-      Deferred.last = (self, self.make())
-    return np.asarray(Deferred.last[1], dtype)
-
-
-def fresh(part: Part, key: jax.Array, wanted: Iterable[str]) -> dict[str, Deferred]:
-  """New values of some leaves of a network, by path; each is computed when it is asked for."""
-
-  def draw(key: jax.Array) -> dict[str, jax.Array]:
-    state = nnx.to_pure_dict(nnx.state(part.build(key), nnx.Param))
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
-
-  wanted = set(wanted)
-  if not wanted:
-    return {}
-  program, shapes = jax.make_jaxpr(draw, return_shape=True)(key)
-
-  def value(part: jex.ClosedJaxpr) -> np.ndarray:
-    return np.asarray(jex.jaxpr_as_fun(part)(key)[0])
-
-  return {
-    name: Deferred(shapes[name], functools.partial(value, only(program, i)))
-    for i, name in enumerate(sorted(shapes))  # the order of a dict's leaves
-    if name in wanted
-  }
-
-
-def only(program: jex.ClosedJaxpr, place: int) -> jex.ClosedJaxpr:
-  """The part of a program that its output at `place` needs."""
-  out = program.jaxpr.outvars[place]
-  needed, lines = {out} if isinstance(out, jex.Var) else set(), []
-  for line in reversed(program.jaxpr.eqns):
-    if needed.intersection(line.outvars):
-      lines.append(line)
-      needed.update(x for x in line.invars if isinstance(x, jex.Var))
-  part = program.jaxpr.replace(eqns=lines[::-1], outvars=[out])
-  return jex.ClosedJaxpr(part, program.consts)

@@ -1,8 +1,24 @@
 """Optimizers from plain arguments."""
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
 import optax
 
 from fbjax import errors
+
+# Layers whose matrices shrink under weight decay; norms, biases, positions and gates do not.
+MATRICES = ("kernel", "embedding", "a", "b")
+
+
+class Optimizer(NamedTuple):
+  """An optax.GradientTransformation, and what a step tells of it."""
+
+  init: Callable[[Any], optax.OptState]
+  update: Callable[..., tuple[Any, optax.OptState]]
+  rate: optax.Schedule = lambda step: 0.0  # learning rate of a step
+  trains: Callable[[str], bool] = lambda path: True  # whether the leaf of this path trains
 
 
 def learning_rate(
@@ -26,6 +42,7 @@ def learning_rate(
 def make_optimizer(
   *,
   steps: int,
+  trains: Callable[[str], bool] = lambda path: True,
   name: str = "adamw",
   lr: float = 1e-5,
   warmup: int = 0,
@@ -34,19 +51,47 @@ def make_optimizer(
   b2: float = 0.999,
   eps: float = 1e-8,
   weight_decay: float = 0.01,
+  decays: str = "matrices",
   clip: float = 0.0,
-) -> optax.GradientTransformation:
-  """AdamW or SGD behind clipping of the global gradient norm (`clip=0` for none).
+  clip_from: int = 0,
+) -> Optimizer:
+  """AdamW or SGD on the leaves that train; the others stay as they are and have no state.
+
+  Args:
+    steps: of the whole training, at which a cosine schedule ends.
+    trains: path of a leaf, such as unet/in_conv/kernel -> whether it trains.
+    name: "adamw" or "sgd".
+    lr, warmup, schedule: see `learning_rate`.
+    b1, b2, eps: AdamW's.
+    weight_decay: AdamW's, of what `decays`.
+    decays: "matrices" (kernels, embeddings, low-rank additions), or "all", as PyTorch does.
+    clip: greatest norm of the gradients of all leaves that train; 0 for none.
+    clip_from: the step that clipping begins at.
 
   Raises:
-    UserError: for another optimizer's name.
+    UserError: for another optimizer's name, or another `decays`.
   """
   rate = learning_rate(lr, steps, warmup, schedule)
+  if decays not in ("matrices", "all"):
+    raise errors.UserError(f"optim.decays is {decays!r}; expected 'matrices' or 'all'")
   match name:
     case "adamw":
-      tx = optax.adamw(rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+      decayed = by_path(lambda path: decays == "all" or path.split("/")[-1] in MATRICES)
+      tx = optax.adamw(rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decayed)
     case "sgd":
       tx = optax.sgd(rate)
     case _:
       raise errors.UserError(f"optim.name is {name!r}; expected 'adamw' or 'sgd'")
-  return optax.chain(optax.clip_by_global_norm(clip), tx) if clip else tx
+  # An optimizer without clipping has the same state: a run may change its mind.
+  clipping = optax.clip_by_global_norm(clip) if clip else optax.identity()
+  clipping = optax.conditionally_transform(clipping, lambda step: step >= clip_from)
+  tx = optax.chain(clipping, tx)
+  label = by_path(lambda path: "trains" if trains(path) else "stays")
+  tx = optax.partition({"trains": tx, "stays": optax.set_to_zero()}, label)
+  return Optimizer(tx.init, tx.update, rate, trains)
+
+
+def by_path(fn: Callable[[str], Any]) -> Callable[[Any], Any]:
+  """tree -> fn of the path of each of its leaves."""
+  path_of = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")  # noqa: E731
+  return lambda tree: jax.tree.map_with_path(lambda path, _: fn(path_of(path)), tree)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fbjax.systems import base
+from fbjax.train import optim
 
 Params = Any
 Batch = Mapping[str, jax.Array]
@@ -25,7 +26,7 @@ class TrainState(NamedTuple):
   opt: optax.OptState
 
 
-def init_state(params: Params, tx: optax.GradientTransformation) -> TrainState:
+def init_state(params: Params, tx: optim.Optimizer) -> TrainState:
   """The state before the first step."""
   return TrainState(
     jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), tx.init(params)
@@ -34,9 +35,10 @@ def init_state(params: Params, tx: optax.GradientTransformation) -> TrainState:
 
 def make_train_step(
   loss_fn: LossFn,
-  tx: optax.GradientTransformation,
+  tx: optim.Optimizer,
   *,
   ema_decay: float,
+  ema_warmup: bool = True,
   seed: int,
   accumulate: int = 1,
 ) -> Callable[[TrainState, Params, Batch], tuple[TrainState, Metrics]]:
@@ -49,7 +51,8 @@ def make_train_step(
   Args:
     loss_fn: mean loss over clips.
     tx: optimizer.
-    ema_decay: decay of the moving average, reached after a warm-up of (1 + step) / (10 + step).
+    ema_decay: decay of the moving average; at 0 it is the weights themselves.
+    ema_warmup: the decay is at most (1 + step) / (10 + step), so that it soon forgets the start.
     seed: of all randomness in the loss.
     accumulate: number of parts a batch is cut into, run one after the other to save memory.
   """
@@ -78,9 +81,13 @@ def make_train_step(
     (loss, metrics), grads = gradients(state.params, frozen, batch, key)
     updates, opt = tx.update(grads, state.opt, state.params)
     params = optax.apply_updates(state.params, updates)
-    decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+    warm = (1 + state.step) / (10 + state.step)
+    decay = jnp.minimum(ema_decay, warm) if ema_warmup else ema_decay
     ema = optax.incremental_update(params, state.ema, 1 - decay)
-    metrics = metrics | {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+    # Of what trains alone: the other gradients are then never computed.
+    trains = optim.by_path(tx.trains)(grads)
+    norm = optax.tree.norm(jax.tree.map(lambda g, t: g if t else jnp.zeros(()), grads, trains))
+    metrics = metrics | {"loss": loss, "grad_norm": norm, "lr": jnp.asarray(tx.rate(state.step))}
     return TrainState(state.step + 1, params, ema, opt), metrics
 
   return step

@@ -1,0 +1,184 @@
+"""The weights that a mode works with: what a run starts from, and what a run has trained."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fbjax import build, checkpoint, errors, sharding, start, trees
+from fbjax import weights as weights_lib
+from fbjax import workdir as workdir_lib
+from fbjax.systems import base, coarse
+
+logger = logging.getLogger(__name__)
+
+Spec = Mapping[str, Any]
+
+
+class Starting(NamedTuple):
+  """What a run starts from, on a mesh.
+
+  params: reads or draws the weights that train; called for a new run alone.
+  frozen: the weights that do not train.
+  origin: digests of the folders they came from, for the workdir's identity.
+  """
+
+  params: Callable[[], base.Params]
+  frozen: base.Params
+  origin: dict[str, Any]
+
+
+def starting_weights(
+  config: Spec, system: base.System, mesh: jax.sharding.Mesh, *, complete: bool = False
+) -> Starting:
+  """The weights of a config before its first step, by `config.weights`, `start` and `prior_run`.
+
+  Args:
+    config: of the run.
+    system: of the config.
+    mesh: where the weights are to be.
+    complete: refuse weights of which any leaf would start anew, as sampling without training must.
+
+  Raises:
+    UserError: for folders that do not fit the config; names every leaf.
+  """
+  folder, rules, key = config["weights"], config["start"], jax.random.key(config["seed"])
+  elsewhere = build.of_prior_run(config, system)
+  chosen = start.sources(system.whole, folder, rules, elsewhere)
+  check_frozen(config, system, chosen)
+  if complete:
+    check_complete(folder, system, chosen)
+  # Leaves of networks that another run has trained are neither read nor drawn here.
+  here = lambda tree: {name: x for name, x in tree.items() if name not in elsewhere}  # noqa: E731
+
+  def frozen_init(key: jax.Array) -> base.Params:
+    return here(system.init_frozen(key))
+
+  like = halved(jax.eval_shape(frozen_init, key), build.DTYPES[config["system"]["dtype"]])
+  frozen = start.load(frozen_init, like, chosen, folder, mesh, key)
+
+  def params() -> base.Params:
+    like = jax.eval_shape(system.init, key)
+    return start.load(system.init, like, chosen, folder, mesh, key)
+
+  origin: dict[str, Any] = {}
+  if folder:
+    origin["weights"] = weights_lib.read_about(folder)["digest"]
+    logger.info("Weights of %s.", folder)
+  if elsewhere:
+    found, origin["prior_run"] = prior_weights(config, system, mesh)
+    frozen = frozen | found
+  return Starting(params, frozen, origin)
+
+
+def halved(shapes: base.Params, dtype: Any) -> base.Params:
+  """Frozen kernels and embeddings in the dtype that the networks compute in; norms in float32."""
+  flat = trees.flatten(shapes)
+  matrices = {k for k in flat if k.split("/")[-1] in ("kernel", "embedding")}
+  return trees.nest(
+    {k: jax.ShapeDtypeStruct(x.shape, dtype if k in matrices else x.dtype) for k, x in flat.items()}
+  )
+
+
+def check_frozen(config: Spec, system: base.System, chosen: Mapping[str, start.Source]) -> None:
+  """Raises a UserError for a pretrained system of which a frozen network starts anew in part."""
+  frozen = [p for p in chosen if not system.parts[p.split("/")[0]].trained]
+  anew = [p for p in frozen if chosen[p] != "stored"]
+  if anew and config["weights"]:
+    raise errors.UserError(
+      f"{len(anew)} weights of frozen networks would start anew and never train, {anew[0]} among "
+      f"them: port a checkpoint that holds them into {config['weights']}"
+    )
+  if anew:
+    logger.warning(
+      "Frozen networks are drawn at random, good for trying out only: set config.weights."
+    )
+
+
+def check_complete(folder: str, system: base.System, chosen: Mapping[str, start.Source]) -> None:
+  """Raises a UserError unless every leaf is in the folder."""
+  anew = [p for p, source in chosen.items() if source != "stored" and not build.is_fixed(system, p)]
+  if anew:
+    raise errors.UserError(
+      f"{folder or 'this config'} lacks {len(anew)} of the weights to sample with, {anew[0]} among "
+      "them: they start anew, in training. Give the --workdir of a trained run, or a config whose "
+      "weights were ported from a trained checkpoint"
+    )
+
+
+def prior_weights(
+  config: Spec, system: base.System, mesh: jax.sharding.Mesh
+) -> tuple[base.Params, str]:
+  """The neural prior that `config.prior_run`, a workdir, has trained: frozen weights, their digest.
+
+  It was trained by itself, or along with a network that was told its video.
+
+  Raises:
+    UserError: when nothing was trained there; when it was trained in other sizes, or by low-rank
+      additions; or is to be trained here.
+  """
+  workdir = config["prior_run"]
+  if config["prior"]["trained"]:
+    raise errors.UserError(
+      "config.prior.trained trains a new neural prior: leave config.prior_run empty"
+    )
+  theirs = workdir_lib.read_config(workdir)
+  if theirs["trainable"].get("lora"):
+    raise errors.UserError(
+      f"the neural prior in {workdir} was trained by low-rank additions; give one of which all was "
+      "trained"
+    )
+  made = build.make_networks(theirs, build.make_tokenizer(theirs)).parts
+  names = {n: n if n in made else n.removeprefix(coarse.PREFIX) for n in coarse.of(system.parts)}
+  for ours, name in names.items():
+    there, here = (p[n].sizes if n in p else None for p, n in ((made, name), (system.parts, ours)))
+    if there != here:
+      raise errors.UserError(
+        f"the network {name!r} of the neural prior in {workdir} has the sizes {there}, but "
+        f"config.prior asks for {here}"
+      )
+  wanted = {name: made[name].shapes() for name in names.values()}
+  found = averaged_weights(workdir, wanted, mesh)
+  return {ours: found[name] for ours, name in names.items()}, digest(found)
+
+
+def digest(params: base.Params) -> str:
+  """A number that tells weights apart: a sum of all their bits, the same on any mesh."""
+
+  def bits(x: jax.Array) -> jax.Array:
+    words = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
+    # By place: equal values in another order are other weights. Integer sums have no order.
+    place = jnp.arange(words.size, dtype=jnp.uint32).reshape(words.shape) * jnp.uint32(2654435761)
+    return jnp.sum((words ^ place) * jnp.uint32(2246822519), dtype=jnp.uint32)
+
+  total = jax.jit(lambda tree: sum(jax.tree.leaves(jax.tree.map(bits, tree))))(params)
+  return f"{int(total):08x}"
+
+
+def trained_weights(workdir: str, system: base.System, mesh: jax.sharding.Mesh) -> base.Params:
+  """The averaged weights of the newest step of a run, of all that its system trains."""
+  return averaged_weights(workdir, jax.eval_shape(system.init, jax.random.key(0)), mesh)
+
+
+def averaged_weights(workdir: str, wanted: Any, mesh: jax.sharding.Mesh) -> base.Params:
+  """Selected leaves of the averaged weights (EMA) of the newest step, placed on the mesh.
+
+  Args:
+    workdir: of a run.
+    wanted: tree of shapes, a part of the run's params.
+    mesh: the devices.
+
+  Raises:
+    UserError: when the workdir holds no checkpoint.
+  """
+  checkpoints = checkpoint.Checkpoints(workdir)
+  if checkpoints.latest is None:
+    raise errors.UserError(f"{workdir} holds no checkpoint yet; train it first")
+  shapes = {"ema": wanted}
+  placed = sharding.placed(shapes, sharding.tree(shapes, mesh))
+  params = checkpoints.restore_part(checkpoints.latest, placed)["ema"]
+  logger.info("Restored step %d of %s.", checkpoints.latest, workdir)
+  checkpoints.close()
+  return params

@@ -1,0 +1,133 @@
+"""--mode=export: weights of a run, or ported ones, as a checkpoint of the code base they came from."""
+
+import json
+import logging
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from fbjax import build, errors, lazy, loading, port, trees
+from fbjax import weights as weights_lib
+from fbjax import workdir as workdir_lib
+from fbjax.modes import memory
+from fbjax.port import files, table
+from fbjax.systems import base, parts
+
+logger = logging.getLogger(__name__)
+
+
+def export(
+  config: dict[str, Any] | None, workdir: str | None, out: str | None, weights: str | None = None
+) -> None:
+  """Writes averaged weights of a run, or ported ones as they came.
+
+  Args:
+    config: of the weights; None takes the workdir's own.
+    workdir: of a trained run; None exports what was ported.
+    out: a .ckpt, .pt or .safetensors with everything, or a folder with one for each network and its
+      config.json, which diffusers and transformers load.
+
+  Raises:
+    UserError: without a folder of ported weights, which knows the layout of their origin.
+  """
+  if config is None:
+    if not workdir:
+      raise errors.UserError(
+        "--mode=export needs --workdir=<trained run>, or --config with weights"
+      )
+    config = workdir_lib.read_config(workdir)
+  folder = config["weights"]
+  if not folder or not out:
+    raise errors.UserError(
+      "--mode=export needs --config.weights=<folder that --mode=port wrote>, which knows the layout, "
+      "and --out=<.ckpt, .pt or .safetensors, or a folder>"
+    )
+  about = weights_lib.read_about(folder)["parts"]
+  stored = stored_tree(folder)
+  trees_of = stored.get("networks", {})
+  if workdir:
+    mesh = build.make_mesh(config)
+    system = build.make_system(config, None)
+    starting = loading.starting_weights(config, system, mesh)
+    workdir_lib.check(workdir, config, starting.origin)
+    params = loading.trained_weights(workdir, system, mesh)
+    trees_of |= jax.jit(system.weights)(params, starting.frozen)
+  write(build.make_networks(config, None), trees_of, about, stored.get("left", {}), out)
+
+
+def write(
+  system: base.System,
+  weights: Mapping[str, Any],
+  about: Mapping[str, Any],
+  left: Mapping[str, Any],
+  out: str,
+) -> None:
+  """Writes weights in the layout and under the names of the files they were ported from.
+
+  Args:
+    system: whose networks they are.
+    weights: by network, trees whose leaves have shape, dtype and np.asarray.
+    about: what the port told of each network; others are left out.
+    left: tensors of no network, by key.
+    out: see `export`.
+  """
+  memory.return_freed()
+  # A network that was not in the files, such as a neural prior of another run, has no place there.
+  held = {name: part for name, part in system.parts.items() if name in about and name in weights}
+  tensors = {
+    name: port.unfill(part.network, weights[name], part.sizes, about[name]["layout"], partial=True)
+    for name, part in held.items()
+  }
+  if is_folder(out):
+    for name, part in held.items():
+      write_folder(name, part, about[name]["layout"], tensors[name], pathlib.Path(out))
+    return
+  together = {
+    about[name]["prefix"] + key: x for name, own in tensors.items() for key, x in own.items()
+  } | dict(left)
+  pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
+  files.write(out, together)
+  logger.info("Wrote %d tensors to %s.", len(together), out)
+
+
+def is_folder(out: str) -> bool:
+  """Whether --out is a folder: whatever does not end as a checkpoint file does."""
+  return out.endswith("/") or pathlib.Path(out).suffix not in files.SUFFIXES
+
+
+def write_folder(
+  name: str, part: parts.Part, layout: str, tensors: Mapping[str, Any], out: pathlib.Path
+) -> None:
+  """One network as diffusers or transformers keep it.
+
+  Raises:
+    UserError: when its origin has no folders.
+  """
+  found = table.layout(part.network, part.sizes, name=layout)
+  if not found.file:
+    raise errors.UserError(
+      f"the network {name!r} ({part.network}) comes from one file: give --out a name in .ckpt or "
+      ".safetensors"
+    )
+  file = out / found.file
+  file.parent.mkdir(parents=True, exist_ok=True)
+  (file.parent / "config.json").write_text(json.dumps(found.config(**part.sizes), indent=2) + "\n")
+  files.write(file, tensors)
+  logger.info("Wrote %d tensors to %s.", len(tensors), file)
+
+
+def stored_tree(folder: str) -> dict[str, Any]:
+  """All that is in a folder of ported weights, read only when asked for."""
+  read = lazy.keep_last(lambda path: weights_lib.read_leaf(folder, path))
+  tree: dict[str, Any] = {"left": {}}
+  networks = {}
+  for path, like in weights_lib.stored(folder).items():
+    leaf = lazy.Lazy(like.shape, like.dtype, lambda path=path: read(path))
+    group, rest = path.split("/", 1)
+    if group == "left":
+      tree["left"][rest] = leaf
+    else:
+      networks[rest] = leaf
+  return tree | {"networks": trees.nest(networks)}

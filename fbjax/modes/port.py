@@ -1,0 +1,176 @@
+"""--mode=port: checkpoints of other code bases into a folder of weights.
+
+files -> the tensors of each network of the config's system -> one folder of weights, that training
+starts from and sampling reads, whatever the mesh.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fbjax import build, errors, port, start, trees
+from fbjax import weights as weights_lib
+from fbjax.modes import memory
+from fbjax.port import convert, files, table
+from fbjax.systems import base, parts
+
+logger = logging.getLogger(__name__)
+
+
+class Found(NamedTuple):
+  """Where the tensors of a network are: in which file, behind which prefix."""
+
+  file: int
+  prefix: str
+  tensors: dict[str, np.ndarray]
+
+
+def port_files(config: dict[str, Any], weights: Sequence[str], out: str | None) -> None:
+  """Reads checkpoints into a folder of weights that `config.weights` can name.
+
+  `config.start` says what the files may lack: leaves that a run draws anew, sets to zero or widens.
+  `config.port` has regexes of keys that may be left over: `ignore` of those of no network,
+  `<network>.ignore` of those of a network.
+
+  Raises:
+    UserError: for files that do not hold the config's networks, listing every key that is wrong;
+      for files that cannot be read, or a folder that already holds weights.
+  """
+  if not weights or not out:
+    raise errors.UserError(
+      "--mode=port needs --weights=<checkpoint>[,<another>] and --out=<folder>"
+    )
+  memory.return_freed()
+  system = build.make_networks(config, None)
+  rules, ignore = config["start"], check_ignore(config["port"], system)
+  start.check_rules(rules, system)
+  elsewhere = build.of_prior_run(config, system)
+  wanted = {name: part for name, part in system.parts.items() if name not in elsewhere}
+  opened = [files.read(file) for file in weights]
+  for file, found in zip(weights, opened, strict=True):
+    logger.info("%s: %s with %d tensors.", file, found.kind, len(found.tensors))
+    if found.inert:
+      logger.info("  not run and not read: %s", ", ".join(found.inert))
+
+  located = {name: locate(name, part, opened, rules.get(name, {})) for name, part in wanted.items()}
+  located = {name: found for name, found in located.items() if found is not None}
+  leaves, about, count = {}, {}, 0
+  kept = left_over(opened, list(located.values()), ignore[""])
+  if kept:
+    logger.info("Of no network: %s.", ", ".join(sorted(kept)))
+  for name, found in located.items():
+    part = wanted[name]
+    params, report = fill(name, part, found.tensors, rules.get(name, {}), ignore.get(name, ()))
+    logger.info("%s", report)
+    count += report.count
+    leaves |= {weights_lib.network_path(name, p): x for p, x in trees.flatten(params).items()}
+    layout = table.layout_name(part.network, part.sizes, found.tensors)
+    # A network's own file has no prefix; exported, all networks are in one.
+    prefix = found.prefix or table.prefix(part.network, layout)
+    about[name] = {"network": part.network, "prefix": prefix, "layout": layout}
+    # What the network does not need is kept for the way back.
+    kept |= {prefix + key: found.tensors[key] for key in report.left if key in found.tensors}
+
+  leaves |= {f"left/{key}": x for key, x in kept.items()}
+  weights_lib.write(out, leaves, check, {"files": list(weights), "parts": about})
+  for name in wanted.keys() - located.keys():
+    logger.info("%s is in no file: every run draws it anew.", name)
+  logger.info("Wrote %s parameters to %s; train with --config.weights=%s.", f"{count:,}", out, out)
+
+
+def check_ignore(spec: Mapping[str, Any], system: base.System) -> dict[str, tuple[str, ...]]:
+  """Regexes of keys that may be left over, by network; "" for keys of no network.
+
+  Raises:
+    UserError: when `config.port` has anything else.
+  """
+  ignore = {"": tuple(spec.get("ignore", ()))}
+  for name, own in spec.items():
+    if name == "ignore":
+      continue
+    if name not in system.parts or set(own) - {"ignore"}:
+      raise errors.UserError(
+        f"config.port.{name} is no list of keys to ignore: config.port takes ignore, and "
+        f"<network>.ignore for {', '.join(system.parts)}. What a run draws anew, sets to zero or "
+        "widens is named in config.start"
+      )
+    ignore[name] = tuple(own["ignore"])
+  return ignore
+
+
+def locate(
+  name: str, part: parts.Part, opened: Sequence[files.Checkpoint], rules: Mapping[str, Any]
+) -> Found | None:
+  """The network in the first file that holds it; None if none does and it may start anew.
+
+  Raises:
+    UserError: when none does, and the rules do not let it.
+  """
+  for i, file in enumerate(opened):
+    prefix = port.locate(part.network, file.tensors)
+    if prefix is not None:
+      own = {k.removeprefix(prefix): x for k, x in file.tensors.items() if k.startswith(prefix)}
+      return Found(i, prefix, own)
+  if ".*" in rules.get("new", ()):
+    return None
+  there = sorted({network for file in opened for network in port.recognize(file.tensors).values()})
+  raise errors.UserError(
+    f"no file holds the network {name!r} ({part.network}) of the config; "
+    f"they look like {', '.join(there) or 'no network known here'}. Name a file that has it, or let "
+    f"it start anew with config.start.{name}.new=('.*',)"
+  )
+
+
+def fill(
+  name: str,
+  part: parts.Part,
+  tensors: Mapping[str, Any],
+  rules: Mapping[str, Any],
+  ignore: Sequence[str],
+) -> tuple[convert.Params, convert.Report]:
+  """The network's leaves that the file has, read only when asked for."""
+  new, zero, widen = (tuple(rules.get(kind, ())) for kind in start.KINDS)
+  try:
+    return port.fill(
+      part.network,
+      tensors,
+      part.sizes,
+      optional=new + zero,
+      narrow=new + widen,
+      ignore=ignore,
+    )
+  except errors.UserError as error:
+    raise errors.UserError(f"network {name!r} of the system: {error}") from None
+
+
+def left_over(
+  opened: Sequence[files.Checkpoint], located: Sequence[Found], ignore: Sequence[str]
+) -> dict[str, np.ndarray]:
+  """Tensors of no network: schedule buffers, and what the config ignores.
+
+  Raises:
+    UserError: when there are others.
+  """
+  left = {}
+  for i, file in enumerate(opened):
+    prefixes = tuple(found.prefix for found in located if found.file == i)
+    left |= {key: x for key, x in file.tensors.items() if not key.startswith(prefixes)}
+  # A buffer of the schedule has no module before its name: they are computed here.
+  unknown = [key for key in left if "." in key and not convert.match(ignore, [key])]
+  if unknown:
+    lines = "\n".join(f"  {key} {tuple(left[key].shape)}" for key in sorted(unknown))
+    raise errors.UserError(
+      f"the files hold {len(unknown)} tensors of no network of this config:\n{lines}\n"
+      "Name them in config.port.ignore if they are not needed"
+    )
+  return left
+
+
+def check(path: str, array: np.ndarray) -> None:
+  """Raises when weights are no numbers; what no network needs may hold anything."""
+  if not path.startswith("left/") and not np.all(np.isfinite(array)):
+    raise errors.UserError(
+      f"the checkpoint has values that are not finite in {path.removeprefix('networks/')}"
+    )
