@@ -21,11 +21,11 @@ from fbjax.data import pipeline, sources, synthetic, tfds_clips, tokenizers
 from fbjax.systems import (
   adapters,
   base,
-  coarse,
   codecs,
   cogvideox,
   formulation,
   latte,
+  neural_prior,
   videocrafter,
 )
 from fbjax.train import objectives, optim, step
@@ -168,8 +168,8 @@ def make_batches(
 def make_system(config: Spec, tokenizer: Any | None) -> base.System:
   """The system of a config; without a tokenizer it cannot encode, but its weights can be ported.
 
-  `config.prior` puts a neural prior in front: the options of `coarse.Coarse`, and those keys of
-  `config.system` in which the prior differs from it.
+  `config.prior` puts a neural prior in front: the options of `neural_prior.WithNeuralPrior`, and
+  those keys of `config.system` in which the prior differs from it.
   """
   spec, prior = config["system"], config["prior"]
   system = make_architecture(config, spec, tokenizer, coarse_told=bool(prior))
@@ -177,13 +177,13 @@ def make_system(config: Spec, tokenizer: Any | None) -> base.System:
     own = {k: v for k, v in prior.items() if k in spec}
     options = {k: v for k, v in prior.items() if k not in spec}
     made = make_architecture(config, spec | own | {"name": f"{spec['name']}_prior"}, tokenizer)
-    system = call(coarse.Coarse, options, "prior", system=system, prior=made)
+    system = call(neural_prior.WithNeuralPrior, options, "prior", system=system, prior=made)
   return make(TRAINABLE, config["trainable"], "trainable", system=system)
 
 
 def of_prior_run(config: Spec, system: base.System) -> list[str]:
   """The networks whose weights come from `config.prior_run`, not from files or a draw."""
-  return coarse.of(system.parts) if config["prior_run"] else []
+  return neural_prior.names_in(system.networks) if config["prior_run"] else []
 
 
 def make_architecture(

@@ -15,7 +15,7 @@ from fbjax import build, checkpoint, errors, places, sampling, sharding, tracker
 from fbjax import weights as weights_lib
 from fbjax import workdir as workdir_lib
 from fbjax.data import pipeline, prompts, video
-from fbjax.systems import base, coarse
+from fbjax.systems import base, neural_prior
 from fbjax.train import loop
 
 logger = logging.getLogger(__name__)
@@ -350,10 +350,15 @@ def prior_weights(config: dict[str, Any], system: base.System, mesh: jax.shardin
       f"the neural prior in {workdir} was trained in part ({theirs['trainable']['name']}); give one "
       "of which all was trained"
     )
-  made = build.make_system(theirs, build.make_tokenizer(theirs)).parts
-  names = {n: n if n in made else n.removeprefix(coarse.PREFIX) for n in coarse.of(system.parts)}
+  made = build.make_system(theirs, build.make_tokenizer(theirs)).networks
+  names = {
+    n: n if n in made else n.removeprefix(neural_prior.PREFIX)
+    for n in neural_prior.names_in(system.networks)
+  }
   for ours, name in names.items():
-    there, here = (p[n].sizes if n in p else None for p, n in ((made, name), (system.parts, ours)))
+    there, here = (
+      p[n].sizes if n in p else None for p, n in ((made, name), (system.networks, ours))
+    )
     if there != here:
       raise errors.UserError(
         f"the network {name!r} of the neural prior in {workdir} has the sizes {there}, but "

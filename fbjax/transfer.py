@@ -19,7 +19,7 @@ from etils import epath
 from fbjax import build, errors, port
 from fbjax import weights as weights_lib
 from fbjax.port import convert, files, table
-from fbjax.systems import base, parts
+from fbjax.systems import base, networks
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def port_files(config: dict[str, Any], weights: Sequence[str], out: str) -> None
   system = build.make_system(config, None).whole
   rules = check_rules(config["port"], system)
   elsewhere = build.of_prior_run(config, system)
-  wanted = {name: part for name, part in system.parts.items() if name not in elsewhere}
+  wanted = {name: part for name, part in system.networks.items() if name not in elsewhere}
   opened = [files.read(file) for file in weights]
   for file, found in zip(weights, opened, strict=True):
     logger.info("%s: %s with %d tensors.", file, found.kind, len(found.tensors))
@@ -101,9 +101,9 @@ def check_rules(spec: Mapping[str, Any], system: base.System) -> dict[str, Any]:
     UserError: for a key that is no part of the system, or no rule.
   """
   for name, rules in spec.items():
-    if name != "ignore" and name not in system.parts:
+    if name != "ignore" and name not in system.networks:
       raise errors.UserError(
-        f"config.port has {name!r}; expected ignore, {', '.join(system.parts)}"
+        f"config.port has {name!r}; expected ignore, {', '.join(system.networks)}"
       )
     if name != "ignore" and (unknown := sorted(set(rules) - set(RULES))):
       raise errors.UserError(
@@ -113,7 +113,10 @@ def check_rules(spec: Mapping[str, Any], system: base.System) -> dict[str, Any]:
 
 
 def locate(
-  name: str, part: parts.Part, opened: Sequence[files.Checkpoint], rules: Mapping[str, Any]
+  name: str,
+  part: networks.NetworkSpec,
+  opened: Sequence[files.Checkpoint],
+  rules: Mapping[str, Any],
 ) -> Found:
   """The part in the first file that holds it.
 
@@ -136,14 +139,14 @@ def locate(
 
 
 def fill(
-  name: str, part: parts.Part, tensors: Mapping[str, Any], rules: Mapping[str, Any]
+  name: str, part: networks.NetworkSpec, tensors: Mapping[str, Any], rules: Mapping[str, Any]
 ) -> tuple[convert.Params, convert.Report]:
   """The part's leaves, read only when asked for, by the rules of the config."""
   new, zero = tuple(rules.get("new", ())), tuple(rules.get("zero", ()))
   shapes = {path: x.shape for path, x in convert.flatten(part.shapes()).items()}
   zeros = convert.match(zero, shapes)
   wanted = [path for path in convert.match(new, shapes) if path not in zeros]
-  drawn = dict(parts.fresh(part, jax.random.key(0), wanted))
+  drawn = dict(networks.fresh(part, jax.random.key(0), wanted))
   drawn |= {path: np.broadcast_to(np.float32(0), shapes[path]) for path in zeros}
   try:
     return port.fill(
@@ -188,7 +191,7 @@ def leaves(
   """Everything by its path in the folder."""
   flat: dict[tuple[Any, ...], Any] = {}
   for name, tree in lazy.items():
-    group = "params" if system.parts[name].trained else "frozen"
+    group = "params" if system.networks[name].trained else "frozen"
     flat |= {(group, name, *convert.keys(k)): x for k, x in convert.flatten(tree).items()}
   return flat | {("left", key): x for key, x in left.items()}
 
@@ -216,7 +219,7 @@ def export(
   system = build.make_system(config, None).whole
   about = json.loads((epath.Path(folder) / ABOUT).read_text())["parts"]
   # A neural prior of another run was not ported, and goes back from there.
-  held = {name: part for name, part in system.parts.items() if name in about}
+  held = {name: part for name, part in system.networks.items() if name in about}
   tensors = {
     name: port.unfill(
       part.network, (params if part.trained else frozen)[name], part.sizes, about[name]["layout"]
@@ -236,7 +239,7 @@ def export(
 
 
 def write_folder(
-  name: str, part: parts.Part, layout: str, tensors: Mapping[str, Any], out: pathlib.Path
+  name: str, part: networks.NetworkSpec, layout: str, tensors: Mapping[str, Any], out: pathlib.Path
 ) -> None:
   """One network as diffusers or transformers keep it.
 
@@ -261,5 +264,5 @@ def stored_tree(folder: str) -> dict[str, Any]:
   flat = {}
   for path, like in weights_lib.stored(folder).items():
     keys = path[:1] + tuple(int(k) if k.isdigit() else k for k in path[1:])
-    flat[keys] = parts.Deferred(like, functools.partial(weights_lib.read_leaf, folder, path))
+    flat[keys] = networks.Deferred(like, functools.partial(weights_lib.read_leaf, folder, path))
   return weights_lib.nest(flat)

@@ -85,7 +85,7 @@ class Adapted:
     self._structure = jax.tree.structure(whole)
     self._names = list(flatten(whole))
     self.whole = system
-    self.parts = system.parts
+    self.networks = system.networks
     self.encode, self.drop, self.embed = system.encode, system.drop, system.embed
     self.denoise, self.decode = system.denoise, system.decode
 

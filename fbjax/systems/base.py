@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 from jaxtyping import Array, Bool, Float
 
-from fbjax.systems import parts as parts_lib
+from fbjax.systems import networks
 
 Params = Any
 Cond = Any
@@ -35,7 +35,7 @@ class System(Protocol):
   """
 
   @property
-  def parts(self) -> Mapping[str, parts_lib.Part]:
+  def networks(self) -> Mapping[str, networks.NetworkSpec]:
     """The networks by name: what the port reads and writes."""
     ...
 

@@ -14,7 +14,7 @@ from fbjax.models import layers
 Params = Any
 
 
-class Part(NamedTuple):
+class NetworkSpec(NamedTuple):
   """One network.
 
   make: the class, taking `sizes` and `rngs`.
@@ -42,14 +42,14 @@ class Part(NamedTuple):
     return nnx.to_pure_dict(nnx.state(self.abstract(), nnx.Param))
 
 
-class Networks:
+class NetworkSet:
   """Networks by name; weights are nested dicts of arrays, one for each name.
 
   What every system is at its core: it says which networks train, and trains them as a whole.
   """
 
-  def __init__(self, parts: Mapping[str, Part]):
-    self.parts = dict(parts)
+  def __init__(self, specs: Mapping[str, NetworkSpec]):
+    self.networks = dict(specs)
     self._graphs: dict[str, nnx.GraphDef] = {}
 
   def init(self, key: jax.Array) -> Params:
@@ -61,15 +61,15 @@ class Networks:
     return self._init(key, trained=False)
 
   def _init(self, key: jax.Array, trained: bool) -> Params:
-    keys = dict(zip(self.parts, jax.random.split(key, len(self.parts)), strict=True))
+    keys = dict(zip(self.networks, jax.random.split(key, len(self.networks)), strict=True))
     return {
-      name: nnx.to_pure_dict(nnx.state(part.build(keys[name]), nnx.Param))
-      for name, part in self.parts.items()
-      if part.trained == trained
+      name: nnx.to_pure_dict(nnx.state(spec.build(keys[name]), nnx.Param))
+      for name, spec in self.networks.items()
+      if spec.trained == trained
     }
 
   @property
-  def whole(self) -> "Networks":
+  def whole(self) -> "NetworkSet":
     return self
 
   def split(self, whole: Params, key: jax.Array) -> tuple[Params, Params]:
@@ -83,7 +83,7 @@ class Networks:
   def run(self, name: str, weights: Mapping[str, Params], method: str = "__call__") -> Callable:
     """The network `name` as a function of its inputs."""
     if name not in self._graphs:
-      self._graphs[name] = nnx.split(self.parts[name].abstract())[0]
+      self._graphs[name] = nnx.split(self.networks[name].abstract())[0]
     return getattr(nnx.merge(self._graphs[name], weights[name]), method)
 
 
@@ -102,11 +102,11 @@ class Deferred:
     return np.asarray(Deferred.last[1], dtype)
 
 
-def fresh(part: Part, key: jax.Array, wanted: Iterable[str]) -> dict[str, Deferred]:
+def fresh(spec: NetworkSpec, key: jax.Array, wanted: Iterable[str]) -> dict[str, Deferred]:
   """New values of some leaves of a network, by path; each is computed when it is asked for."""
 
   def draw(key: jax.Array) -> dict[str, jax.Array]:
-    state = nnx.to_pure_dict(nnx.state(part.build(key), nnx.Param))
+    state = nnx.to_pure_dict(nnx.state(spec.build(key), nnx.Param))
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
 
