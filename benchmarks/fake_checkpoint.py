@@ -34,7 +34,7 @@ def tensors(part: Any, prefix: str, **changes: Any) -> dict[str, Random]:
 
 def text_to_video(system: base.System) -> dict[str, Random]:
   """What VideoCrafter1's text-to-video checkpoint holds: a UNet without image, VAE, OpenCLIP text."""
-  unet = system.parts["unet"]
+  unet = system.networks["unet"]
   found = tensors(
     unet,
     "model.diffusion_model.",
@@ -42,16 +42,16 @@ def text_to_video(system: base.System) -> dict[str, Random]:
     image_attention=False,
     stride_embedding=False,
   )
-  found |= tensors(system.parts["vae"], "first_stage_model.")
-  found |= tensors(system.parts["text"], "cond_stage_model.model.")
+  found |= tensors(system.networks["vae"], "first_stage_model.")
+  found |= tensors(system.networks["text"], "cond_stage_model.model.")
   buffers = ("betas", "alphas_cumprod", "scale_arr")
   return found | {name: Random(name, (1000,), np.float32) for name in buffers}
 
 
 def open_clip(system: base.System) -> dict[str, Random]:
   """OpenCLIP's own file: the image network, and the text network beside it."""
-  found = tensors(system.parts["image"], "")
-  return found | {k: x for k, x in tensors(system.parts["text"], "").items() if k not in found}
+  found = tensors(system.networks["image"], "")
+  return found | {k: x for k, x in tensors(system.networks["text"], "").items() if k not in found}
 
 
 def write(folder: pathlib.Path, contents: Mapping[str, Mapping[str, Any]]) -> list[str]:

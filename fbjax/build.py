@@ -21,11 +21,11 @@ from fbjax.data import pipeline, sources, synthetic, tfds_clips, tokenizers
 from fbjax.systems import (
   adapters,
   base,
-  coarse,
   codecs,
   cogvideox,
   formulation,
   latte,
+  neural_prior,
   videocrafter,
 )
 from fbjax.train import loop, objectives, optim, step
@@ -271,7 +271,7 @@ def trained_leaves(config: Spec, system: base.System) -> tuple[list[str], set[st
   chosen = start.sources(system, folder, rules, of_prior_run(config, system))
   names = [
     f"{name}/{leaf}"
-    for name, network in system.parts.items()
+    for name, network in system.networks.items()
     if network.trained
     for leaf in trees.flatten(network.shapes())
   ]
@@ -286,8 +286,8 @@ def is_fixed(system: base.System, name: str) -> bool:
 def make_networks(config: Spec, tokenizer: Any | None) -> base.System:
   """The networks of a config, as they are without low-rank additions.
 
-  `config.prior` puts a neural prior in front: the options of `coarse.Coarse`, and those keys of
-  `config.system` in which the prior differs from it.
+  `config.prior` puts a neural prior in front: the options of `neural_prior.WithNeuralPrior`, and
+  those keys of `config.system` in which the prior differs from it.
   """
   spec, prior = config["system"], config["prior"]
   system = make_architecture(config, spec, tokenizer, coarse_told=bool(prior))
@@ -295,13 +295,13 @@ def make_networks(config: Spec, tokenizer: Any | None) -> base.System:
     own = {k: v for k, v in prior.items() if k in spec}
     options = {k: v for k, v in prior.items() if k not in spec}
     made = make_architecture(config, spec | own | {"name": f"{spec['name']}_prior"}, tokenizer)
-    system = call(coarse.Coarse, options, "prior", system=system, prior=made)
+    system = call(neural_prior.WithNeuralPrior, options, "prior", system=system, prior=made)
   return system
 
 
 def of_prior_run(config: Spec, system: base.System) -> list[str]:
   """The networks whose weights come from `config.prior_run`, not from files or a draw."""
-  return coarse.of(system.parts) if config["prior_run"] else []
+  return neural_prior.names_in(system.networks) if config["prior_run"] else []
 
 
 def make_architecture(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from fbjax import build, checkpoint, errors, sharding, start, trees
 from fbjax import weights as weights_lib
 from fbjax import workdir as workdir_lib
-from fbjax.systems import base, coarse
+from fbjax.systems import base, neural_prior
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def halved(shapes: base.Params, dtype: Any) -> base.Params:
 
 def check_frozen(config: Spec, system: base.System, chosen: Mapping[str, start.Source]) -> None:
   """Raises a UserError for a pretrained system of which a frozen network starts anew in part."""
-  frozen = [p for p in chosen if not system.parts[p.split("/")[0]].trained]
+  frozen = [p for p in chosen if not system.networks[p.split("/")[0]].trained]
   anew = [p for p in frozen if chosen[p] != "stored"]
   if anew and config["weights"]:
     raise errors.UserError(
@@ -130,10 +130,15 @@ def prior_weights(
       f"the neural prior in {workdir} was trained by low-rank additions; give one of which all was "
       "trained"
     )
-  made = build.make_networks(theirs, build.make_tokenizer(theirs)).parts
-  names = {n: n if n in made else n.removeprefix(coarse.PREFIX) for n in coarse.of(system.parts)}
+  made = build.make_networks(theirs, build.make_tokenizer(theirs)).networks
+  names = {
+    n: n if n in made else n.removeprefix(neural_prior.PREFIX)
+    for n in neural_prior.of(system.networks)
+  }
   for ours, name in names.items():
-    there, here = (p[n].sizes if n in p else None for p, n in ((made, name), (system.parts, ours)))
+    there, here = (
+      p[n].sizes if n in p else None for p, n in ((made, name), (system.networks, ours))
+    )
     if there != here:
       raise errors.UserError(
         f"the network {name!r} of the neural prior in {workdir} has the sizes {there}, but "

@@ -31,10 +31,10 @@ KINDS = ("new", "zero", "widen")
 def check_rules(rules: Rules, system: base.System) -> None:
   """Raises a UserError for a network that the system has not, or a rule that does not exist."""
   for name, own in rules.items():
-    if name not in system.parts:
+    if name not in system.networks:
       raise errors.UserError(
         f"config.start has {name!r}, which is no network of this system; it has "
-        f"{', '.join(system.parts)}"
+        f"{', '.join(system.networks)}"
       )
     if unknown := sorted(set(own) - set(KINDS)):
       raise errors.UserError(
@@ -60,7 +60,7 @@ def sources(
   found = weights_lib.stored(folder) if folder else {}
   chosen: dict[str, Source] = {}
   problems = []
-  for name, network in system.parts.items():
+  for name, network in system.networks.items():
     if name in elsewhere:
       continue
     for leaf, like in trees.flatten(network.shapes()).items():
@@ -102,7 +102,7 @@ def started_anew(
   for path, source in chosen.items():
     name, leaf = path.split("/", 1)
     named = folder or any(_matches(patterns, leaf) for patterns in rules.get(name, {}).values())
-    if system.parts[name].trained and source != "stored" and named:
+    if system.networks[name].trained and source != "stored" and named:
       anew.add(path)
   return anew
 

@@ -46,7 +46,7 @@ def clips(folder):
 def test_the_saf_network_has_the_published_size():
   """1438.85 M and 48.79 M trained; 83.65 M in the VAE."""
   system = build.make_system(webvid_saf.get_config().to_dict(), None)
-  counts = {name: count(part.shapes()) for name, part in system.parts.items()}
+  counts = {name: count(part.shapes()) for name, part in system.networks.items()}
   assert round(counts["unet"] / 1e4) == 143885
   assert round(counts["resampler"] / 1e4) == 4879
   assert round(counts["vae"] / 1e4) == 8365

@@ -14,7 +14,7 @@ from configs import webvid_saf, webvid_saf_cogvideox
 from fbjax import build, run, sharding, transfer
 from fbjax import weights as weights_lib
 from fbjax.port import convert, files, leaf, table
-from fbjax.systems import parts
+from fbjax.systems import networks
 
 
 def tiny(**port):
@@ -185,10 +185,10 @@ def test_a_ported_checkpoint_trains_samples_and_goes_back(config, ported, tmp_pa
 
 def test_what_is_drawn_anew_has_the_values_of_a_new_network(system):
   key = jax.random.key(3)
-  for part in (system.parts["resampler"], system.parts["text"]):  # blocks apart, and stacked
+  for part in (system.networks["resampler"], system.networks["text"]):  # blocks apart, and stacked
     whole = convert.flatten(nnx.to_pure_dict(nnx.state(part.build(key), nnx.Param)))
     wanted = [path for path in whole if "norm" not in path]
-    drawn = parts.fresh(part, key, wanted)
+    drawn = networks.fresh(part, key, wanted)
     assert drawn.keys() == set(wanted)
     for path, x in drawn.items():
       assert (x.shape, x.dtype) == (whole[path].shape, whole[path].dtype)
@@ -244,7 +244,7 @@ def test_a_trained_cogvideox_is_a_folder_that_diffusers_runs(tmp_path, monkeypat
   config = c.to_dict()
   system = build.make_system(config, None)
   published = tmp_path / "published"
-  for name, part in system.parts.items():
+  for name, part in system.networks.items():
     changes = {"c_in": 4} if name == "transformer" else {}  # as released: no image channels yet
     narrow = part._replace(sizes=dict(part.sizes) | changes)
     layout = table.layout_name(part.network, part.sizes)

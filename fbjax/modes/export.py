@@ -13,7 +13,7 @@ from fbjax import weights as weights_lib
 from fbjax import workdir as workdir_lib
 from fbjax.modes import memory
 from fbjax.port import files, table
-from fbjax.systems import base, parts
+from fbjax.systems import base, networks
 
 logger = logging.getLogger(__name__)
 
@@ -75,14 +75,14 @@ def write(
   """
   memory.return_freed()
   # A network that was not in the files, such as a neural prior of another run, has no place there.
-  held = {name: part for name, part in system.parts.items() if name in about and name in weights}
+  held = {name: spec for name, spec in system.networks.items() if name in about and name in weights}
   tensors = {
-    name: port.unfill(part.network, weights[name], part.sizes, about[name]["layout"], partial=True)
-    for name, part in held.items()
+    name: port.unfill(spec.network, weights[name], spec.sizes, about[name]["layout"], partial=True)
+    for name, spec in held.items()
   }
   if is_folder(out):
-    for name, part in held.items():
-      write_folder(name, part, about[name]["layout"], tensors[name], pathlib.Path(out))
+    for name, spec in held.items():
+      write_folder(name, spec, about[name]["layout"], tensors[name], pathlib.Path(out))
     return
   together = {
     about[name]["prefix"] + key: x for name, own in tensors.items() for key, x in own.items()
@@ -98,22 +98,22 @@ def is_folder(out: str) -> bool:
 
 
 def write_folder(
-  name: str, part: parts.Part, layout: str, tensors: Mapping[str, Any], out: pathlib.Path
+  name: str, spec: networks.NetworkSpec, layout: str, tensors: Mapping[str, Any], out: pathlib.Path
 ) -> None:
   """One network as diffusers or transformers keep it.
 
   Raises:
     UserError: when its origin has no folders.
   """
-  found = table.layout(part.network, part.sizes, name=layout)
+  found = table.layout(spec.network, spec.sizes, name=layout)
   if not found.file:
     raise errors.UserError(
-      f"the network {name!r} ({part.network}) comes from one file: give --out a name in .ckpt or "
+      f"the network {name!r} ({spec.network}) comes from one file: give --out a name in .ckpt or "
       ".safetensors"
     )
   file = out / found.file
   file.parent.mkdir(parents=True, exist_ok=True)
-  (file.parent / "config.json").write_text(json.dumps(found.config(**part.sizes), indent=2) + "\n")
+  (file.parent / "config.json").write_text(json.dumps(found.config(**spec.sizes), indent=2) + "\n")
   files.write(file, tensors)
   logger.info("Wrote %d tensors to %s.", len(tensors), file)
 

@@ -14,7 +14,7 @@ from fbjax import build, errors, port, start, trees
 from fbjax import weights as weights_lib
 from fbjax.modes import memory
 from fbjax.port import convert, files, table
-from fbjax.systems import base, parts
+from fbjax.systems import base, networks
 
 logger = logging.getLogger(__name__)
 
@@ -47,29 +47,29 @@ def port_files(config: dict[str, Any], weights: Sequence[str], out: str | None) 
   rules, ignore = config["start"], check_ignore(config["port"], system)
   start.check_rules(rules, system)
   elsewhere = build.of_prior_run(config, system)
-  wanted = {name: part for name, part in system.parts.items() if name not in elsewhere}
+  wanted = {name: spec for name, spec in system.networks.items() if name not in elsewhere}
   opened = [files.read(file) for file in weights]
   for file, found in zip(weights, opened, strict=True):
     logger.info("%s: %s with %d tensors.", file, found.kind, len(found.tensors))
     if found.inert:
       logger.info("  not run and not read: %s", ", ".join(found.inert))
 
-  located = {name: locate(name, part, opened, rules.get(name, {})) for name, part in wanted.items()}
+  located = {name: locate(name, spec, opened, rules.get(name, {})) for name, spec in wanted.items()}
   located = {name: found for name, found in located.items() if found is not None}
   leaves, about, count = {}, {}, 0
   kept = left_over(opened, list(located.values()), ignore[""])
   if kept:
     logger.info("Of no network: %s.", ", ".join(sorted(kept)))
   for name, found in located.items():
-    part = wanted[name]
-    params, report = fill(name, part, found.tensors, rules.get(name, {}), ignore.get(name, ()))
+    spec = wanted[name]
+    params, report = fill(name, spec, found.tensors, rules.get(name, {}), ignore.get(name, ()))
     logger.info("%s", report)
     count += report.count
     leaves |= {weights_lib.network_path(name, p): x for p, x in trees.flatten(params).items()}
-    layout = table.layout_name(part.network, part.sizes, found.tensors)
+    layout = table.layout_name(spec.network, spec.sizes, found.tensors)
     # A network's own file has no prefix; exported, all networks are in one.
-    prefix = found.prefix or table.prefix(part.network, layout)
-    about[name] = {"network": part.network, "prefix": prefix, "layout": layout}
+    prefix = found.prefix or table.prefix(spec.network, layout)
+    about[name] = {"network": spec.network, "prefix": prefix, "layout": layout}
     # What the network does not need is kept for the way back.
     kept |= {prefix + key: found.tensors[key] for key in report.left if key in found.tensors}
 
@@ -90,10 +90,10 @@ def check_ignore(spec: Mapping[str, Any], system: base.System) -> dict[str, tupl
   for name, own in spec.items():
     if name == "ignore":
       continue
-    if name not in system.parts or set(own) - {"ignore"}:
+    if name not in system.networks or set(own) - {"ignore"}:
       raise errors.UserError(
         f"config.port.{name} is no list of keys to ignore: config.port takes ignore, and "
-        f"<network>.ignore for {', '.join(system.parts)}. What a run draws anew, sets to zero or "
+        f"<network>.ignore for {', '.join(system.networks)}. What a run draws anew, sets to zero or "
         "widens is named in config.start"
       )
     ignore[name] = tuple(own["ignore"])
@@ -101,7 +101,10 @@ def check_ignore(spec: Mapping[str, Any], system: base.System) -> dict[str, tupl
 
 
 def locate(
-  name: str, part: parts.Part, opened: Sequence[files.Checkpoint], rules: Mapping[str, Any]
+  name: str,
+  spec: networks.NetworkSpec,
+  opened: Sequence[files.Checkpoint],
+  rules: Mapping[str, Any],
 ) -> Found | None:
   """The network in the first file that holds it; None if none does and it may start anew.
 
@@ -109,7 +112,7 @@ def locate(
     UserError: when none does, and the rules do not let it.
   """
   for i, file in enumerate(opened):
-    prefix = port.locate(part.network, file.tensors)
+    prefix = port.locate(spec.network, file.tensors)
     if prefix is not None:
       own = {k.removeprefix(prefix): x for k, x in file.tensors.items() if k.startswith(prefix)}
       return Found(i, prefix, own)
@@ -117,7 +120,7 @@ def locate(
     return None
   there = sorted({network for file in opened for network in port.recognize(file.tensors).values()})
   raise errors.UserError(
-    f"no file holds the network {name!r} ({part.network}) of the config; "
+    f"no file holds the network {name!r} ({spec.network}) of the config; "
     f"they look like {', '.join(there) or 'no network known here'}. Name a file that has it, or let "
     f"it start anew with config.start.{name}.new=('.*',)"
   )
@@ -125,7 +128,7 @@ def locate(
 
 def fill(
   name: str,
-  part: parts.Part,
+  spec: networks.NetworkSpec,
   tensors: Mapping[str, Any],
   rules: Mapping[str, Any],
   ignore: Sequence[str],
@@ -134,9 +137,9 @@ def fill(
   new, zero, widen = (tuple(rules.get(kind, ())) for kind in start.KINDS)
   try:
     return port.fill(
-      part.network,
+      spec.network,
       tensors,
-      part.sizes,
+      spec.sizes,
       optional=new + zero,
       narrow=new + widen,
       ignore=ignore,

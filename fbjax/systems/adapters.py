@@ -93,7 +93,8 @@ class LoRA:
       raise errors.UserError(f"config.trainable.lora names {flat[0]}, which is no kernel")
     self.rank, self.scale = rank, scale
     self.whole = system
-    self.parts, self.fixed = system.parts, system.fixed
+    self.networks, self.fixed = system.networks, system.fixed
+    self.conditions = system.conditions
     self.encode, self.drop, self.embed = system.encode, system.drop, system.embed
     self.denoise, self.decode = system.denoise, system.decode
 

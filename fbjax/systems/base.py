@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 from jaxtyping import Array, Bool, Float
 
-from fbjax.systems import parts as parts_lib
+from fbjax.systems import networks
 
 Params = Any
 Cond = Any
@@ -35,13 +35,18 @@ class System(Protocol):
   """
 
   @property
-  def parts(self) -> Mapping[str, parts_lib.Part]:
+  def networks(self) -> Mapping[str, networks.NetworkSpec]:
     """The networks by name: what the port reads and writes."""
     ...
 
   @property
   def fixed(self) -> tuple[str, ...]:
     """Regexes of leaves, as `network/leaf`, that hold constants: they never train or decay."""
+    ...
+
+  @property
+  def conditions(self) -> frozenset[str]:
+    """What the networks are told beside the given frame, of text, label, stride, image."""
     ...
 
   @property

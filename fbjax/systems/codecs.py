@@ -10,18 +10,18 @@ from jaxtyping import Array, Float
 
 from fbjax import errors
 from fbjax.models import vae_image, vae_video
-from fbjax.systems import parts
+from fbjax.systems import networks
 
 
 @runtime_checkable
 class Codec(Protocol):
   """Frames to latents; `channels` per latent pixel, `factor` video pixels a latent pixel.
 
-  `parts` are its networks, which the system that owns the codec keeps among its own.
+  `networks` are its own; the system that has the codec lists them among its networks.
   """
 
   @property
-  def parts(self) -> dict[str, parts.Part]: ...
+  def networks(self) -> dict[str, networks.NetworkSpec]: ...
 
   @property
   def channels(self) -> int: ...
@@ -46,7 +46,7 @@ class Pixels(NamedTuple):
   scale: float = 1.0
 
   @property
-  def parts(self) -> dict[str, parts.Part]:
+  def networks(self) -> dict[str, networks.NetworkSpec]:
     return {}
 
   @property
@@ -73,7 +73,7 @@ class Pixels(NamedTuple):
 class Autoencoder:
   """A VAE frame by frame: its latent times `scale` (FrameBridge, §2.4).
 
-  The VAE is the frozen part "vae" of the system that owns the codec.
+  The VAE is the frozen network "vae" of the system that owns the codec.
   """
 
   def __init__(
@@ -104,15 +104,15 @@ class Autoencoder:
     self.scale, self.draw, self.at_once = scale, draw, at_once
     self.channels, self.factor = c_latent, 2 ** (len(mult) - 1)
     sizes = {"c_in": 3, "c_latent": c_latent, "width": width, "mult": mult, "blocks": blocks}
-    part = parts.Part(
+    vae = networks.NetworkSpec(
       vae_image.AutoencoderKL,
       sizes | {"groups": groups},
       network="vae_image",
       trained=False,
       options={"dtype": dtype},
     )
-    self.parts = {"vae": part}
-    self._run = parts.Networks(self.parts).run
+    self.networks = {"vae": vae}
+    self._run = networks.NetworkSet(self.networks).run
 
   def encode(
     self, frozen: Any, video: Float[Array, "b t h w 3"], keys: jax.Array
@@ -127,7 +127,7 @@ class Autoencoder:
 class VideoAutoencoder:
   """The causal video VAE: T = 8 n + 1 frames become 2 n + 1 latent frames (FrameBridge, §4f).
 
-  The VAE is the frozen part "vae" of the system that owns the codec.
+  The VAE is the frozen network "vae" of the system that owns the codec.
   """
 
   def __init__(
@@ -156,15 +156,15 @@ class VideoAutoencoder:
     check_draw(draw)
     self.scale, self.draw, self.tiled = scale, draw, tiled
     self.channels, self.factor = c_latent, 2 ** (len(widths) - 1)
-    part = parts.Part(
+    vae = networks.NetworkSpec(
       vae_video.CausalAutoencoder,
       {"c_in": 3, "c_latent": c_latent, "widths": widths, "blocks": blocks, "groups": groups},
       network="vae_video",
       trained=False,
       options={"dtype": dtype},
     )
-    self.parts = {"vae": part}
-    self._run = parts.Networks(self.parts).run
+    self.networks = {"vae": vae}
+    self._run = networks.NetworkSet(self.networks).run
 
   def encode(
     self, frozen: Any, video: Float[Array, "b t h w 3"], keys: jax.Array

@@ -17,9 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from fbjax.models import cogvideox, t5
-from fbjax.systems import base, codecs
-from fbjax.systems import coarse as coarse_lib
-from fbjax.systems import parts as parts_lib
+from fbjax.systems import base, codecs, networks, neural_prior
 
 # log of the noise's deviation: mean and deviation of a normal distribution, as published.
 NOISE = (-3.0, 0.5)
@@ -34,7 +32,7 @@ class Cond(NamedTuple):
   coarse: Float[Array, "b t h w c"] | None = None
 
 
-class CogVideoX(parts_lib.Networks):
+class CogVideoX(networks.NetworkSet):
   """Implements `base.System`."""
 
   # What the transformer sees: the state and the given frame.
@@ -67,6 +65,7 @@ class CogVideoX(parts_lib.Networks):
       dtype: of the networks' arithmetic; weights are float32.
     """
     self.codec, self.frames, self.null_tokens = codec, frames, null_tokens
+    self.conditions = frozenset({"text"})
     self.noisy_frame, self.noisy_prior = noisy_frame, noisy_prior
     options = {"dtype": dtype}
     c = codec.channels
@@ -74,16 +73,18 @@ class CogVideoX(parts_lib.Networks):
     encoder = {name: size for name, size in text.items() if name != "length"}
     super().__init__(
       {
-        "transformer": parts_lib.Part(
+        "transformer": networks.NetworkSpec(
           cogvideox.CogVideoX,
           sizes | dict(transformer),
           network="cogvideox",
           trained=True,
           options=options | ({"wrap": jax.checkpoint} if remat else {}),
         ),
-        "text": parts_lib.Part(t5.Encoder, encoder, network="t5", trained=False, options=options),
+        "text": networks.NetworkSpec(
+          t5.Encoder, encoder, network="t5", trained=False, options=options
+        ),
       }
-      | codec.parts
+      | codec.networks
     )
 
   def encode(
@@ -139,7 +140,7 @@ class CogVideoX(parts_lib.Networks):
     return self.codec.decode(frozen, z)
 
 
-class CogVideoXPrior(coarse_lib.Prior, CogVideoX):
+class CogVideoXPrior(neural_prior.NeuralPrior, CogVideoX):
   """Its neural prior: the transformer sees still frames in place of a state, and no time passes.
 
   It has the input channels of the text-to-video network, whose weights it can start from."""

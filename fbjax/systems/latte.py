@@ -14,9 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from fbjax.models import latte
-from fbjax.systems import base, codecs
-from fbjax.systems import coarse as coarse_lib
-from fbjax.systems import parts as parts_lib
+from fbjax.systems import base, codecs, networks, neural_prior
 
 
 class Cond(NamedTuple):
@@ -28,7 +26,7 @@ class Cond(NamedTuple):
   coarse: Float[Array, "b t h w c"] | None = None
 
 
-class Latte(parts_lib.Networks):
+class Latte(networks.NetworkSet):
   """Implements `base.System`."""
 
   def __init__(
@@ -51,15 +49,16 @@ class Latte(parts_lib.Networks):
       dtype: of the networks' arithmetic; weights are float32.
     """
     self.codec, self.frames, self.classes = codec, frames, latte.get("classes")
+    self.conditions = frozenset({"label"} if self.classes else ())
     # Labels are dropped by the objective, as every condition is.
     options = {"dtype": dtype, "label_dropout": 0.0} | ({"wrap": jax.checkpoint} if remat else {})
-    part = self._network(codec.channels, coarse)
-    part = part._replace(sizes=part.sizes | dict(latte), options=options)
-    super().__init__({"latte": part} | codec.parts)
+    spec = self._network(codec.channels, coarse)
+    spec = spec._replace(sizes=spec.sizes | dict(latte), options=options)
+    super().__init__({"latte": spec} | codec.networks)
 
-  def _network(self, c: int, coarse: bool) -> parts_lib.Part:
+  def _network(self, c: int, coarse: bool) -> networks.NetworkSpec:
     sizes = {"c_in": 2 * c if coarse else c, "c_out": c, "frames": self.frames + 1}
-    return parts_lib.Part(latte.Latte, sizes, network="latte", trained=True)
+    return networks.NetworkSpec(latte.Latte, sizes, network="latte", trained=True)
 
   def encode(
     self, frozen: base.Params, batch: Mapping[str, jax.Array], keys: jax.Array
@@ -98,12 +97,12 @@ class Latte(parts_lib.Networks):
     return self.codec.decode(frozen, z)
 
 
-class LattePrior(coarse_lib.Prior, Latte):
+class LattePrior(neural_prior.NeuralPrior, Latte):
   """Its neural prior: a Latte without time that makes a coarse video of frame and class."""
 
-  def _network(self, c: int, coarse: bool) -> parts_lib.Part:
+  def _network(self, c: int, coarse: bool) -> networks.NetworkSpec:
     sizes = {"c_in": c, "c_out": c, "frames": self.frames}
-    return parts_lib.Part(latte.NeuralPrior, sizes, network="latte_prior", trained=True)
+    return networks.NetworkSpec(latte.NeuralPrior, sizes, network="latte_prior", trained=True)
 
   def coarse(self, weights: base.Params, cond: Cond) -> Float[Array, "b t h w c"]:
     return self.run("latte", weights)(cond.frame, self._label(cond))

@@ -19,9 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fbjax import errors
 from fbjax.models import clip, resampler, unet3d
-from fbjax.systems import base, codecs
-from fbjax.systems import coarse as coarse_lib
-from fbjax.systems import parts as parts_lib
+from fbjax.systems import base, codecs, networks, neural_prior
 
 Given = Literal["first", "ends"]
 
@@ -41,7 +39,7 @@ class Cond(NamedTuple):
   coarse: Float[Array, "b t h w c"] | None = None
 
 
-class VideoCrafter(parts_lib.Networks):
+class VideoCrafter(networks.NetworkSet):
   """Implements `base.System`."""
 
   # What the UNet sees: the state and the given frame.
@@ -90,9 +88,11 @@ class VideoCrafter(parts_lib.Networks):
     self.frames = frames
     self.given = given
     self.trains_text = train_text
+    told = {"text"} | ({"stride"} if unet.get("stride_embedding", True) else set())
+    self.conditions = frozenset(told | ({"image"} if image is not None else set()))
     options = {"dtype": dtype}
-    parts = {
-      "unet": parts_lib.Part(
+    specs = {
+      "unet": networks.NetworkSpec(
         unet3d.UNet3D,
         {"c_in": (self.inputs + coarse) * codec.channels, "c_out": codec.channels}
         | {"context_dim": text["width"]}
@@ -102,13 +102,13 @@ class VideoCrafter(parts_lib.Networks):
         trained=True,
         options=options | ({"wrap": jax.checkpoint} if remat else {}),
       ),
-      "text": parts_lib.Part(
+      "text": networks.NetworkSpec(
         clip.TextEncoder, dict(text), network="clip_text", trained=train_text, options=options
       ),
     }
     if image is not None:
-      parts |= image_parts(image, resampler, text["width"], frames, options)
-    super().__init__(parts | codec.parts)
+      specs |= image_networks(image, resampler, text["width"], frames, options)
+    super().__init__(specs | codec.networks)
 
   def encode(
     self, frozen: base.Params, batch: Mapping[str, jax.Array], keys: jax.Array
@@ -135,10 +135,10 @@ class VideoCrafter(parts_lib.Networks):
     return tokens, jnp.broadcast_to(null, tokens.shape)
 
   def _look(self, frozen: base.Params, shown: jax.Array) -> tuple[jax.Array | None, ...]:
-    if "image" not in self.parts:
+    if "image" not in self.networks:
       return None, None
     encode = self.run("image", frozen)
-    size = self.parts["image"].sizes["size"]
+    size = self.networks["image"].sizes["size"]
     # The null image is grey, as training has always dropped it (FrameBridge, 2.4).
     grey = jnp.zeros_like(shown[:1])
     image, null = (encode(clip.preprocess(x, size=size)) for x in (shown, grey))
@@ -178,7 +178,7 @@ class VideoCrafter(parts_lib.Networks):
     return self.codec.decode(frozen, z)
 
 
-class VideoCrafterPrior(coarse_lib.Prior, VideoCrafter):
+class VideoCrafterPrior(neural_prior.NeuralPrior, VideoCrafter):
   """Its neural prior: the UNet sees still frames in place of a state, and no time passes.
 
   It has the input channels of the text-to-video network, whose weights it can start from."""
@@ -190,20 +190,20 @@ class VideoCrafterPrior(coarse_lib.Prior, VideoCrafter):
     return self.run("unet", weights)(cond.frame, time, cond.text, cond.image, cond.stride)
 
 
-def image_parts(
+def image_networks(
   image: Mapping[str, Any],
   projector: Mapping[str, Any],
   width: int,
   frames: int,
   options: Mapping[str, Any],
-) -> dict[str, parts_lib.Part]:
+) -> dict[str, networks.NetworkSpec]:
   """CLIP's image network and the Resampler between it and a UNet with context `width`."""
   sizes = {"c_in": image["width"], "c_out": width, "frames": frames} | dict(projector)
   return {
-    "image": parts_lib.Part(
+    "image": networks.NetworkSpec(
       clip.ImageEncoder, dict(image), network="clip_image", trained=False, options=options
     ),
-    "resampler": parts_lib.Part(
+    "resampler": networks.NetworkSpec(
       resampler.Resampler, sizes, network="resampler", trained=True, options=options
     ),
   }

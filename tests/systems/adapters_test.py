@@ -5,10 +5,10 @@ import pytest
 
 from configs import ucf101_bridge, webvid_saf, webvid_saf_cogvideox
 from fbjax import build
-from fbjax.systems import adapters, base, parts
+from fbjax.systems import adapters, base, networks
 
 
-class Linear(parts.Networks):
+class Linear(networks.NetworkSet):
   """Two kernels; its output is x through both."""
 
   def __init__(self):

@@ -7,7 +7,7 @@ import pytest
 
 import golden
 from fbjax.bridge import diffusion, prediction, process
-from fbjax.systems import base, formulation, parts
+from fbjax.systems import base, formulation, networks
 from fbjax.train import objectives
 
 
@@ -18,7 +18,7 @@ class Cond(NamedTuple):
   image: jax.Array
 
 
-class Oracle(parts.Networks):
+class Oracle(networks.NetworkSet):
   """Knows the clean latent and answers what the formulation asks, `off` by a constant in z0."""
 
   def __init__(self, form, off=0.0):

@@ -7,7 +7,7 @@ import pytest
 
 from configs import ucf101_bridge_prior, ucf101_prior, webvid_saf, webvid_saf_cogvideox
 from fbjax import build
-from fbjax.systems import base, coarse
+from fbjax.systems import base, neural_prior
 
 BRIDGES = [
   (ucf101_bridge_prior, "smoke", ["prior_latte"]),
@@ -62,7 +62,7 @@ def test_the_coarse_video_is_prior_and_condition_or_condition_alone(module, arg,
   config = config_of(module, arg)
   system, params, frozen, batch = make(config)
   assert isinstance(system, base.System)
-  assert coarse.of(system.parts) == networks and not coarse.of(params)
+  assert neural_prior.names_in(system.networks) == networks and not neural_prior.names_in(params)
   z0, z1, cond = jax.jit(system.encode)(frozen, batch, keys())
   assert z1.shape == z0.shape
   np.testing.assert_array_equal(z1, cond.coarse)

@@ -1,5 +1,6 @@
 """The networks that a system is made of: what each is called where, and how to run it."""
 
+import inspect
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -7,12 +8,13 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
+from fbjax import errors
 from fbjax.models import layers
 
 Params = Any
 
 
-class Part(NamedTuple):
+class NetworkSpec(NamedTuple):
   """One network.
 
   make: the class, taking `sizes` and `rngs`.
@@ -44,7 +46,7 @@ class Part(NamedTuple):
     return nnx.to_pure_dict(nnx.state(self.abstract(), nnx.Param))
 
 
-class Networks:
+class NetworkSet:
   """Networks by name; weights are nested dicts of arrays, one for each name.
 
   What every system is at its core: it says which networks train, and trains them as a whole.
@@ -52,9 +54,13 @@ class Networks:
 
   # Regexes of leaves, as `network/leaf`, that hold constants: they never train and never decay.
   fixed: tuple[str, ...] = ()
+  # What the networks are told beside the given frame, of text, label, stride, image.
+  conditions: frozenset[str] = frozenset()
 
-  def __init__(self, parts: Mapping[str, Part]):
-    self.parts = dict(parts)
+  def __init__(self, specs: Mapping[str, NetworkSpec]):
+    for name, spec in specs.items():
+      check_sizes(name, spec)
+    self.networks = dict(specs)
     self._graphs: dict[str, nnx.GraphDef] = {}
 
   def init(self, key: jax.Array) -> Params:
@@ -68,13 +74,13 @@ class Networks:
   def _init(self, key: jax.Array, trained: bool) -> Params:
     # By the name: what other networks a system has does not change a network's draw.
     return {
-      name: part.init(jax.random.fold_in(key, zlib.crc32(name.encode())))
-      for name, part in self.parts.items()
-      if part.trained == trained
+      name: spec.init(jax.random.fold_in(key, zlib.crc32(name.encode())))
+      for name, spec in self.networks.items()
+      if spec.trained == trained
     }
 
   @property
-  def whole(self) -> "Networks":
+  def whole(self) -> "NetworkSet":
     return self
 
   def weights(self, params: Params, frozen: Params) -> Params:
@@ -84,5 +90,14 @@ class Networks:
   def run(self, name: str, weights: Mapping[str, Params], method: str = "__call__") -> Callable:
     """The network `name` as a function of its inputs."""
     if name not in self._graphs:
-      self._graphs[name] = nnx.split(self.parts[name].abstract())[0]
+      self._graphs[name] = nnx.split(self.networks[name].abstract())[0]
     return getattr(nnx.merge(self._graphs[name], weights[name]), method)
+
+
+def check_sizes(name: str, spec: NetworkSpec) -> None:
+  """Raises a UserError for sizes that the network's constructor does not take."""
+  takes = [size for size in inspect.signature(spec.make).parameters if size != "rngs"]
+  if unknown := [size for size in spec.sizes if size not in takes]:
+    raise errors.UserError(
+      f"config.system.{name} has no key {', '.join(map(repr, unknown))}; it takes {', '.join(takes)}"
+    )

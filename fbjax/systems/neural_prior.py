@@ -14,18 +14,17 @@ import jax
 from jaxtyping import Array, Float
 
 from fbjax import errors
-from fbjax.systems import base
-from fbjax.systems import parts as parts_lib
+from fbjax.systems import base, networks
 
 PREFIX = "prior_"  # before the names of the neural prior's networks, among the system's own
 
 
-def of(names: Iterable[str]) -> list[str]:
+def names_in(names: Iterable[str]) -> list[str]:
   """Those of a system's networks that are its neural prior's."""
   return [name for name in names if name.startswith(PREFIX)]
 
 
-class Prior:
+class NeuralPrior:
   """Makes a system its own neural prior: a denoiser that looks at neither state nor time.
 
   Trained to predict z0, the loss of a bridge is then regression on the video, and a sampler of one
@@ -48,14 +47,14 @@ class Prior:
     return self.coarse(weights, cond)
 
 
-class Coarse(parts_lib.Networks):
+class WithNeuralPrior(networks.NetworkSet):
   """Implements `base.System`."""
 
   def __init__(
     self,
     *,
     system: base.System,
-    prior: Prior,
+    prior: NeuralPrior,
     use: str = "prior",
     trained: bool = False,
   ):
@@ -78,9 +77,10 @@ class Coarse(parts_lib.Networks):
       )
     self.system, self.prior, self.use, self.trained = system, prior, use, trained
     self.decode, self.drop, self.denoise = system.decode, system.drop, system.denoise
-    own = {n: part for n, part in prior.parts.items() if part.trained}
-    named = {PREFIX + name: part._replace(trained=trained) for name, part in own.items()}
-    super().__init__(dict(system.parts) | named)
+    self.conditions, self.classes = system.conditions, getattr(system, "classes", None)
+    own = {n: spec for n, spec in prior.networks.items() if spec.trained}
+    named = {PREFIX + name: spec._replace(trained=trained) for name, spec in own.items()}
+    super().__init__(dict(system.networks) | named)
 
   def encode(self, frozen: base.Params, batch: base.Batch, keys: jax.Array) -> base.Example:
     z0, z1, cond = self.system.encode(frozen, batch, keys)
@@ -95,5 +95,5 @@ class Coarse(parts_lib.Networks):
     return self.system.embed(weights, cond)
 
   def _coarse(self, weights: Mapping[str, Any], cond: base.Cond) -> Float[Array, "b t h w c"]:
-    own = {name.removeprefix(PREFIX): weights[name] for name in of(weights)}
+    own = {name.removeprefix(PREFIX): weights[name] for name in names_in(weights)}
     return self.prior.coarse(own, self.prior.embed(own, cond))
