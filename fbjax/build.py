@@ -107,6 +107,7 @@ GROUPS = {
   "train": loop.train,
   "mesh": sharding.make_mesh,
 }
+PLAIN = (int, float, bool, str)  # types of their arguments that are keys of a config
 
 
 def choose(table: Mapping[str, Any] | Sequence[str], name: str, key: str) -> Any:
@@ -180,7 +181,8 @@ def check(config: Spec) -> None:
     fn = choose(table, config[group].get("name"), f"{group}.name")
     check_keys(spec, [*inspect.signature(fn).parameters, *EXTRA.get(group, ())], group)
   for group, fn in GROUPS.items():
-    check_keys(config[group], inspect.signature(fn).parameters, group)
+    arguments = inspect.signature(fn).parameters.items()
+    check_keys(config[group], [name for name, x in arguments if x.annotation in PLAIN], group)
   choose(PRECISIONS, config["precision"], "precision")
   sampling_options(config)
   make_sampler(config["sampling"]["sampler"])

@@ -172,7 +172,7 @@ def parse_flags(argv: list[str]) -> tuple[dict[str, Any] | None, list[str]]:
   if named is not None:
     config = load_config(named)
     add_missing_keys(config, argv)
-    config_flags.DEFINE_config_dict("config", config)
+    config_flags.DEFINE_config_dict("config", config, sys_argv=argv)
   elif overrides := [arg for arg in argv if re.match(r"--?config\.", arg)]:
     raise errors.UserError(f"{overrides[0]} changes a config, but --config names none")
   try:
@@ -255,9 +255,9 @@ def add_missing_keys(config: ConfigDict, argv: list[str]) -> None:
       if name not in here or not isinstance(here[name], ConfigDict):
         raise errors.UserError(f"{seen} has no group {name!r}; it has: {', '.join(sorted(here))}")
       here, seen = here[name], f"{seen}.{name}"
-    if last in here:
+    if here.get(last) is not None:
       continue
-    if not groups:
+    if last not in here and not groups:
       raise errors.UserError(f"config has no key {last!r}; it has: {', '.join(sorted(here))}")
     text = match[2] if match[2] is not None else (argv[i + 1] if i + 1 < len(argv) else "")
     with here.unlocked():

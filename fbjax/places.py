@@ -4,9 +4,11 @@ Checkpoints go to a bucket directly. Plots, clips and events are made by librari
 files alone, so they are made in a folder of this machine and pushed.
 """
 
+import contextlib
 import functools
 import pathlib
 import tempfile
+from collections.abc import Iterator
 
 from etils import epath
 
@@ -56,3 +58,28 @@ def remote(workdir: str) -> epath.Path:
 @functools.cache
 def _pushed(workdir: str) -> dict[pathlib.Path, int]:
   return {}
+
+
+def exists(file: str) -> bool:
+  """Whether a file or folder is there, on a disk or in a bucket."""
+  return absolute(file).exists()
+
+
+@contextlib.contextmanager
+def written(file: str) -> Iterator[pathlib.Path]:
+  """A local path to write; when the context ends well, what is there is at `file`, all at once."""
+  there = absolute(file)
+  if not is_remote(file):
+    there.parent.mkdir(parents=True, exist_ok=True)
+    aside = pathlib.Path(there.with_name(f".{there.name}.partial{there.suffix}"))
+    try:
+      yield aside
+      aside.replace(there)
+    finally:
+      aside.unlink(missing_ok=True)
+    return
+  with tempfile.TemporaryDirectory(prefix="fbjax-") as folder:
+    aside = pathlib.Path(folder) / there.name
+    yield aside
+    there.parent.mkdir(parents=True, exist_ok=True)
+    there.write_bytes(aside.read_bytes())

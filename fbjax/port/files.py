@@ -53,6 +53,7 @@ HOMES = {
   "model": "weights under `model`",
 }
 WRAPPERS = ("_forward_module.", "module.")
+SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 DEEPSPEED = "mp_rank_00_model_states.pt"
 
 

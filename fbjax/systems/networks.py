@@ -96,7 +96,9 @@ class NetworkSet:
 
 def check_sizes(name: str, spec: NetworkSpec) -> None:
   """Raises a UserError for sizes that the network's constructor does not take."""
-  takes = [size for size in inspect.signature(spec.make).parameters if size != "rngs"]
+  # Flax's metaclass hides the signature of the class itself.
+  takes = list(inspect.signature(spec.make.__init__).parameters)
+  takes = [size for size in takes if size not in ("self", "rngs", *spec.options)]
   if unknown := [size for size in spec.sizes if size not in takes]:
     raise errors.UserError(
       f"config.system.{name} has no key {', '.join(map(repr, unknown))}; it takes {', '.join(takes)}"

@@ -44,6 +44,7 @@ def train(
   batch_size: int,
   seed: int = 0,
   ema_decay: float = 0.9999,
+  ema_warmup: bool = True,
   accumulate: int = 1,
   rules: sharding.Rules = (),
   log_every: int = 50,
@@ -68,7 +69,8 @@ def train(
     steps: the step to end at.
     batch_size: clips a step, over all processes.
     seed: of the initial weights and of the loss.
-    ema_decay: decay of the moving average of the weights.
+    ema_decay: decay of the moving average of the weights; 0 for none.
+    ema_warmup: whether the average forgets the first steps sooner; see `step.make_train_step`.
     accumulate: parts a batch is cut into to save memory.
     rules: sharding rules before the default one.
     log_every: steps between lines of progress.
@@ -115,7 +117,9 @@ def train(
   waited_from = time.perf_counter()
   host, batch = _next_batch(data, mesh)
   program, flops = _compile(
-    train_step.make_train_step(loss_fn, tx, ema_decay=ema_decay, seed=seed, accumulate=accumulate),
+    train_step.make_train_step(
+      loss_fn, tx, ema_decay=ema_decay, ema_warmup=ema_warmup, seed=seed, accumulate=accumulate
+    ),
     (state, frozen, batch),
     state_sharding,
     mesh,
