@@ -6,33 +6,32 @@ from typing import Any
 
 import numpy as np
 
+from fbjax import lazy
 from fbjax.port import files, table
 from fbjax.systems import base
 
 
-class Random:
+def random(key: str, shape: tuple[int, ...], dtype: Any = np.float16) -> lazy.Lazy:
   """A tensor drawn from its name, when it is asked for."""
 
-  def __init__(self, key: str, shape: tuple[int, ...], dtype: Any = np.float16):
-    self.key, self.shape, self.dtype = key, shape, np.dtype(dtype)
-
-  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-    rng = np.random.default_rng([ord(c) for c in self.key])
-    size = int(np.prod(self.shape))
+  def draw() -> np.ndarray:
+    rng = np.random.default_rng([ord(c) for c in key])
+    size = int(np.prod(shape))
     # A block repeated, for gigabytes of normal draws take minutes; too long a block for compression
     # to see that it is repeated, because weights hardly compress.
     block = rng.standard_normal(min(size, 2**22), np.float32) * np.float32(0.05)
-    block = block.astype(self.dtype)
-    return np.resize(block, self.shape)
+    return np.resize(block.astype(dtype), shape)
+
+  return lazy.Lazy(shape, dtype, draw)
 
 
-def tensors(part: Any, prefix: str, **changes: Any) -> dict[str, Random]:
+def tensors(part: Any, prefix: str, **changes: Any) -> dict[str, lazy.Lazy]:
   sizes = dict(part.sizes) | changes
   leaves = table.layout(part.network, sizes).leaves(sizes)
-  return {prefix + leaf.key: Random(prefix + leaf.key, leaf.shape) for leaf in leaves}
+  return {prefix + leaf.key: random(prefix + leaf.key, leaf.shape) for leaf in leaves}
 
 
-def text_to_video(system: base.System) -> dict[str, Random]:
+def text_to_video(system: base.System) -> dict[str, lazy.Lazy]:
   """What VideoCrafter1's text-to-video checkpoint holds: a UNet without image, VAE, OpenCLIP text."""
   unet = system.networks["unet"]
   found = tensors(
@@ -45,10 +44,10 @@ def text_to_video(system: base.System) -> dict[str, Random]:
   found |= tensors(system.networks["vae"], "first_stage_model.")
   found |= tensors(system.networks["text"], "cond_stage_model.model.")
   buffers = ("betas", "alphas_cumprod", "scale_arr")
-  return found | {name: Random(name, (1000,), np.float32) for name in buffers}
+  return found | {name: random(name, (1000,), np.float32) for name in buffers}
 
 
-def open_clip(system: base.System) -> dict[str, Random]:
+def open_clip(system: base.System) -> dict[str, lazy.Lazy]:
   """OpenCLIP's own file: the image network, and the text network beside it."""
   found = tensors(system.networks["image"], "")
   return found | {k: x for k, x in tensors(system.networks["text"], "").items() if k not in found}

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from fbjax import build, run, sampling
+from fbjax import build, loading, sampling
 from fbjax import workdir as workdir_lib
 from fbjax.data import pipeline, synthetic
 
@@ -37,8 +37,8 @@ def main(argv: list[str]) -> None:
 
   mesh = build.make_mesh(config)
   system = build.make_system(config, tokenizer)
-  params = run.load_ema(workdir, system, mesh)
-  _, frozen = run.load_start(config, system, mesh)
+  params = loading.trained_weights(workdir, system, mesh)
+  frozen = loading.starting_weights(config, system, mesh).frozen
   form = build.make_formulation(config)
 
   @jax.jit

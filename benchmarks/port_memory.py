@@ -17,7 +17,9 @@ from absl import app, flags
 
 from benchmarks import fake_checkpoint
 from configs import webvid_saf
-from fbjax import build, run, transfer
+from fbjax import build
+from fbjax import weights as weights_lib
+from fbjax.modes import export, port
 from fbjax.port import files
 
 FOLDER = flags.DEFINE_string("folder", "/tmp/port_memory", "Where the files go")
@@ -44,15 +46,13 @@ def main(argv: list[str]) -> None:
 
   weights, back = folder / "weights", folder / "back.ckpt"
   rows = [
-    measure("port", lambda: run.port(config, paths, str(weights))),
-    measure("export", lambda: run.export(config | {"weights": str(weights)}, None, str(back))),
+    measure("port", lambda: port.port_files(config, paths, str(weights))),
+    measure("export", lambda: export.export(config | {"weights": str(weights)}, None, str(back))),
   ]
   there, again = files.read(paths[0]).tensors, files.read(back).tensors
   same = sum(np.array_equal(there[key], again[key]) for key in there)
   print(f"{same} of {len(there)} tensors of {paths[0]} came back bit for bit")
-  stored = [
-    x.dtype.itemsize * np.prod(x.shape) for x in transfer.weights_lib.stored(str(weights)).values()
-  ]
+  stored = [x.dtype.itemsize * np.prod(x.shape) for x in weights_lib.stored(str(weights)).values()]
   print(
     f"the folder of weights holds {sum(stored) / 1e9:.2f} GB, "
     f"the largest leaf {max(stored) / 1e6:.0f} MB"

@@ -8,8 +8,9 @@ import pytest
 
 import settings
 from configs import webvid_saf
-from fbjax import build, run, sharding, tracker
+from fbjax import build, sharding, tracker
 from fbjax.data import video
+from fbjax.modes import train
 
 CONFIGS = sorted(
   f.stem for f in (settings.ROOT / "configs").glob("*.py") if f.stem not in ("__init__", "common")
@@ -29,7 +30,7 @@ def test_a_smoke_run_trains_saves_and_shows_clips(name, tmp_path, monkeypatch):
   monkeypatch.setattr(build, "make_mesh", lambda config: one)
   if config["data"]["name"] != "synthetic":
     config["data"] = dict(config["data"], name="folder", path=str(clips(tmp_path / "clips")))
-  run.train(config, str(tmp_path / "run"))
+  train.train(config, str(tmp_path / "run"))
   rows = tracker.read_metrics(tmp_path / "run/metrics.jsonl")
   assert [row["step"] for row in rows] == [1, 2] and (tmp_path / "run/samples/0000002.png").exists()
 
@@ -54,7 +55,7 @@ def test_the_saf_network_has_the_published_size():
 
 def test_named_changes_join():
   c = webvid_saf.get_config("lora+recommended+smoke")
-  assert c.diffusion.pretrained == "noise" and c.trainable.name == "lora" and c.train.steps == 2
+  assert c.diffusion.pretrained == "noise" and c.trainable.lora and c.train.steps == 2
   system = build.make_system(c.to_dict(), build.make_tokenizer(c.to_dict()))
   trained = jax.eval_shape(system.init, jax.random.key(0))
   assert 0 < count(trained) < 0.5 * count(jax.eval_shape(system.whole.init, jax.random.key(0)))

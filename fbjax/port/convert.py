@@ -142,25 +142,27 @@ def fill(
     _problems(expected, found),
     hint=_hint(network, tensors),
   )
-  params = {
-    path: _leaf([(found[x.key], x) for x in members], _stacked(members))
-    for path, members in _groups(held).items()
-  }
+  params = {}
+  for path, members in _groups(held).items():
+    sources = [(found[x.key], x) for x in members]
+    params[path] = stack(sources) if _stacked(members) else single(*sources[0])
   used = {x.key: x.path for x in held}
   count = sum(int(np.prod(x.target)) for x in held)
   return trees.nest(params), Report(network, count, used, lacks, dict(sorted(left.items())))
 
 
-def _leaf(sources: Sequence[tuple[Any, leaf_lib.Leaf]], stacked: bool) -> lazy.Lazy:
-  """A leaf of params, read from its tensors: one, or one for each block of a stack."""
-  tensor, leaf = sources[0]
-  dtype = np.dtype(tensor.dtype)
-  if not stacked:
-    make = functools.partial(_forward, tensor, leaf)
-    return lazy.Lazy(leaf.target, dtype, make)
+def single(tensor: Any, leaf: leaf_lib.Leaf) -> lazy.Lazy:
+  """A leaf of params, read from its tensor."""
+  return lazy.Lazy(leaf.target, tensor.dtype, functools.partial(_forward, tensor, leaf))
 
-  def make_stack() -> np.ndarray:
-    out = np.empty((len(sources), *leaf.target), dtype)
+
+def stack(sources: Sequence[tuple[Any, leaf_lib.Leaf]]) -> lazy.Lazy:
+  """A leaf that holds the tensors of equal blocks, one after the other."""
+  tensor, leaf = sources[0]
+  shape = (len(sources), *leaf.target)
+
+  def make() -> np.ndarray:
+    out = np.empty(shape, tensor.dtype)
     for row, source in zip(out, sources, strict=True):
       row[...] = _forward(*source)
     return out
@@ -168,7 +170,7 @@ def _leaf(sources: Sequence[tuple[Any, leaf_lib.Leaf]], stacked: bool) -> lazy.L
   def part(place: lazy.Place) -> np.ndarray:
     return np.stack([_forward(*source)[place[1:]] for source in sources[place[0]]])
 
-  return lazy.Lazy((len(sources), *leaf.target), dtype, make_stack, part)
+  return lazy.Lazy(shape, tensor.dtype, make, part)
 
 
 def _narrowed(leaf: leaf_lib.Leaf, channels: int) -> leaf_lib.Leaf:

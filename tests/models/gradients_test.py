@@ -13,8 +13,8 @@ from models import networks
 from models.torch_parity import check_function, check_module, cotangent, gradients, normal
 
 from benchmarks import torch_networks
+from fbjax import trees
 from fbjax.models import clip, cogvideox, latte, resampler, t5, unet3d, vae_image, vae_video
-from fbjax.port import convert
 from fbjax.port.names import cogvideox as cogvideox_names
 from fbjax.port.names import t5 as t5_names
 from fbjax.port.names import vae_video as vae_video_names
@@ -246,19 +246,19 @@ def test_the_unet_has_the_gradients_of_torch(unet):
 def test_the_unet_changes_as_its_gradients_say(unet):
   """Central differences along a random direction for each kind of layer, and for each input."""
   run, params = unet
-  flat = convert.flatten(params) | {f"input {i}": x for i, x in enumerate(UNET_INPUTS)}
+  flat = trees.flatten(params) | {f"input {i}": x for i, x in enumerate(UNET_INPUTS)}
 
   def outputs_and_gradients(flat):
     params = {key: x for key, x in flat.items() if not key.startswith("input")}
     inputs = tuple(flat[f"input {i}"] for i in range(len(UNET_INPUTS)))
-    return run(convert.nest(params), inputs, UNET_FIXED)
+    return run(trees.nest(params), inputs, UNET_FIXED)
 
   def loss(flat):
     (out,), _ = outputs_and_gradients(flat)
     return np.vdot(np.asarray(out, np.float64), cotangent(0, out.shape))
 
   _, (grads, inputs) = outputs_and_gradients(flat)
-  grads = convert.flatten(grads) | {f"input {i}": x for i, x in enumerate(inputs)}
+  grads = trees.flatten(grads) | {f"input {i}": x for i, x in enumerate(inputs)}
   kinds = collections.defaultdict(list)
   for key in flat:
     kinds[re.sub(r"^(down|middle|up)/\d+/|/[a-z]+$", "", key)].append(key)

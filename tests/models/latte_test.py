@@ -9,9 +9,9 @@ from flax import nnx
 from models import networks
 
 import golden
-from fbjax import port
+from fbjax import port, trees
 from fbjax.models import latte, layers
-from fbjax.port import convert, table
+from fbjax.port import table
 from fbjax.port.names import latte as names
 
 TOY = dict(c_in=3, c_out=3, size=8, frames=4, width=16, depth=4, heads=2, classes=3)
@@ -235,7 +235,7 @@ def test_a_fresh_latte_predicts_zero_and_its_blocks_are_the_identity():
 
 
 def test_weights_start_as_published():
-  params = convert.flatten(fresh())
+  params = trees.flatten(fresh())
   for path, (c_in, c_out) in {"pairs/temporal/qkv": (16, 48), "patches": (12, 16)}.items():
     kernel, bound = params[f"{path}/kernel"], math.sqrt(6 / (c_in + c_out))
     assert 0.97 * bound < np.abs(kernel).max() <= bound  # Xavier's, of the fused projection
@@ -364,7 +364,7 @@ def test_wrapping_pairs_in_checkpoint_leaves_the_gradient_and_positions_have_non
   plain, wrapped = grad(), grad(wrap=jax.checkpoint)
   assert "optimization_barrier" in wrapped.as_text()
   assert "optimization_barrier" not in plain.as_text()
-  ours, theirs = (convert.flatten(x.compile()(params)) for x in (wrapped, plain))
+  ours, theirs = (trees.flatten(x.compile()(params)) for x in (wrapped, plain))
   for path, x in theirs.items():
     scale = float(np.abs(x).max())
     assert np.isfinite(scale)
@@ -437,7 +437,7 @@ def tensors(network, sizes):
 def test_the_table_names_the_leaves_of_the_model_and_back_is_bitwise(network, model, sizes):
   there = tensors(network, sizes)
   params = port.to_flax(network, there, sizes)
-  ours = {path: np.shape(x) for path, x in convert.flatten(params).items()}
+  ours = {path: np.shape(x) for path, x in trees.flatten(params).items()}
   assert ours == networks.shapes(model, **sizes)
   back = port.to_torch(network, params, sizes)
   assert back.keys() == there.keys()

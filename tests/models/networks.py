@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from flax import nnx
 
+from fbjax import trees
 from fbjax.models import layers
-from fbjax.port import convert
 
 
 def split(network: Callable[..., nnx.Module], **sizes: Any):
@@ -32,7 +32,7 @@ def call(graph: Any, method: str = "__call__", **options: Any) -> Callable[..., 
 def shapes(network: Callable[..., nnx.Module], **sizes: Any) -> dict[str, tuple[int, ...]]:
   """{"path/of/leaf": shape} without any memory."""
   model = nnx.eval_shape(lambda key: network(**sizes, rngs=layers.Keys(key)), jax.random.key(0))
-  flat = convert.flatten(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+  flat = trees.flatten(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
   return {path: leaf.shape for path, leaf in flat.items()}
 
 
@@ -47,4 +47,4 @@ def params(network: Callable[..., nnx.Module], seed: int = 0, **sizes: Any) -> d
     return np.float32(path.endswith("scale")) + np.float32(0.1) * x
 
   flat = {path: draw(path, shape) for path, shape in shapes(network, **sizes).items()}
-  return convert.nest(flat)
+  return trees.nest(flat)

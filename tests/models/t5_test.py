@@ -7,9 +7,9 @@ import pytest
 from models import networks
 
 import golden
-from fbjax import port
+from fbjax import port, trees
 from fbjax.models import t5
-from fbjax.port import convert, files, table
+from fbjax.port import files, table
 from fbjax.port.names import t5 as names
 
 TOY = dict(vocab=20, width=8, layers=3, heads=2, head_dim=6, mlp=10, buckets=8, distance=16)
@@ -79,7 +79,7 @@ def tensors():
 def test_the_table_names_the_leaves_and_leads_there_and_back():
   there = tensors()
   params = port.to_flax("t5", there, TOY)
-  ours = {path: np.shape(x) for path, x in convert.flatten(params).items()}
+  ours = {path: np.shape(x) for path, x in trees.flatten(params).items()}
   assert ours == networks.shapes(t5.Encoder, **TOY)
   back = port.to_torch("t5", params, TOY)
   assert back.keys() == there.keys()

@@ -20,8 +20,7 @@ from flax import nnx
 from models import networks
 
 import golden
-from fbjax import port
-from fbjax.port import convert
+from fbjax import port, trees
 
 TOLERANCE = 1e-4
 FLOOR = 1e-3
@@ -122,10 +121,10 @@ def check_function(
 ) -> None:
   """Compares what `gradients` made with theirs(params, *inputs, *fixed), in our names."""
   outputs, (grads, input_grads) = run(params, tuple(inputs), tuple(fixed))
-  named = {key: np.asarray(x) for key, x in convert.flatten(grads).items()}
-  flat = convert.flatten(params)
+  named = {key: np.asarray(x) for key, x in trees.flatten(grads).items()}
+  flat = trees.flatten(params)
   leaves = {key: torch.as_tensor(x).double().requires_grad_() for key, x in flat.items()}
-  tree = convert.nest(leaves)
+  tree = trees.nest(leaves)
   expected = torch_gradients(lambda *args: theirs(tree, *args), leaves, inputs, fixed)
   check(named | others(outputs, input_grads), expected, faint)
 

@@ -9,9 +9,9 @@ from flax import nnx
 from models import networks
 
 import golden
-from fbjax import port
+from fbjax import port, trees
 from fbjax.models import layers, vae_video
-from fbjax.port import convert, files, table
+from fbjax.port import files, table
 
 # Tiles of 24 x 20 pixels, 6 x 5 latents; a fourth of a pixel's frames and sides for a latent.
 TOY = dict(c_in=3, c_latent=4, widths=(8, 12, 16), blocks=1, groups=2, tile=(24, 20))
@@ -342,9 +342,9 @@ def test_the_gradient_reaches_the_encoder_through_both_chunks():
 
 def test_the_latent_is_never_certain_beyond_reason(toy):
   """The log variance stays between -30 and 20."""
-  flat = convert.flatten(toy.params)
+  flat = trees.flatten(toy.params)
   bias = np.repeat(np.float32([0, -100, 100]), [4, 2, 2])
-  params = convert.nest(flat | {"encoder/out_conv/conv/bias": bias})
+  params = trees.nest(flat | {"encoder/out_conv/conv/bias": bias})
   latent = toy("encode", normal(1, 9, 8, 8, 3), params)
   np.testing.assert_array_equal(latent[..., 4:6], -30)
   np.testing.assert_array_equal(latent[..., 6:], 20)
@@ -355,10 +355,10 @@ def test_the_latent_is_never_certain_beyond_reason(toy):
 
 def test_the_port_is_its_own_inverse(toy):
   tensors = port.to_torch("vae_video", toy.params, CONFIG)
-  back = convert.flatten(port.to_flax("vae_video", tensors, CONFIG))
-  for path, x in convert.flatten(toy.params).items():
+  back = trees.flatten(port.to_flax("vae_video", tensors, CONFIG))
+  for path, x in trees.flatten(toy.params).items():
     assert back[path].tobytes() == np.asarray(x).tobytes(), path
-  again = port.to_torch("vae_video", convert.nest(back), TOY)
+  again = port.to_torch("vae_video", trees.nest(back), TOY)
   assert all(again[key].tobytes() == x.tobytes() for key, x in tensors.items())
   assert port.recognize(tensors) == {"": "vae_video"}
   # Two matrices of one shape, which only their names tell apart.

@@ -1,12 +1,14 @@
+import re
+
 import ml_dtypes
 import numpy as np
 import pytest
 from models import networks
 
 import golden
-from fbjax import port
+from fbjax import port, trees
 from fbjax.models import clip, resampler, unet3d, vae_image
-from fbjax.port import convert, table
+from fbjax.port import table
 
 UNET = dict(
   c_in=4,
@@ -57,7 +59,7 @@ def tensors(network, sizes):
 @pytest.mark.parametrize(("network", "model", "sizes"), CASES)
 def test_the_table_names_exactly_the_leaves_of_the_model(network, model, sizes):
   params = port.to_flax(network, tensors(network, sizes), sizes)
-  ours = {path: np.shape(x) for path, x in convert.flatten(params).items()}
+  ours = {path: np.shape(x) for path, x in trees.flatten(params).items()}
   assert ours == networks.shapes(model, **sizes)
 
 
@@ -110,8 +112,8 @@ def test_prefixes_of_whole_checkpoints_and_old_spellings_are_understood():
     return key.replace("fps_embedding", "framestride_embed")
 
   whole = {f"model.diffusion_model.{spelt(key)}": x for key, x in there.items()}
-  ours = convert.flatten(port.to_flax("videocrafter_unet", whole, UNET))
-  theirs = convert.flatten(port.to_flax("videocrafter_unet", there, UNET))
+  ours = trees.flatten(port.to_flax("videocrafter_unet", whole, UNET))
+  theirs = trees.flatten(port.to_flax("videocrafter_unet", there, UNET))
   assert ours.keys() == theirs.keys()
   assert all(np.array_equal(ours[path], theirs[path]) for path in ours)
 
@@ -129,8 +131,8 @@ def test_both_layouts_of_the_autoencoder_give_the_same_params():
     key.replace("to_out.0", "proj_attn").replace("to_q", "query"): x for key, x in diffusers.items()
   }
   for theirs in (diffusers, old):
-    again = convert.flatten(port.to_flax("vae_image", theirs, VAE))
-    for path, x in convert.flatten(params).items():
+    again = trees.flatten(port.to_flax("vae_image", theirs, VAE))
+    for path, x in trees.flatten(params).items():
       np.testing.assert_array_equal(again[path], x)
   with pytest.raises(ValueError, match="no layout 'onnx'; there are ldm, diffusers"):
     port.to_torch("vae_image", params, VAE, layout="onnx")
@@ -141,44 +143,44 @@ def test_text_left_in_a_file_of_the_image_network_is_left_over():
   more = there | {"logit_scale": np.float32(1), "token_embedding.weight": np.zeros((4, 2))}
   params, report = port.fill("clip_image", more, IMAGE)
   assert report.left == {"logit_scale": "()", "token_embedding.weight": "(4, 2)"}
-  assert report.used.keys() == there.keys() and not report.new
-  assert "left token_embedding.weight  (4, 2)" in str(report)
-  kernel = np.asarray(convert.flatten(params)["patches/kernel"])
+  assert report.used.keys() == there.keys() and not report.lacks
+  assert "left  token_embedding.weight  (4, 2)" in str(report)
+  kernel = np.asarray(trees.flatten(params)["patches/kernel"])
   np.testing.assert_array_equal(kernel[1, 2, 0, 3], there["visual.conv1.weight"][3, 0, 1, 2])
 
 
-def test_a_text_to_video_checkpoint_fills_an_image_to_video_network():
-  """The input kernel gets zero channels, the image attention starts afresh, by name only."""
+def test_what_a_text_to_video_checkpoint_lacks_is_left_out_by_name_only():
+  """The input kernel keeps the file's channels, the image attention is missing."""
   i2v = UNET | {"c_in": 8, "image_attention": True}
   there = tensors("videocrafter_unet", UNET)
-  fresh = networks.params(unet3d.UNet3D, **i2v)
-  fresh["down"][2]["spatial"]["blocks"][0]["attn2"]["alpha"] = np.zeros((), np.float32)
   image = r".*/attn2/(image_[kv]/kernel|alpha)"
   with pytest.raises(ValueError, match="misshapen  input_blocks.0.0.weight"):
-    port.fill("videocrafter_unet", there, i2v, fresh=fresh, new=(image,))
+    port.fill("videocrafter_unet", there, i2v, optional=(image,))
   with pytest.raises(ValueError, match="missing .*to_k_ip"):
-    port.fill("videocrafter_unet", there, i2v, fresh=fresh, widen=("in_conv/kernel",))
+    port.fill("videocrafter_unet", there, i2v, narrow=("in_conv/kernel",))
 
-  lazy, report = port.fill(
-    "videocrafter_unet", there, i2v, fresh=fresh, new=(image,), widen=("in_conv/kernel",)
+  held, report = port.fill(
+    "videocrafter_unet", there, i2v, optional=(image,), narrow=("in_conv/kernel",)
   )
-  params = {path: np.asarray(x) for path, x in convert.flatten(lazy).items()}
+  params = {path: np.asarray(x) for path, x in trees.flatten(held).items()}
+  wanted = networks.shapes(unet3d.UNet3D, **i2v)
+  assert len(report.used) == len(there)
+  missing = {path for path, why in report.lacks.items() if why == "not in the file"}
+  assert missing == wanted.keys() - params.keys() == {p for p in wanted if re.fullmatch(image, p)}
+  assert report.lacks["in_conv/kernel"] == "4 of 8 input channels"
   kernel = there["input_blocks.0.0.weight"].transpose(2, 3, 1, 0)
-  np.testing.assert_array_equal(params["in_conv/kernel"][:, :, :4], kernel)
-  assert not params["in_conv/kernel"][:, :, 4:].any()
-  for path, x in convert.flatten(fresh).items():
-    if "/image_k/" in path:
-      np.testing.assert_array_equal(params[path], x)
-      assert report.new[path].startswith("drawn, deviation")
-  assert report.new["in_conv/kernel"] == "4 input channels from the file, 4 zero"
-  assert report.new["down/2/spatial/blocks/0/attn2/alpha"] == "zeros"
-  assert len(report.used) == len(there) - 1
-  assert {path: x.shape for path, x in params.items()} == networks.shapes(unet3d.UNet3D, **i2v)
+  np.testing.assert_array_equal(params["in_conv/kernel"], kernel)
+  back = port.unfill("videocrafter_unet", held, i2v, partial=True)
+  assert back.keys() == there.keys()
+  for key, tensor in there.items():
+    np.testing.assert_array_equal(back[key], tensor)
+  with pytest.raises(ValueError, match="missing"):
+    port.to_torch("videocrafter_unet", held, i2v)
 
 
 def test_a_pattern_that_matches_no_leaf_is_a_mistake():
-  with pytest.raises(ValueError, match="new='image_.*' matches no leaf"):
-    port.fill("clip_text", tensors("clip_text", TEXT), TEXT, new=("image_.*",))
+  with pytest.raises(ValueError, match="new or zero: 'image_.*' matches no leaf"):
+    port.fill("clip_text", tensors("clip_text", TEXT), TEXT, optional=("image_.*",))
 
 
 def test_keys_may_be_left_over_by_name_only():
@@ -207,7 +209,7 @@ def test_values_that_are_no_numbers_are_named():
 def test_half_precision_stays_half():
   there = {key: x.astype(ml_dtypes.bfloat16) for key, x in tensors("clip_text", TEXT).items()}
   params = port.to_flax("clip_text", there, TEXT)
-  assert {x.dtype for x in convert.flatten(params).values()} == {np.dtype(ml_dtypes.bfloat16)}
+  assert {x.dtype for x in trees.flatten(params).values()} == {np.dtype(ml_dtypes.bfloat16)}
   back = port.to_torch("clip_text", params, TEXT)
   assert all(back[key].tobytes() == there[key].tobytes() for key in there)
 
@@ -222,7 +224,7 @@ def test_leaves_are_read_only_when_asked_for():
 
   there = {key: Unread(x.shape) for key, x in tensors("clip_text", TEXT).items()}
   lazy, _ = port.fill("clip_text", there, TEXT)
-  leaf = convert.flatten(lazy)["transformer/blocks/up/kernel"]
+  leaf = trees.flatten(lazy)["transformer/blocks/up/kernel"]
   assert leaf.shape == (2, 8, 32) and leaf.dtype == np.float16
   with pytest.raises(AssertionError, match="read"):
     np.asarray(leaf)

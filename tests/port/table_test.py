@@ -5,9 +5,9 @@ import pytest
 from models import networks
 
 import golden
-from fbjax import port
+from fbjax import port, trees
 from fbjax.models import clip, resampler, unet3d, vae_image
-from fbjax.port import convert, table
+from fbjax.port import table
 
 FULL = [
   ("framebridge_videocrafter_unet", "videocrafter_unet", unet3d.UNet3D, 1_438_854_996),
@@ -45,7 +45,7 @@ def test_every_key_of_the_full_size_files_has_its_leaf(shared, name, network, mo
   ours = networks.shapes(model, **layout.arguments(config))
   assert sum(math.prod(shape) for shape in ours.values()) == sum(map(math.prod, listed.values()))
   lazy, _ = port.fill(network, {x.key: Shape(x.shape) for x in leaves}, config)
-  assert {path: x.shape for path, x in convert.flatten(lazy).items()} == ours
+  assert {path: x.shape for path, x in trees.flatten(lazy).items()} == ours
 
 
 class Shape:

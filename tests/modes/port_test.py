@@ -6,15 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from PIL import Image
 
 from benchmarks import fake_checkpoint, port_memory
 from configs import webvid_saf, webvid_saf_cogvideox
-from fbjax import build, run, sharding, transfer
+from fbjax import build, sharding
 from fbjax import weights as weights_lib
+from fbjax.modes import export, memory, port, sample, train
 from fbjax.port import convert, files, leaf, table
-from fbjax.systems import networks
 
 
 def tiny(**port):
@@ -49,26 +48,27 @@ def checkpoints(system, tmp_path_factory):
 @pytest.fixture(scope="module")
 def ported(config, checkpoints, tmp_path_factory):
   folder = tmp_path_factory.mktemp("ported") / "vc"
-  run.port(config, checkpoints, str(folder))
+  port.port_files(config, checkpoints, str(folder))
   return str(folder)
 
 
 def test_the_port_says_what_it_used_made_new_and_left(config, checkpoints, tmp_path, caplog):
   caplog.set_level(logging.INFO, logger="fbjax")
-  transfer.port_files(config, checkpoints, str(tmp_path / "out"))
+  port.port_files(config, checkpoints, str(tmp_path / "out"))
   text = caplog.text
   assert "a Lightning checkpoint" in text and "a safetensors file" in text
   assert "videocrafter_unet" in text and "parameters" in text
-  assert "in_conv/kernel  drawn" in text
-  assert "stride/out/kernel  zeros" in text
+  assert "in_conv/kernel  2 of 4 input channels" in text or "in_conv/kernel  4 of 8" in text
+  assert "stride/out/kernel  not in the file" in text
+  assert "resampler is in no file: every run draws it anew." in text
   assert "Of no network: alphas_cumprod, betas, scale_arr." in text
 
 
 def test_ported_weights_are_the_files_on_any_mesh(config, system, checkpoints, ported):
   tensors = files.read(checkpoints[0]).tensors
   for mesh in (sharding.make_mesh(1, 1, jax.devices()[:1]), sharding.make_mesh(2, 4)):
-    start, frozen = run.load_start(config | {"weights": ported}, system, mesh)
-    params = start()
+    starting = loading.starting_weights(config | {"weights": ported}, system, mesh)
+    params, frozen = starting.params(), starting.frozen
     kernel = tensors["model.diffusion_model.input_blocks.1.0.in_layers.2.weight"]
     ours = params["unet"]["down"][0]["res"]["in_conv"]["kernel"]
     np.testing.assert_array_equal(ours, kernel.transpose(2, 3, 1, 0).astype(np.float32))
@@ -79,10 +79,9 @@ def test_ported_weights_are_the_files_on_any_mesh(config, system, checkpoints, p
 
 def test_export_writes_back_what_was_there_bit_for_bit(config, checkpoints, ported, tmp_path):
   out = tmp_path / "back.ckpt"
-  run.export(config | {"weights": ported}, None, str(out))
+  export.export(config | {"weights": ported}, None, str(out))
   back, there = files.read(out).tensors, files.read(checkpoints[0]).tensors
-  changed = {"model.diffusion_model.input_blocks.0.0.weight"}
-  for key in there.keys() - changed:
+  for key in there:
     assert back[key].dtype == there[key].dtype, key
     np.testing.assert_array_equal(back[key], there[key], err_msg=key)
   own = files.read(checkpoints[1]).tensors
@@ -91,37 +90,35 @@ def test_export_writes_back_what_was_there_bit_for_bit(config, checkpoints, port
 
 
 def test_what_was_exported_can_be_ported_again(config, ported, tmp_path):
-  run.export(config | {"weights": ported}, None, str(tmp_path / "whole.safetensors"))
-  # Everything is there now: nothing may be drawn anew.
-  strict = config | {"port": {"image": config["port"]["image"]}}
-  run.port(strict, [str(tmp_path / "whole.safetensors")], str(tmp_path / "again"))
-  one, two = (transfer.stored_tree(str(f)) for f in (ported, tmp_path / "again"))
-  for group in ("params", "frozen"):
-    jax.tree.map(
-      np.testing.assert_array_equal, *(jax.tree.map(np.asarray, t[group]) for t in (one, two))
-    )
+  export.export(config | {"weights": ported}, None, str(tmp_path / "whole.safetensors"))
+  port.port_files(config, [str(tmp_path / "whole.safetensors")], str(tmp_path / "again"))
+  one, two = (export.stored_tree(str(f)) for f in (ported, tmp_path / "again"))
+  one, two = (trees.flatten(tree["networks"]) for tree in (one, two))
+  assert one.keys() == two.keys()
+  for path in one:
+    np.testing.assert_array_equal(one[path], two[path], err_msg=path)
 
 
 def test_missing_unexpected_and_misshapen_keys_are_all_listed(config, system, tmp_path):
   tensors = fake_checkpoint.text_to_video(system)
   del tensors["model.diffusion_model.out.0.weight"]
-  tensors["model.diffusion_model.extra.weight"] = fake_checkpoint.Random("extra", (3,))
-  tensors["model.diffusion_model.out.0.bias"] = fake_checkpoint.Random("bias", (7,))
+  tensors["model.diffusion_model.extra.weight"] = fake_checkpoint.random("extra", (3,))
+  tensors["model.diffusion_model.out.0.bias"] = fake_checkpoint.random("bias", (7,))
   paths = fake_checkpoint.write(
     tmp_path, {"a.ckpt": tensors, "b.safetensors": fake_checkpoint.open_clip(system)}
   )
   with pytest.raises(ValueError) as error:
-    run.port(config, paths, str(tmp_path / "out"))
+    port.port_files(config, paths, str(tmp_path / "out"))
   message = str(error.value)
-  assert "part 'unet'" in message
+  assert "network 'unet'" in message
   for line in ("missing    out.0.weight", "unexpected extra.weight", "misshapen  out.0.bias"):
     assert line in message
 
 
 def test_another_models_file_says_what_it_looks_like(config, system, tmp_path):
   paths = fake_checkpoint.write(tmp_path, {"clip.safetensors": fake_checkpoint.open_clip(system)})
-  with pytest.raises(ValueError, match="no file holds the part 'unet'.*look like clip"):
-    run.port(config, paths, str(tmp_path / "out"))
+  with pytest.raises(ValueError, match="no file holds the network 'unet'.*look like clip"):
+    port.port_files(config, paths, str(tmp_path / "out"))
 
 
 def test_numbers_that_are_none_leave_nothing_behind(config, system, tmp_path):
@@ -132,32 +129,28 @@ def test_numbers_that_are_none_leave_nothing_behind(config, system, tmp_path):
     tmp_path, {"a.ckpt": tensors, "b.safetensors": fake_checkpoint.open_clip(system)}
   )
   with pytest.raises(ValueError, match="not finite in unet/out_norm/scale"):
-    run.port(config, paths, str(tmp_path / "out"))
+    port.port_files(config, paths, str(tmp_path / "out"))
   assert not any((tmp_path / "out").glob("*"))
 
 
 def test_tensors_of_no_network_must_be_named(config, system, tmp_path):
   tensors = fake_checkpoint.text_to_video(system) | {
-    "teacher.weight": fake_checkpoint.Random("t", (2, 2))
+    "teacher.weight": fake_checkpoint.random("t", (2, 2))
   }
   paths = fake_checkpoint.write(
     tmp_path, {"a.ckpt": tensors, "b.safetensors": fake_checkpoint.open_clip(system)}
   )
   with pytest.raises(ValueError, match="(?s)teacher.weight.*config.port.ignore"):
-    run.port(config, paths, str(tmp_path / "out"))
+    port.port_files(config, paths, str(tmp_path / "out"))
   named = config | {"port": config["port"] | {"ignore": (r"teacher\..*",)}}
-  run.port(named, paths, str(tmp_path / "out"))
+  port.port_files(named, paths, str(tmp_path / "out"))
 
 
-def test_other_sizes_in_the_config_are_listed_before_anything_is_read(config, system, ported):
-  other = config | {
-    "weights": ported,
-    "system": config["system"] | {"resampler": dict(config["system"]["resampler"], queries=3)},
-  }
-  changed = build.make_system(other, None)
-  start, _ = run.load_start(other, changed, build.make_mesh(other))
-  with pytest.raises(ValueError, match="misshapen params/resampler/latents"):
-    start()
+def test_other_sizes_in_the_config_are_listed_before_anything_is_read(config, ported):
+  unet = dict(config["system"]["unet"], width=16)
+  other = config | {"weights": ported, "system": config["system"] | {"unet": unet}}
+  with pytest.raises(errors.UserError, match="misshapen unet/in_conv/kernel"):
+    build.make_system(other, None)
 
 
 def test_a_ported_checkpoint_trains_samples_and_goes_back(config, ported, tmp_path, monkeypatch):
@@ -167,32 +160,20 @@ def test_a_ported_checkpoint_trains_samples_and_goes_back(config, ported, tmp_pa
   Image.new("RGB", (20, 30), "teal").save(image)
   config = config | {"weights": ported}
   config["train"] = config["train"] | dict(steps=1, batch_size=2, preview_every=100, save_every=1)
-  run.train(config, workdir)
-  run.sample(config, workdir, image=str(image), out=str(tmp_path / "a.mp4"), image_guidance=2.0)
+  train.train(config, workdir)
+  sample.sample(config, workdir, image=str(image), out=str(tmp_path / "a.mp4"), image_guidance=2.0)
   assert (tmp_path / "a.mp4").stat().st_size > 1000
-  run.export(config, workdir, str(out))
+  export.export(config, workdir, str(out))
   back = files.read(out).tensors
   key = "model.diffusion_model.input_blocks.1.0.in_layers.2.weight"
   frozen = "first_stage_model.encoder.conv_in.weight"
-  was = transfer.stored_tree(ported)
-  before = np.asarray(was["params"]["unet"]["down"][0]["res"]["in_conv"]["kernel"])
+  was = export.stored_tree(ported)
+  before = np.asarray(was["networks"]["unet"]["down"][0]["res"]["in_conv"]["kernel"])
   moved = np.abs(back[key].transpose(2, 3, 1, 0) - before.astype(np.float32)).max()
   assert 0 < moved < 1e-3  # one step of 1e-5, averaged
   np.testing.assert_array_equal(
-    back[frozen].transpose(2, 3, 1, 0), was["frozen"]["vae"]["encoder"]["in_conv"]["kernel"]
+    back[frozen].transpose(2, 3, 1, 0), was["networks"]["vae"]["encoder"]["in_conv"]["kernel"]
   )
-
-
-def test_what_is_drawn_anew_has_the_values_of_a_new_network(system):
-  key = jax.random.key(3)
-  for part in (system.networks["resampler"], system.networks["text"]):  # blocks apart, and stacked
-    whole = convert.flatten(nnx.to_pure_dict(nnx.state(part.build(key), nnx.Param)))
-    wanted = [path for path in whole if "norm" not in path]
-    drawn = networks.fresh(part, key, wanted)
-    assert drawn.keys() == set(wanted)
-    for path, x in drawn.items():
-      assert (x.shape, x.dtype) == (whole[path].shape, whole[path].dtype)
-      np.testing.assert_allclose(np.asarray(x), whole[path], rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/statm").exists(), reason="needs Linux")
@@ -202,12 +183,14 @@ def test_a_stack_is_written_in_less_memory_than_it_takes(tmp_path):
   (kernel, _) = leaf.linear(1280, 5120)
   # Uniform bits of normal numbers: what can be compressed takes less memory on the way.
   bits = rng.integers(0, 2**10, (16, *kernel.shape), np.uint16) | np.uint16(0x2800)
-  stack = convert.Lazy([(x, kernel) for x in bits.view(np.float16)], stacked=True)
+  stack = convert.stack([(x, kernel) for x in bits.view(np.float16)])
   size = bits.nbytes / 1e6
-  transfer.return_memory()
-  write = peak(lambda: weights_lib.write_weights(str(tmp_path), {("w",): stack}, transfer.check))
+  memory.return_freed()
+  write = peak(
+    lambda: weights_lib.write(str(tmp_path), {"networks/n/w": stack}, port.check, {"parts": {}})
+  )
   assert write < 0.6 * size
-  (stored,) = transfer.stored_tree(str(tmp_path)).values()
+  stored = export.stored_tree(str(tmp_path))["networks"]["n"]["w"]
   assert peak(lambda: np.asarray(stored)) < 1.5 * size
   for x, there in zip(bits.view(np.float16), np.asarray(stored), strict=True):
     np.testing.assert_array_equal(there, x.T)
@@ -231,7 +214,7 @@ def peak(work):
 
 def test_a_second_port_into_a_folder_is_refused(config, checkpoints, ported):
   with pytest.raises(ValueError, match="already holds weights"):
-    run.port(config, checkpoints, ported)
+    port.port_files(config, checkpoints, ported)
 
 
 def test_a_trained_cogvideox_is_a_folder_that_diffusers_runs(tmp_path, monkeypatch):
@@ -249,23 +232,24 @@ def test_a_trained_cogvideox_is_a_folder_that_diffusers_runs(tmp_path, monkeypat
     narrow = part._replace(sizes=dict(part.sizes) | changes)
     layout = table.layout_name(part.network, part.sizes)
     tensors = {k: np.asarray(x, np.float32) for k, x in fake_checkpoint.tensors(narrow, "").items()}
-    transfer.write_folder(name, narrow, layout, tensors, published)
+    export.write_folder(name, narrow, layout, tensors, published)
   folders = [str(published / name) for name in ("transformer", "vae", "text_encoder")]
-  run.port(config, folders, str(tmp_path / "weights"))
+  port.port_files(config, folders, str(tmp_path / "weights"))
   config["weights"], workdir = str(tmp_path / "weights"), str(tmp_path / "run")
   config["optim"] |= {"lr": 1e-2, "warmup": 0}
   config["train"] |= {"preview_every": 100}
   one = sharding.make_mesh(1, 1, jax.devices()[:1])
   monkeypatch.setattr(build, "make_mesh", lambda config: one)
-  run.train(config, workdir)
-  run.export(config, workdir, str(tmp_path / "back"))
+  train.train(config, workdir)
+  export.export(config, workdir, str(tmp_path / "back"))
 
   theirs = diffusers.CogVideoXTransformer3DModel.from_pretrained(
     tmp_path / "back/transformer", sample_height=4, sample_width=4, max_text_seq_length=16
   ).eval()
-  start, frozen = run.load_start(config, system, one)
-  params = run.load_ema(workdir, system, one)
-  moved = np.abs(params["transformer"]["out"]["kernel"] - start()["transformer"]["out"]["kernel"])
+  starting = loading.starting_weights(config, system, one)
+  frozen, was = starting.frozen, starting.params()
+  params = loading.trained_weights(workdir, system, one)
+  moved = np.abs(params["transformer"]["out"]["kernel"] - was["transformer"]["out"]["kernel"])
   assert moved.max() > 1e-4
   rng = np.random.default_rng(0)
   x, text = (rng.standard_normal(s, np.float32) for s in ((1, 2, 4, 4, 8), (1, 16, 16)))

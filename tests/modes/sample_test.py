@@ -1,0 +1,162 @@
+"""From images to clips: what each argument changes, and what is refused."""
+
+import av
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import toy
+from configs import ucf101_bridge_prior, ucf101_prior
+from fbjax import build, loading, sampling
+from fbjax.modes import sample, train
+
+
+def frames(path) -> int:
+  with av.open(str(path)) as container:
+    return sum(1 for _ in container.decode(video=0))
+
+
+def test_an_image_becomes_a_clip(trained, image, tmp_path):
+  out = tmp_path / "new" / "cat.mp4"
+  written = sample.sample(toy.config(), str(trained), image=str(image), prompt="up", out=str(out))
+  assert written == [str(out)] and frames(out) == 3
+
+
+def test_a_folder_becomes_clips_and_is_not_done_twice(trained, image, tmp_path):
+  folder, out = tmp_path / "prompts", tmp_path / "out"
+  folder.mkdir()
+  for name in ("a.png", "b.jpeg"):
+    Image.open(image).save(folder / name)
+  (folder / "prompts.txt").write_text("one\n\ntwo\n")
+  arguments = dict(image=str(folder), out=str(out))
+  sample.sample(toy.config(), str(trained), **arguments)
+  assert sorted(p.name for p in out.iterdir()) == ["a.mp4", "b.mp4"]
+  with pytest.raises(ValueError, match="every clip is already in"):
+    sample.sample(toy.config(), str(trained), **arguments)
+
+
+def test_a_clip_is_continued_from_its_last_frame(trained, image, tmp_path):
+  out = tmp_path / "long.mp4"
+  sample.sample(toy.config(), str(trained), image=str(image), out=str(out), chunks=3)
+  assert frames(out) == 3 + 2 + 2
+
+
+def test_clips_have_the_size_and_length_asked_for(trained, image, tmp_path):
+  out = tmp_path / "wide.mp4"
+  sample.sample(toy.config(), str(trained), image=str(image), out=str(out), size=(16, 24), frames=4)
+  with av.open(str(out)) as container:
+    shapes = [frame.to_ndarray(format="rgb24").shape for frame in container.decode(video=0)]
+  assert shapes == [(16, 24, 3)] * 4
+
+
+def test_a_last_frame_is_refused_where_nobody_was_trained_with_one(trained, image, tmp_path):
+  arguments = dict(image=str(image), out=str(tmp_path / "x.mp4"))
+  with pytest.raises(ValueError, match="trained with the first frame alone"):
+    sample.sample(toy.config(), str(trained), last=str(image), **arguments)
+  config = toy.config()
+  config["system"]["given"] = "ends"
+  with pytest.raises(ValueError, match="give --last=<image> too"):
+    sample.check_ends(config, None, 1)
+  with pytest.raises(ValueError, match="cannot be continued"):
+    sample.check_ends(config, str(image), 2)
+
+
+def test_guidance_needs_conditions_that_training_dropped(trained, image, tmp_path):
+  arguments = dict(image=str(image), out=str(tmp_path / "x.mp4"))
+  with pytest.raises(ValueError, match="config.objective.drop_both is 0"):
+    sample.sample(toy.config(), str(trained), image_guidance=2.0, **arguments)
+  config = toy.config()
+  config["objective"]["drop_text"] = 0.0
+  system = build.make_system(config, build.make_tokenizer(config))
+  form, mesh = build.make_formulation(config), build.make_mesh(config)
+  with pytest.raises(ValueError, match="config.objective.drop_text is 0"):
+    build.make_sample(config, system, form, mesh, guidance=2.0)
+
+
+@pytest.fixture(scope="module")
+def prior_run(tmp_path_factory, one_device):
+  workdir = tmp_path_factory.mktemp("prior")
+  train.train(ucf101_prior.get_config("smoke").to_dict(), str(workdir))
+  return workdir
+
+
+def test_a_bridge_starts_from_the_video_of_the_prior_that_another_run_has_trained(
+  prior_run, image, tmp_path
+):
+  out = tmp_path / "coarse.mp4"
+  sample.sample(
+    ucf101_prior.get_config("smoke").to_dict(), str(prior_run), image=str(image), out=str(out)
+  )
+  assert frames(out) == 4  # what the prior makes, by itself
+  config = ucf101_bridge_prior.get_config("smoke").to_dict() | {"prior_run": str(prior_run)}
+  train.train(config, str(tmp_path / "bridge"))
+  mesh = build.make_mesh(config)
+  system = build.make_system(config, build.make_tokenizer(config))
+  frozen = loading.starting_weights(config, system, mesh).frozen
+  prior = build.make_system(ucf101_prior.get_config("smoke").to_dict(), None)
+  trained = loading.trained_weights(str(prior_run), prior, mesh)["latte"]
+  jax.tree.map(np.testing.assert_array_equal, frozen["prior_latte"], trained)
+  sample.sample(config, str(tmp_path / "bridge"), image=str(image), out=str(tmp_path / "x.mp4"))
+  assert frames(tmp_path / "x.mp4") == 4
+
+
+def test_a_prior_of_other_sizes_is_refused(prior_run):
+  config = ucf101_bridge_prior.get_config("smoke").to_dict() | {"prior_run": str(prior_run)}
+  config["prior"]["latte"] = dict(config["system"]["latte"], depth=4)
+  with pytest.raises(ValueError, match="'latte' of the neural prior .* config.prior asks for"):
+    loading.starting_weights(config, build.make_system(config, None), build.make_mesh(config))
+
+
+@pytest.mark.parametrize("kind", ["tiny", "huge", "grey", "alpha", "CMYK", "palette"])
+def test_any_image_that_a_person_may_have_becomes_a_frame(kind, tmp_path):
+  rng = np.random.default_rng(0)
+  shape = {"tiny": (1, 2), "huge": (3000, 4000)}.get(kind, (20, 30))
+  image = Image.fromarray(rng.integers(0, 256, (*shape, 3), np.uint8))
+  modes = {"grey": "L", "alpha": "RGBA", "CMYK": "CMYK", "palette": "P"}
+  path = tmp_path / ("x.jpg" if kind == "CMYK" else "x.png")
+  image.convert(modes.get(kind, "RGB")).save(path)
+  frame = sample.read_frame(path, (16, 24))
+  assert frame.shape == (16, 24, 3) and frame.dtype == np.uint8
+
+
+def test_sampling_with_another_config_names_the_keys(trained, image, tmp_path):
+  config = toy.config()
+  config["system"]["unet"]["width"] = 16
+  with pytest.raises(ValueError, match="system.unet.width: 8 there, 16 now"):
+    sample.sample(config, str(trained), image=str(image), out=str(tmp_path / "x.mp4"))
+
+
+def test_an_unreadable_image_is_named(trained, tmp_path):
+  (tmp_path / "broken.png").write_text("not an image")
+  with pytest.raises(ValueError, match="broken.png"):
+    sample.sample(
+      toy.config(), str(trained), image=str(tmp_path / "broken.png"), out=str(tmp_path / "x.mp4")
+    )
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_clip_is_the_same_in_any_batch(trained, guidance):
+  config = toy.config()
+  mesh = build.make_mesh(config)
+  tokenizer = build.make_tokenizer(config)
+  system = build.make_system(config, tokenizer)
+  form = build.make_formulation(config)
+  program = build.make_sample(config, system, form, mesh, guidance=guidance)
+  params = loading.trained_weights(str(trained), system, mesh)
+  rng = np.random.default_rng(0)
+  inputs = {
+    "image": rng.integers(0, 256, (5, 16, 16, 3), np.uint8),
+    "tokens": tokenizer(["up", "down", "left", "right", "spin"]),
+    "stride": np.ones(5, np.int32),
+  }
+  clips = [
+    sampling.generate(
+      program, params, {}, inputs, keys=sampling.clip_keys(seed, range(5)), batch_size=size
+    ).astype(int)
+    for seed, size in [(0, 5), (0, 2), (1, 5)]
+  ]
+  assert clips[0].shape == (5, 3, 16, 16, 3)
+  assert np.abs(clips[0] - clips[1]).max() <= 1  # rounding to uint8
+  assert np.abs(clips[0] - clips[2]).max() > 10
+  assert len({clip.tobytes() for clip in clips[0]}) == 5

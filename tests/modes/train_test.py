@@ -1,0 +1,115 @@
+"""Whole runs at toy size: train, be killed, go on, sample."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+from PIL import Image
+
+import toy
+from fbjax import build, checkpoint, sharding, tracker
+from fbjax.modes import train
+from fbjax.train import loop, optim
+from settings import CACHE, FAST_COMPILATION, ROOT
+
+
+def test_a_run_leaves_everything_a_person_wants_to_see(trained):
+  assert json.loads((trained / "config.json").read_text())["train"]["steps"] == 4
+  rows = tracker.read_metrics(trained / "metrics.jsonl")
+  assert [row["step"] for row in rows] == [1, 2, 3, 4]
+  assert {"loss", "grad_norm", "steps_per_s", "clips_per_s", "data_wait"} <= set(rows[0])
+  assert (trained / "loss.png").exists() and list((trained / "tensorboard").iterdir())
+  sheet = np.asarray(Image.open(trained / "samples" / "0000004.png"))
+  assert sheet.shape[2] == 3 and sheet.std() > 0
+  clips = sorted((trained / "samples" / "0000004").glob("*.mp4"))
+  assert len(clips) == train.PREVIEWS
+
+
+COMMAND = """
+import logging, sys
+sys.path[:0] = ["tests"]
+import jax, toy
+jax.config.update("jax_compilation_cache_dir", sys.argv[3])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+from fbjax import sharding
+from fbjax.modes import train
+sharding.join_processes()
+train.train(toy.config(steps=int(sys.argv[2]), save_every=2), sys.argv[1])
+"""
+
+
+def start(workdir, steps) -> subprocess.Popen:
+  environment = os.environ | {"XLA_FLAGS": FAST_COMPILATION}
+  command = [sys.executable, "-c", COMMAND, str(workdir), str(steps), str(CACHE)]
+  return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def final_state(workdir, step):
+  config = toy.config()
+  system = build.make_system(config, build.make_tokenizer(config))
+  shapes = {"params": jax.eval_shape(system.init, jax.random.key(0))}
+  return checkpoint.Checkpoints(str(workdir)).restore_part(step, shapes)["params"]
+
+
+def wait_for(process, steps) -> None:
+  """Returns once the run has logged so many more steps."""
+  lines = []
+  for line in process.stderr:
+    lines.append(line)
+    if line.startswith("step "):
+      steps -= 1
+      if steps == 0:
+        return
+  raise AssertionError("the run ended early:\n" + "".join(lines))
+
+
+def test_a_killed_run_ends_with_the_bits_of_one_that_was_never_stopped(tmp_path):
+  """kill -9 while running, SIGTERM later, then to the end."""
+  whole = start(tmp_path / "whole", 12)
+  _, log = whole.communicate()
+  assert whole.returncode == 0, log
+  killed = start(tmp_path / "killed", 12)
+  wait_for(killed, 5)
+  killed.kill()
+  killed.wait()
+  asked = start(tmp_path / "killed", 12)
+  wait_for(asked, 2)
+  asked.send_signal(signal.SIGTERM)
+  _, log = asked.communicate()
+  assert asked.returncode == 0
+  last = start(tmp_path / "killed", 12)
+  _, log = last.communicate()
+  assert last.returncode == 0, log
+  expected, actual = final_state(tmp_path / "whole", 12), final_state(tmp_path / "killed", 12)
+  jax.tree.map(np.testing.assert_array_equal, expected, actual)
+
+
+def test_a_real_network_learns_the_same_on_one_device_and_on_eight(tmp_path):
+  """Ten steps of SGD: Adam would turn rounding in dead biases into steps."""
+  config = toy.config()
+  tokenizer = build.make_tokenizer(config)
+  system = build.make_system(config, tokenizer)
+  loss_fn = build.make_loss(config, system, build.make_formulation(config))
+  losses = []
+  for data, fsdp in [(1, 1), (2, 4)]:
+    workdir = tmp_path / str(data * fsdp)
+    loop.train(
+      loss_fn=loss_fn,
+      tx=optim.make_optimizer(name="sgd", lr=0.1, steps=10),
+      init=system.init,
+      frozen={},
+      data=build.make_batches(config, build.make_source(config, "train"), tokenizer, 0, 1),
+      mesh=sharding.make_mesh(data, fsdp, jax.devices()[: data * fsdp]),
+      workdir=str(workdir),
+      steps=10,
+      batch_size=8,
+      log_every=1,
+    )
+    losses.append([row["loss"] for row in tracker.read_metrics(workdir / "metrics.jsonl")])
+  np.testing.assert_allclose(losses[0], losses[1], atol=1e-5)
+  assert len(losses[0]) == 10 and losses[0][0] != losses[0][-1]
