@@ -7,13 +7,14 @@ A batch is thereby a function of (seed, position) alone: not of hosts, workers o
 
 import logging
 import weakref
+from collections.abc import Iterator
 
 import grain
 import numpy as np
-from absl import flags
 
 from fbjax import errors
-from fbjax.data import transforms
+from fbjax.data import checks, transforms
+from fbjax.data import workers as workers_lib
 
 logger = logging.getLogger(__name__)
 
@@ -43,17 +44,24 @@ class Batches:
     prefetch: int = 4,
     tries: int = 20,
   ):
-    """`batch_size` counts all processes. With `workers`, as many processes read; else `threads`."""
+    """`batch_size` counts all processes. With `workers`, as many processes read; else `threads`.
+
+    Each of these reads up to `prefetch` batches ahead.
+    """
+    checks.whole("train.batch_size", batch_size)
     if batch_size % process_count:
       raise errors.UserError(f"batch_size {batch_size} must divide by {process_count} processes.")
     if not len(source):
       raise errors.UserError("the data set is empty.")
+    checks.whole("loader.tries", tries)
     records = grain.MapDataset.source(range(len(source))).seed(seed)
     records = (records.shuffle() if shuffle else records).repeat()
     self._records = records.random_map(transforms.Read(source, tokenizer, tries))
     self._global, self._local = batch_size, batch_size // process_count
     self._first = process_index * self._local
-    self._workers, self._threads, self._prefetch = workers, threads, prefetch
+    self._workers = checks.whole("loader.workers", workers, least=0)
+    self._threads = checks.whole("loader.threads", threads)
+    self._prefetch = checks.whole("loader.prefetch", prefetch)
     self._position, self._running = 0, []
     self._named = set()
     self.replaced = 0  # clips of this process replaced since it began
@@ -74,11 +82,16 @@ class Batches:
 
   def __next__(self) -> Batch:
     if not self._running:
-      self._running.append(iter(self._read_from(self._position)))
-    batch = next(self._running[0])._asdict()
-    if self._workers:
-      # Out of the shared memory, which otherwise leaks where a batch lives until the exit.
-      batch = {field: np.array(value) for field, value in batch.items()}
+      self._running.append(self._read_from(self._position))
+    try:
+      batch = next(self._running[0])._asdict()
+    except workers_lib.Died as e:
+      self.close()
+      why = "as happens when memory runs out" if e.killed else "and has said why above, if anything"
+      raise errors.UserError(
+        f"a process that reads the data was ended by {e}, {why}; lower loader.workers or "
+        "loader.prefetch, or read in threads with loader.workers=0, and start the run again."
+      ) from None
     self._position += 1
     self.replaced += int(batch["replaced"].sum())
     for error in batch.pop("errors")[batch["replaced"]]:
@@ -95,16 +108,13 @@ class Batches:
         self._named.add(error)
         logger.warning("%s Another clip takes its place.", error)
 
-  def _read_from(self, position: int) -> grain.IterDataset:
+  def _read_from(self, position: int) -> Iterator[transforms.Record]:
     rows = _Rows(self._records, self._global, self._first, self._local, position)
     batches = grain.MapDataset.source(rows).batch(self._local, drop_remainder=True)
-    if not self._workers:
-      return batches.to_iter_dataset(grain.ReadOptions(self._threads, self._prefetch))
-    if not flags.FLAGS.is_parsed():
-      # Grain's workers inherit absl flags and fail where nobody has parsed them: tests, notebooks.
-      flags.FLAGS.mark_as_parsed()
-    options = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=self._prefetch)
-    return batches.to_iter_dataset(grain.ReadOptions(1, 1)).mp_prefetch(options)
+    if self._workers:
+      return workers_lib.Workers(batches.__getitem__, self._workers, self._prefetch)
+    threads = min(self._threads, self._prefetch)
+    return iter(batches.to_iter_dataset(grain.ReadOptions(threads, self._prefetch)))
 
 
 class _Rows:

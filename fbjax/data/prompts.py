@@ -4,7 +4,7 @@ import collections
 import pathlib
 from typing import NamedTuple
 
-from fbjax.data import sources
+from fbjax.data import text
 from fbjax.data import video as video_lib
 
 
@@ -35,7 +35,7 @@ def read_prompts(folder: video_lib.Path, file: video_lib.Path | None = None) -> 
   file = pathlib.Path(file) if file is not None else texts[0]
   if not file.is_file():
     raise video_lib.BrokenData(f"no prompt file at {file}.")
-  lines = [line.strip() for line in sources.read_text(file).splitlines() if line.strip()]
+  lines = text.lines(file)
   if len(lines) != len(images):
     raise video_lib.BrokenData(
       f"{file} has {len(lines)} prompts for {len(images)} images in {folder}; give one line each."

@@ -4,19 +4,20 @@
 that is missing or broken is then replaced (see transforms).
 """
 
-import csv
-import io
-import json
+import collections
 import logging
+import os
 import pathlib
+import posixpath
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from fbjax import errors
+from fbjax.data import checks, text, transforms
 from fbjax.data import video as video_lib
 
 logger = logging.getLogger(__name__)
@@ -44,12 +45,14 @@ class Videos:
     size: int | Sequence[int] = 256,
     strides: int | Sequence[int] = (1, 6),
   ):
-    self.root, self.entries, self.frames = pathlib.Path(root), entries, frames
-    self.size, self.strides = video_lib.pair(size), video_lib.pair(strides)
-    if not 1 <= self.strides[0] <= self.strides[1]:
-      raise errors.UserError(
-        f"strides {self.strides} must be one number or (least, most), from 1 up."
-      )
+    self.root, self.entries = pathlib.Path(root), entries
+    self.frames = checks.whole("data.frames", frames)
+    self.size = checks.pair("data.size", size, "height and width")
+    self.strides = checks.pair("data.strides", strides, "least and most")
+    if self.strides[0] > self.strides[1]:
+      raise errors.UserError(f"data.strides is {strides!r}; expected the least before the most.")
+    if not len(entries):
+      raise video_lib.BrokenData(f"the data set {root} lists no clips; set data.path to another.")
 
   def __len__(self) -> int:
     return len(self.entries)
@@ -60,19 +63,29 @@ class Videos:
   def caption(self, index: int) -> str:
     return self.entries[index].caption
 
+  def path(self, index: int) -> pathlib.Path:
+    """Where a clip lies on disk; BrokenClip where its name leads out of the data set."""
+    file = self.entries[index].file
+    if "\0" in file or ".." in file.split("/") or file.startswith("/"):
+      raise video_lib.BrokenClip(f"{self.root} lists {file!r}, which is no file below it.")
+    return self.root / file
+
+  def digest(self) -> str:
+    return transforms.digest(self.entries)
+
   def read(self, index: int, rng: np.random.Generator) -> video_lib.Clip:
     """A random stretch of this file, drawn with `rng`; BrokenClip where it cannot be had."""
-    entry = self.entries[index]
-    path = self.root / entry.file
+    entry, path = self.entries[index], self.path(index)
     video, stride = video_lib.read_clip(path, self.frames, self.size, self.strides, rng)
     return video_lib.Clip(video, entry.caption, stride, entry.label)
 
 
 class WebVid(Videos):
-  """WebVid-2M: `results_2M_<split>.csv` beside the folder `2M_<split>` of <videoid>.mp4 files.
+  """WebVid-2M: `results_2M_<split>.csv` beside `2M_<split>/<videoid>.mp4`.
 
-  Only `videoid` and `name` (the caption) are used and need to be there; ids stay strings, so that
-  leading zeros live.
+  Or `2M_<split>/<page_dir>/<videoid>.mp4`, or the folder called `videos`, as WebVid's own download
+  script has it. Of the table, `videoid` and `name` (the caption) need to be there; ids stay
+  strings, so that leading zeros live.
   """
 
   def __init__(
@@ -85,18 +98,27 @@ class WebVid(Videos):
     strides: int | Sequence[int] = (1, 6),
   ):
     root = folder(path)
-    rows = _read_csv(root / f"results_2M_{split}.csv", ("videoid", "name"))
-    entries = [Entry(f"{videoid}.mp4", caption) for videoid, caption in rows]
-    videos = folder(root / f"2M_{split}")
+    rows = text.table(root / f"results_2M_{split}.csv", ("videoid", "name"), ("page_dir",))
+    places = [root / f"2M_{split}", root / "videos"]
+    videos = folder(next(filter(os.path.isdir, places), places[0]))
+    # One look at what lies there, instead of one for each of millions of rows.
+    found = set(os.listdir(videos))
+    entries = []
+    for videoid, caption, page in rows:
+      file = f"{videoid}.mp4"
+      paged = file not in found and page in found
+      entries.append(Entry(f"{page}/{file}" if paged else file, caption))
     super().__init__(videos, entries, frames=frames, size=size, strides=strides)
 
 
 class Folder(Videos):
   """Every video file below a folder, sorted by path.
 
-  A file's caption is its row in `captions.csv` (columns file,caption; file relative to the folder),
-  else the text beside it (`cat.txt` for `cat.mp4`), else its name in words (`a_cat-01.mp4`: a cat).
-  Files below a subfolder `val` are held out; without one, validation sees the training files.
+  Links to folders are followed; what is hidden is left out, and so are the folders in which systems
+  keep what was deleted. A file's caption is its row in `captions.csv` (columns file,caption; file
+  relative to the folder), else the text beside it (`cat.txt` for `cat.mp4`), else its name in words
+  (`a_cat-01.mp4`: a cat). Files below a subfolder `val` are held out; without one, validation sees
+  the training files.
   """
 
   def __init__(
@@ -109,27 +131,67 @@ class Folder(Videos):
     strides: int | Sequence[int] = (1, 6),
   ):
     root = folder(path)
-    found = sorted(
-      file.relative_to(root).as_posix()
-      for file in root.rglob("*")
-      if file.suffix.lower() in video_lib.EXTENSIONS and not file.name.startswith(".")
-    )
-    files = [file for file in found if file.startswith("val/") == (split == "val")]
+    # What is held out is looked for first, and no folder is seen twice: a link from elsewhere to a
+    # held-out folder does not bring it into the training.
+    seen = set()
+    val, train = ([_below(root, f) for f in _videos(top, seen)] for top in (root / "val", root))
+    files = val if split == "val" else train
     if split == "val" and not files:
       logger.warning("%s has no folder val: nothing is held out.", root)
-      files = found
+      files = train
     if not files:
       raise video_lib.BrokenData(
         f"no video files in {root}; it takes {', '.join(video_lib.EXTENSIONS)}."
       )
     table = root / "captions.csv"
-    captions = dict(_read_csv(table, ("file", "caption"))) if table.exists() else {}
-    if strangers := sorted(captions.keys() - set(found)):
+    rows = text.table(table, ("file", "caption")) if table.exists() else []
+    captions = {posixpath.normpath(file): caption for file, caption in rows}
+    if strangers := sorted(captions.keys() - {*val, *train}):
       logger.warning(
         "%s names %d files that are not there, such as %s.", table, len(strangers), strangers[0]
       )
-    entries = [Entry(file, captions.get(file) or _caption_beside(root / file)) for file in files]
+    entries = [
+      Entry(file, captions.get(file) or _caption_beside(root / file)) for file in sorted(files)
+    ]
     super().__init__(root, entries, frames=frames, size=size, strides=strides)
+
+
+def _below(root: pathlib.Path, file: str) -> str:
+  return pathlib.Path(file).relative_to(root).as_posix()
+
+
+# Thumbnails and deleted files of Synology and QNAP, Windows and the archives of macOS.
+_SYSTEM_FOLDERS = ("@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "__MACOSX")
+
+
+def _videos(top: pathlib.Path, seen: set[tuple[int, int]]) -> Iterator[str]:
+  """Paths of the video files at and below a folder; adds the folders it has been to to `seen`.
+
+  Folders are visited before links to folders, so that a file that both lead to goes by its own
+  path, and each once, so that links may form loops.
+  """
+  folders, links = collections.deque([os.fspath(top)]), collections.deque()
+  while folders or links:
+    place = folders.popleft() if folders else links.popleft()
+    try:
+      status = os.stat(place)
+      if (status.st_dev, status.st_ino) in seen:
+        continue
+      seen.add((status.st_dev, status.st_ino))
+      with os.scandir(place) as listing:
+        found = sorted(listing, key=lambda item: item.name)
+    except (FileNotFoundError, NotADirectoryError):
+      continue
+    except OSError as e:
+      logger.warning("The folder %s cannot be listed and is left out: %s.", place, e.strerror)
+      continue
+    for item in found:
+      if item.name.startswith(".") or item.name in _SYSTEM_FOLDERS:
+        continue
+      if os.path.isdir(item.path) if item.is_symlink() else item.is_dir():
+        (links if item.is_symlink() else folders).append(item.path)
+      elif os.path.splitext(item.name)[1].lower() in video_lib.EXTENSIONS:
+        yield item.path
 
 
 class UCF101(Videos):
@@ -153,11 +215,13 @@ class UCF101(Videos):
     strides: int | Sequence[int] = 3,
   ):
     check_protocol(protocol)
-    root = folder(path)
+    root, fold = folder(path), checks.whole("data.fold", fold)
     lists = root / "ucfTrainTestlist"
-    self.classes = [line.split()[-1] for line in _lines(lists / "classInd.txt")]
+    self.classes = [line.split()[-1] for line in text.lines(lists / "classInd.txt")]
     names = ["trainlist", "testlist"] if protocol == "all" else [_UCF_LISTS[split]]
-    files = [line.split()[0] for name in names for line in _lines(lists / f"{name}{fold:02}.txt")]
+    files = [
+      line.split()[0] for name in names for line in text.lines(lists / f"{name}{fold:02}.txt")
+    ]
     labels = {name: i for i, name in enumerate(self.classes)}
     if strangers := sorted({file.split("/")[0] for file in files} - labels.keys()):
       raise video_lib.BrokenData(
@@ -190,32 +254,31 @@ class MSRVTT(Videos):
     strides: int | Sequence[int] = 3,
   ):
     root = folder(path)
-    tables = sorted(root.glob("*_videodatainfo.json"))
+    tables = sorted(f for f in root.glob("*_videodatainfo.json") if not f.name.startswith("."))
     if not tables:
       raise video_lib.BrokenData(f"no *_videodatainfo.json in {root}; set data.path to MSR-VTT.")
-    videos: dict[str, str] = {}
+    splits: dict[str, str] = {}
     captions: dict[str, list[str]] = {}
     for table in tables:
-      found = json.loads(read_text(table))
-      videos |= {video["video_id"]: video["split"] for video in found["videos"]}
-      for sentence in sorted(found["sentences"], key=lambda s: s["sen_id"]):
-        captions.setdefault(sentence["video_id"], []).append(sentence["caption"])
+      videos, sentences = text.records(
+        table,
+        videos={"video_id": str, "split": str},
+        sentences={"sen_id": int, "video_id": str, "caption": str},
+      )
+      splits |= dict(videos)
+      for _, name, caption in sorted(sentences, key=lambda sentence: sentence[0]):
+        if caption.strip():
+          captions.setdefault(name, []).append(text.clean(caption))
     wanted = {"train": ("train",), "val": ("validate", "test")}[split]
     # The zero-shot test set comes alone: then all of it is what there is.
-    chosen = [name for name, kind in sorted(videos.items()) if kind in wanted] or sorted(videos)
+    chosen = [name for name, kind in sorted(splits.items()) if kind in wanted] or sorted(splits)
     entries = []
     for name in chosen:
       if name not in captions:
         raise video_lib.BrokenData(f"{root}: {name} has no caption in {tables[-1].name}.")
-      place = zlib.crc32(f"{seed}/{name}".encode()) % len(captions[name])
+      place = zlib.crc32(text.clean(f"{seed}/{name}").encode()) % len(captions[name])
       entries.append(Entry(f"{name}.mp4", captions[name][place]))
     super().__init__(folder(root / "videos"), entries, frames=frames, size=size, strides=strides)
-
-
-def _lines(path: pathlib.Path) -> list[str]:
-  if not path.is_file():
-    raise video_lib.BrokenData(f"no file {path}; set data.path to where the data is.")
-  return [line for line in read_text(path).splitlines() if line.strip()]
 
 
 def _words(name: str) -> str:
@@ -225,8 +288,8 @@ def _words(name: str) -> str:
 
 def _caption_beside(file: pathlib.Path) -> str:
   sidecar = file.with_suffix(".txt")
-  if sidecar.exists():
-    return " ".join(read_text(sidecar).split())
+  if sidecar.is_file():
+    return " ".join(text.read(sidecar).split())
   words = re.split(r"[\W_]+", file.stem)
   return " ".join(word for word in words if not word.isdigit()).strip()
 
@@ -238,58 +301,9 @@ def check_protocol(protocol: str) -> None:
 
 def folder(path: video_lib.Path) -> pathlib.Path:
   """The folder that data.path names; BrokenData where there is none."""
-  if not str(path):
+  if not isinstance(path, str | os.PathLike) or not str(path):
     raise video_lib.BrokenData("no path to the data is given; set data.path to its folder.")
   path = pathlib.Path(path)
-  if not path.is_dir():
+  if not os.path.isdir(path):
     raise video_lib.BrokenData(f"no folder at {path}; set data.path to where the data is.")
   return path
-
-
-def read_text(path: pathlib.Path) -> str:
-  """A UTF-8 text file, with or without a byte order mark."""
-  try:
-    return path.read_text(encoding="utf-8-sig")
-  except UnicodeDecodeError as e:
-    raise video_lib.BrokenData(
-      f"{path} is not UTF-8 (byte {e.object[e.start]:#x} at {e.start}); save it as UTF-8."
-    ) from None
-
-
-def _read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
-  """These columns of every row that has them all, as strings; says how many rows it drops.
-
-  Strict where a lenient reader would swallow half a file: on a quote that never closes and on rows
-  with more fields than the header.
-  """
-  if not path.is_file():
-    raise video_lib.BrokenData(f"no file {path}; set data.path to where the data is.")
-  lines = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-  try:
-    header = next(lines, [])
-    if missing := [c for c in columns if c not in header]:
-      raise video_lib.BrokenData(
-        f"{path} has no column {' and no column '.join(missing)}; it has {', '.join(header) or 'nothing'}."
-      )
-    places = [header.index(c) for c in columns]
-    rows, dropped = [], 0
-    for fields in lines:
-      if len(fields) > len(header):
-        raise video_lib.BrokenData(
-          f"{path}, line {lines.line_num}: {len(fields)} fields where the header has {len(header)};"
-          " put quotes around text with commas."
-        )
-      values = tuple(fields[i].strip() if i < len(fields) else "" for i in places)
-      if all(values):
-        rows.append(values)
-      elif fields:
-        dropped += 1
-  except csv.Error as e:
-    raise video_lib.BrokenData(
-      f"{path}, line {lines.line_num}: {e}; a quote may never close."
-    ) from None
-  if dropped:
-    logger.warning("%s: dropped %d rows without %s.", path, dropped, " or ".join(columns))
-  if not rows:
-    raise video_lib.BrokenData(f"{path} has no row with {' and '.join(columns)}.")
-  return rows

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from fbjax import errors
+from fbjax.data import checks, transforms
 from fbjax.data import video as video_lib
 
 COLOURS = {
@@ -167,8 +168,10 @@ class Shapes:
     textures: Sequence[str] = (),
     backgrounds: Sequence[str] = (),
   ):
-    self.frames, self.clips, self.seed = frames, clips, seed
-    self.height, self.width = (size, size) if isinstance(size, int) else size
+    self.frames = checks.whole("data.frames", frames)
+    self.clips = checks.whole("data.clips", clips)
+    self.seed = checks.whole("data.seed", seed, least=0)
+    self.height, self.width = checks.pair("data.size", size, "height and width")
     self.split = _names("split", (split,), ("train", "val"))[0]
     self.motions = _names("motion", motions, MOTIONS)
     self.speeds = _names("speed", speeds, SPEEDS)
@@ -197,6 +200,10 @@ class Shapes:
 
   def caption(self, index: int) -> str:
     return _caption(self._scene(index))
+
+  def digest(self) -> str:
+    choices = (self.motions, self.speeds, self.shapes, self.textures, self.backgrounds)
+    return transforms.digest([(self.seed, self.split, self.clips, *choices)])
 
   def __getitem__(self, index: int) -> video_lib.Clip:
     scene = self._scene(index)

@@ -11,7 +11,6 @@ its `Video` feature do, so data sets made with those are not read here.
 
 import argparse
 import contextlib
-import hashlib
 import inspect
 import io
 import json
@@ -26,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from fbjax.data import sources
+from fbjax import errors
+from fbjax.data import sources, text, transforms
 from fbjax.data import video as video_lib
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,10 @@ class TFDS(sources.Videos):
     entries = _Entries(root, split, protocol)
     super().__init__(root, entries, frames=frames, size=size, strides=strides)
 
+  def digest(self) -> str:
+    """That of the source it was made of, unless clips were left out or several splits are read."""
+    return self.entries.digest
+
   def read(self, index: int, rng: np.random.Generator) -> video_lib.Clip:
     entry, data = self.entries.read(index)
     name = f"{entry.file} of {self.root}"
@@ -86,11 +90,16 @@ class _Entries(Sequence):
     wanted = kept if protocol == "all" else [split]
     if missing := [name for name in wanted if name not in kept]:
       raise video_lib.BrokenData(f"{root} has no split {missing[0]}; it has {', '.join(kept)}.")
-    builder = _tfds().builder_from_directory(root)
+    builder = _load(root)
     for name in wanted:
       for file in builder.info.splits[name].filepaths:
         if not file.exists():
           raise video_lib.BrokenData(f"no file {file}; copy it there or prepare the data anew.")
+    made_of, left_out = _made_of(root)
+    parts = [[made_of[name], *left_out[name]] for name in wanted]
+    self.digest = (
+      made_of[wanted[0]] if len(parts) == len(parts[0]) == 1 else transforms.digest(parts)
+    )
     self._root, self._records = root, builder.as_data_source("+".join(wanted))
 
   def __len__(self) -> int:
@@ -109,7 +118,7 @@ class _Entries(Sequence):
       raise video_lib.BrokenClip(f"record {index} of {self._root} cannot be read: {e}.") from None
     if record["video"] is None:  # What tfds makes of a file that is cut off.
       raise video_lib.BrokenClip(f"record {index} of {self._root} is empty.")
-    file, caption = os.fsdecode(record["id"]), record["caption"].decode()
+    file, caption = os.fsdecode(record["id"]), record["caption"].decode(errors="replace")
     return sources.Entry(file, caption, int(record["label"])), record["video"]
 
 
@@ -136,11 +145,11 @@ def _splits(root: pathlib.Path) -> list[str]:
   Looks by itself: tfds cannot load the features of many others without TensorFlow.
   """
   try:
-    info = json.loads(sources.read_text(root / "dataset_info.json"))
-    features = json.loads(sources.read_text(root / "features.json"))
+    info = json.loads(text.read(root / "dataset_info.json"))
+    features = json.loads(text.read(root / "features.json"))
     features = features["featuresDict"]["features"]
     splits, kind = [split["name"] for split in info["splits"]], info["fileFormat"]
-  except (OSError, ValueError, KeyError) as e:
+  except (ValueError, KeyError, TypeError) as e:
     raise video_lib.BrokenData(f"the tfds data set {root} cannot be read: {e!r}.") from None
   if set(features) != set(FEATURES) or kind != "array_record":
     raise video_lib.BrokenData(
@@ -148,6 +157,25 @@ def _splits(root: pathlib.Path) -> list[str]:
       "write it with python -m fbjax.data.tfds_clips."
     )
   return splits
+
+
+def _made_of(root: pathlib.Path) -> tuple[dict[str, str], dict[str, list[str]]]:
+  """The digest of the source of each split, and the files of it that were left out."""
+  try:
+    metadata = json.loads(text.read(root / "metadata.json"))
+    return dict(metadata["digests"]), dict(metadata["left_out"])
+  except (ValueError, KeyError, TypeError) as e:
+    raise video_lib.BrokenData(
+      f"{root} does not say what it was made of ({e!r}); delete it and prepare the data anew."
+    ) from None
+
+
+def _load(root: pathlib.Path) -> Any:
+  """tfds' builder of a data set; it fails in many ways where files are damaged."""
+  try:
+    return _tfds().builder_from_directory(root)
+  except Exception as e:
+    raise video_lib.BrokenData(f"the tfds data set {root} cannot be read: {e!r}.") from None
 
 
 def prepare(splits: Mapping[str, sources.Videos], out: video_lib.Path) -> pathlib.Path:
@@ -161,16 +189,22 @@ def prepare(splits: Mapping[str, sources.Videos], out: video_lib.Path) -> pathli
     BrokenData: when `out` holds other clips, or no file of a split can be read.
   """
   out = pathlib.Path(out)
+  for place in (out, *out.parents):
+    if place.exists() and not place.is_dir():
+      raise video_lib.BrokenData(f"{place} is no folder; choose another --out.")
   splits = dict(splits)
   if splits.keys() == {"train", "val"} and splits["train"].entries == splits["val"].entries:
     logger.info("val has the clips of train; they are written once.")
     del splits["val"]
   left_out: dict[str, list[str]] = {name: [] for name in splits}
-  metadata = {"clips": _digest(splits), "left_out": left_out}
+  metadata = {
+    "digests": {name: source.digest() for name, source in splits.items()},
+    "left_out": left_out,
+  }
   builder = _builder(splits, metadata, out)
   folder = pathlib.Path(builder.data_dir)
   if folder.exists():
-    if json.loads(sources.read_text(folder / "metadata.json"))["clips"] != metadata["clips"]:
+    if _made_of(folder)[0] != metadata["digests"]:
       raise video_lib.BrokenData(
         f"{folder} was made of other clips or captions; choose another --out or delete it."
       )
@@ -185,14 +219,8 @@ def prepare(splits: Mapping[str, sources.Videos], out: video_lib.Path) -> pathli
   return folder
 
 
-def _digest(splits: Mapping[str, sources.Videos]) -> str:
-  """Equal for sources that list the same clips, captions and labels."""
-  clips = {name: list(source.entries) for name, source in splits.items()}
-  return hashlib.sha256(json.dumps(clips).encode()).hexdigest()
-
-
 def _report(folder: pathlib.Path) -> None:
-  info = _tfds().builder_from_directory(folder).info
+  info = _load(folder).info
   for name, split in info.splits.items():
     logger.info(
       "%s: %d clips in %d files, %.1f MB; %d left out.",
@@ -260,20 +288,24 @@ class _Split:
     self._done, self._told = 0, time.monotonic()
 
   def shards(self) -> list[Callable[[], Iterator]]:
-    paths = [self._source.root / entry.file for entry in self._source.entries]
-    size = sum(path.stat().st_size for path in paths if path.is_file())
-    count = min(1 + size // SHARD_BYTES, MOST_SHARDS, len(paths))
+    clips = range(len(self._source))
+    count = min(1 + sum(map(self._size, clips)) // SHARD_BYTES, MOST_SHARDS, len(clips))
     return [
-      lambda indices=indices: self._examples(indices)
-      for indices in np.array_split(np.arange(len(paths)), count)
+      lambda indices=indices: self._examples(indices) for indices in np.array_split(clips, count)
     ]
+
+  def _size(self, index: int) -> int:
+    try:
+      return self._source.path(index).stat().st_size
+    except (OSError, video_lib.BrokenClip):
+      return 0  # It is named when its turn comes.
 
   def _examples(self, indices: np.ndarray) -> Iterator[tuple[int, "_Example"]]:
     clips = len(self._source)
     for index in map(int, indices):
       entry = self._source.entries[index]
-      path = self._source.root / entry.file
       try:
+        path = self._source.path(index)
         fps = video_lib.frame_rate(path)
         if path.stat().st_size > RECORD_BYTES:
           raise video_lib.BrokenClip(f"{path} is larger than the 2 GB of a record.")
@@ -289,7 +321,7 @@ class _Split:
           index,
           _Example(
             id=os.fsencode(entry.file),
-            caption=entry.caption,
+            caption=text.clean(entry.caption),
             label=entry.label,
             video=path,
             fps=fps,
@@ -319,8 +351,15 @@ def _tfds() -> Any:
   return tensorflow_datasets
 
 
+class _Parser(argparse.ArgumentParser):
+  """Says what is wrong in one sentence, where argparse prints the usage as well."""
+
+  def error(self, message: str) -> None:
+    sys.exit(f"error: {message}; see {self.prog} --help")
+
+
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+  parser = _Parser(
     prog="python -m fbjax.data.tfds_clips",
     description="Writes video files as a tensorflow-datasets data set, without TensorFlow.",
   )
@@ -351,8 +390,10 @@ def main(argv: list[str] | None = None) -> None:
   names = options.pop("splits").split(",")
   try:
     prepare({name: LAYOUTS[layout](path, name, **options) for name in names}, out)
-  except video_lib.BrokenData as e:
+  except errors.UserError as e:
     sys.exit(f"error: {e}")
+  except OSError as e:
+    sys.exit(f"error: {out} cannot be written: {e}.")
 
 
 if __name__ == "__main__":

@@ -13,14 +13,16 @@ import logging
 import pathlib
 import re
 import textwrap
+import zlib
 
 import ftfy
 import huggingface_hub
 import numpy as np
+import sentencepiece
 import tokenizers as library
 from jaxtyping import Int32
 
-from fbjax.data import synthetic
+from fbjax.data import synthetic, text
 from fbjax.data import video as video_lib
 
 logger = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ class Bytes:
 
   def __call__(self, captions: list[str]) -> Int32[np.ndarray, "b n"]:
     ids = np.zeros((len(captions), self.length), np.int32)
-    for row, caption in zip(ids, captions, strict=True):
+    for row, caption in zip(ids, map(text.clean, captions), strict=True):
       tokens, spelt = [], False
       for word in caption.lower().split():
         known = word in self._words
@@ -60,8 +62,9 @@ class Bytes:
 class CLIP:
   """Byte-pair encoding of CLIP, id for id that of open_clip, padded with 0.
 
-  `path` is a folder with vocab.json and merges.txt, open_clip's bpe_simple_vocab_16e6.txt.gz, or the
-  name of a repository on the Hugging Face hub, such as openai/clip-vit-large-patch14. In a caption
+  `path` is a folder with vocab.json and merges.txt or with tokenizer.json, open_clip's
+  bpe_simple_vocab_16e6.txt.gz, or the name of a repository on the Hugging Face hub, such as
+  openai/clip-vit-large-patch14. In a caption
   that spells the start or end token, it is text like any other.
   """
 
@@ -71,7 +74,10 @@ class CLIP:
     self.vocab = len(vocab)
     # Start and end are the last two, whatever the file calls them.
     self._start, self._end = self.vocab - 2, self.vocab - 1
-    self._bpe = library.Tokenizer(library.models.BPE(vocab, merges, end_of_word_suffix="</w>"))
+    try:
+      self._bpe = library.Tokenizer(library.models.BPE(vocab, merges, end_of_word_suffix="</w>"))
+    except Exception as e:  # The library raises no other class.
+      raise video_lib.BrokenData(f"{path} is no CLIP tokenizer: {e}.") from None
     words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
     split = library.pre_tokenizers.Split(library.Regex(words), behavior="removed", invert=True)
     to_bytes = library.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -79,7 +85,9 @@ class CLIP:
     self._report = _ReportOnce(length)
 
   def __call__(self, captions: list[str]) -> Int32[np.ndarray, "b n"]:
-    clean = [html.unescape(html.unescape(ftfy.fix_text(caption))) for caption in captions]
+    clean = [
+      html.unescape(html.unescape(ftfy.fix_text(text.clean(caption)))) for caption in captions
+    ]
     clean = [" ".join(caption.split()).lower() for caption in clean]
     found = self._bpe.encode_batch(clean, add_special_tokens=False)
     ids = np.zeros((len(captions), self.length), np.int32)
@@ -93,41 +101,96 @@ class CLIP:
 class T5:
   """SentencePiece ids of T5 with its end token, padded with 0; 226 is CogVideoX's length.
 
-  `path` is a tokenizer.json, a folder that holds one, or the name of a repository on the hub.
+  `path` is a spiece.model, a tokenizer.json, a folder that holds one of them, or the name of a
+  repository on the hub, such as google/t5-v1_1-xxl. Where both are there the first counts, which
+  gives SentencePiece's own ids. In a caption that spells the end token, it is text like any other.
   """
 
   def __init__(self, path: str, length: int = 226):
     self.length = length
-    self._pieces = library.Tokenizer.from_file(str(_file(path, "tokenizer.json")))
-    self._pieces.no_truncation()
-    self._pieces.no_padding()
-    self.vocab = self._pieces.get_vocab_size()
-    self._end = self._pieces.token_to_id("</s>")
+    file = _file(path, "spiece.model", "tokenizer.json")
+    pieces = _Unigram(file) if file.suffix == ".json" else _SentencePiece(file)
+    self._encode, self._end, self.vocab = pieces.encode, pieces.end, pieces.vocab
     self._report = _ReportOnce(length)
 
   def __call__(self, captions: list[str]) -> Int32[np.ndarray, "b n"]:
-    found = self._pieces.encode_batch(captions, add_special_tokens=False)
+    captions = [text.clean(caption) for caption in captions]
     ids = np.zeros((len(captions), self.length), np.int32)
-    for row, caption, tokens in zip(ids, captions, found, strict=True):
-      kept = tokens.ids[: self.length - 1]
-      self._report(caption, len(tokens.ids) - len(kept))
+    for row, caption, found in zip(ids, captions, self._encode(captions), strict=True):
+      kept = found[: self.length - 1]
+      self._report(caption, len(found) - len(kept))
       row[: len(kept) + 1] = [*kept, self._end]
     return ids
 
 
+class _SentencePiece:
+  """A spiece.model."""
+
+  def __init__(self, file: pathlib.Path):
+    try:
+      self._model = sentencepiece.SentencePieceProcessor(model_file=str(file))
+    except (OSError, RuntimeError):
+      raise video_lib.BrokenData(f"{file} is no SentencePiece model.") from None
+    self.end, self.vocab = self._model.eos_id(), self._model.get_piece_size()
+    if self.end < 0:
+      raise video_lib.BrokenData(f"{file} has no end token; T5's own has.")
+
+  def encode(self, captions: list[str]) -> list[list[int]]:
+    return self._model.encode(captions)
+
+
+class _Unigram:
+  """A tokenizer.json, which some repositories have in place of the model it was made of."""
+
+  def __init__(self, file: pathlib.Path):
+    try:
+      self._model = library.Tokenizer.from_file(str(file))
+    except Exception as e:  # The library raises no other class.
+      raise video_lib.BrokenData(f"{file} is no tokenizer: {e}.") from None
+    self._model.no_truncation()
+    self._model.no_padding()
+    self._model.encode_special_tokens = True
+    self.end, self.vocab = self._model.token_to_id("</s>"), self._model.get_vocab_size()
+    if self.end is None:
+      raise video_lib.BrokenData(f"{file} has no token </s>, with which T5 ends a text.")
+
+  def encode(self, captions: list[str]) -> list[list[int]]:
+    found = self._model.encode_batch(captions, add_special_tokens=False)
+    return [tokens.ids for tokens in found]
+
+
 def _clip_files(path: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
+  """The ids of CLIP's tokens and the pairs that it merges, best first."""
   if path.endswith(".txt.gz"):
-    file = _file(path, "")
-    lines = gzip.decompress(file.read_bytes()).decode().split("\n")
-    merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
+    try:
+      with gzip.open(_file(path, ""), "rt", encoding="utf-8") as file:
+        lines = file.read(_GZIP_LETTERS).split("\n")
+    except (OSError, EOFError, ValueError, zlib.error) as e:
+      raise video_lib.BrokenData(f"{path} cannot be read: {e}.") from None
+    merges = _pairs(lines[1 : 49152 - 256 - 2 + 1])
     alphabet = _byte_letters()
     ends = [letter + "</w>" for letter in alphabet]
     tokens = itertools.chain(alphabet, ends, map("".join, merges), ["<start>", "<end>"])
     return {token: i for i, token in enumerate(tokens)}, merges
-  vocab = json.loads(_file(path, "vocab.json").read_text(encoding="utf-8"))
-  lines = _file(path, "merges.txt").read_text(encoding="utf-8").split("\n")
-  pairs = [tuple(line.split()) for line in lines if not line.startswith("#version")]
-  return vocab, [pair for pair in pairs if len(pair) == 2]
+  file = _file(path, "vocab.json", "tokenizer.json")
+  content = text.read(file)
+  try:
+    vocab = json.loads(content)
+    if file.name == "tokenizer.json":
+      model = vocab["model"]
+      merges = [pair.split() if isinstance(pair, str) else pair for pair in model["merges"]]
+      return model["vocab"], [tuple(pair) for pair in merges]
+  except (ValueError, KeyError, TypeError, RecursionError) as e:
+    raise video_lib.BrokenData(f"{file} is no CLIP tokenizer: {e!r}.") from None
+  return vocab, _pairs(text.read(_file(path, "merges.txt")).split("\n"))
+
+
+_GZIP_LETTERS = 1 << 23  # open_clip's file has three million.
+
+
+def _pairs(lines: list[str]) -> list[tuple[str, str]]:
+  pairs = [tuple(line.split(" ")) for line in lines if not line.startswith("#version")]
+  return [pair for pair in pairs if len(pair) == 2]
 
 
 def _byte_letters() -> list[str]:
@@ -137,24 +200,32 @@ def _byte_letters() -> list[str]:
   return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(others)]
 
 
-def _file(path: str, name: str) -> pathlib.Path:
-  """`path` itself where it is a file, `name` in it where it is a folder, else from the hub."""
+def _file(path: str, *names: str) -> pathlib.Path:
+  """`path` where it is a file, else the first of `names` that its folder has, or the hub under it.
+
+  On the hub, a path goes on into a repository: zai-org/CogVideoX-2b/tokenizer.
+  """
   local = pathlib.Path(path)
   if local.is_file():
     return local
   if local.is_dir():
-    if not (local / name).is_file():
-      raise video_lib.BrokenData(f"the tokenizer folder {path} has no {name}.")
-    return local / name
-  if not re.fullmatch(r"[\w.-]+/[\w.-]+", path) or path.startswith("."):
+    for name in names:
+      if (local / name).is_file():
+        return local / name
+    raise video_lib.BrokenData(f"the tokenizer folder {path} has no {' and no '.join(names)}.")
+  if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)+", path):
     raise video_lib.BrokenData(f"no tokenizer file or folder at {path}.")
-  try:
-    return pathlib.Path(huggingface_hub.hf_hub_download(path, name))
-  except (huggingface_hub.errors.HfHubHTTPError, OSError, ValueError) as e:
-    reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-    raise video_lib.BrokenData(
-      f"no tokenizer file or folder at {path}, and no {name} from the hub under that name: {reason}"
-    ) from None
+  owner, repository, *inside = path.split("/")
+  for name in names:
+    try:
+      name_there = "/".join([*inside, name])
+      return pathlib.Path(huggingface_hub.hf_hub_download(f"{owner}/{repository}", name_there))
+    except Exception as e:  # Those of its network library come through, too.
+      reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+  raise video_lib.BrokenData(
+    f"no tokenizer file or folder at {path}, and no {' and no '.join(names)} from the hub under "
+    f"that name: {reason}"
+  )
 
 
 class _ReportOnce:

@@ -1,16 +1,26 @@
 """One record of a batch, made from one index of a source: read, replaced where broken, tokenized."""
 
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, Shaped, UInt8
 
+from fbjax.data import text
 from fbjax.data import video as video_lib
 
 
 @runtime_checkable
 class Source(Protocol):
-  """Clips by index. `read` may draw (where to start, which stride); `name` is for people."""
+  """Clips by index. `read` may draw (where to start, which stride); `name` is for people.
+
+  `digest` is a short hash of what there is to train on, the names, captions and labels in their
+  order, and not of how it is read or where it lies (size, frames, strides; the folder's path, the
+  files' content). Two that differ tell that a run goes on with other data than before.
+  """
 
   def __len__(self) -> int: ...
 
@@ -19,6 +29,17 @@ class Source(Protocol):
   def name(self, index: int) -> str: ...
 
   def caption(self, index: int) -> str: ...
+
+  def digest(self) -> str: ...
+
+
+def digest(rows: Iterable) -> str:
+  """16 hexadecimal digits that stand for some rows of text and numbers in their order."""
+  rows, found = iter(rows), hashlib.sha256()
+  # json, since it tells fields apart and escapes what is no UTF-8; many rows at once, for speed.
+  while some := list(itertools.islice(rows, 4096)):
+    found.update(json.dumps(some).encode())
+  return found.hexdigest()[:16]
 
 
 @runtime_checkable
@@ -57,7 +78,7 @@ class Read:
       try:
         clip = self._source.read(index, rng)
       except video_lib.BrokenClip as e:
-        errors.append(str(e))
+        errors.append(text.printable(str(e)))
         index = int(rng.integers(len(self._source)))
         continue
       return Record(
@@ -67,7 +88,7 @@ class Read:
         label=np.int32(clip.label),
         index=np.int64(index),
         replaced=np.bool_(bool(errors)),
-        # Bytes of fixed length, so that worker processes can hand them on in shared memory.
+        # Bytes of fixed length, as a batch is stacked of them.
         errors=np.array("\n".join(errors).encode(), "S4000"),
       )
     raise video_lib.BrokenData(

@@ -1,0 +1,124 @@
+"""Text that comes from outside: files, tables, file names, the command line.
+
+Files are UTF-8, with or without a byte order mark; what else they are ends in a BrokenData that
+names the file and the place. Lines end with \\n, \\r\\n or \\r and nothing else.
+"""
+
+import csv
+import io
+import json
+import logging
+import pathlib
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fbjax.data import video as video_lib
+
+logger = logging.getLogger(__name__)
+
+
+def read(path: pathlib.Path) -> str:
+  """The text of a file; all its lines end with \\n."""
+  if not path.is_file():
+    raise video_lib.BrokenData(f"no file {path}; set data.path to where the data is.")
+  try:
+    text = path.read_text(encoding="utf-8-sig")
+  except UnicodeDecodeError as e:
+    raise video_lib.BrokenData(
+      f"{path} is not UTF-8 (byte {e.object[e.start]:#x} at {e.start}); save it as UTF-8."
+    ) from None
+  except OSError as e:
+    raise video_lib.BrokenData(f"{path} cannot be read: {e.strerror}.") from None
+  if "\0" in text:
+    line = text.count("\n", 0, text.index("\0")) + 1
+    raise video_lib.BrokenData(f"{path}, line {line}: a NUL byte; the file is damaged or no text.")
+  return text
+
+
+def lines(path: pathlib.Path) -> list[str]:
+  """The lines of a file that are not blank, without the space around them.
+
+  str.splitlines would also end a line inside a sentence that was pasted with a U+2028, a vertical
+  tab or a form feed.
+  """
+  return [line.strip() for line in read(path).split("\n") if line.strip()]
+
+
+def table(
+  path: pathlib.Path, columns: Sequence[str], optional: Sequence[str] = ()
+) -> list[tuple[str, ...]]:
+  """`columns` and then `optional` of every row of a csv file that has all of `columns`, as strings.
+
+  What is missing of `optional` is empty. Says how many rows it drops. Strict where a lenient reader
+  would swallow half a file: on a quote that never closes and on rows with more fields than the
+  header.
+  """
+  reader = csv.reader(io.StringIO(read(path), newline=""), strict=True)
+  try:
+    header = [name.strip() for name in next(reader, [])]
+    if missing := [c for c in columns if c not in header]:
+      raise video_lib.BrokenData(
+        f"{path} has no column {' and no column '.join(missing)}; it has {', '.join(header) or 'nothing'}."
+      )
+    places = [header.index(c) if c in header else len(header) for c in (*columns, *optional)]
+    rows, dropped = [], 0
+    for fields in reader:
+      if len(fields) > len(header):
+        raise video_lib.BrokenData(
+          f"{path}, line {reader.line_num}: {len(fields)} fields where the header has {len(header)};"
+          " put quotes around text with commas."
+        )
+      values = tuple(fields[i].strip() if i < len(fields) else "" for i in places)
+      if all(values[: len(columns)]):
+        rows.append(values)
+      elif fields:
+        dropped += 1
+  except csv.Error as e:
+    raise video_lib.BrokenData(
+      f"{path}, line {reader.line_num}: {e}; a quote may never close."
+    ) from None
+  if dropped:
+    logger.warning("%s: dropped %d rows without %s.", path, dropped, " or ".join(columns))
+  if not rows:
+    raise video_lib.BrokenData(f"{path} has no row with {' and '.join(columns)}.")
+  return rows
+
+
+def records(path: pathlib.Path, **lists: Mapping[str, type]) -> list[list[tuple]]:
+  """Some lists of objects in a json file, such as `videos={"video_id": str}`.
+
+  Returns for each list the values of its objects, in the order of the keys that were asked for.
+  """
+  try:
+    found = json.loads(read(path))
+  except (ValueError, RecursionError) as e:
+    raise video_lib.BrokenData(f"{path} is no valid json: {e}.") from None
+  return [_objects(path, found, name, keys) for name, keys in lists.items()]
+
+
+def _objects(path: pathlib.Path, found: Any, name: str, keys: Mapping[str, type]) -> list[tuple]:
+  objects = found.get(name) if isinstance(found, dict) else None
+  if not isinstance(objects, list):
+    raise video_lib.BrokenData(f"{path} has no list {name!r}.")
+  for i, item in enumerate(objects):
+    for key, kind in keys.items():
+      if not isinstance(item, dict) or type(item.get(key)) is not kind:
+        raise video_lib.BrokenData(f"{path}: {name}[{i}] has no {key!r} of type {kind.__name__}.")
+  return [tuple(item[key] for key in keys) for item in objects]
+
+
+def clean(text: str) -> str:
+  """Text that can be encoded: U+FFFD for each lone surrogate.
+
+  json files and file names or arguments in another encoding than UTF-8 bring these.
+  """
+  return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def printable(text: str) -> str:
+  r"""One line for people: control characters and lone surrogates as \n, \x1b, \udce9."""
+  kinds = ("Cc", "Cs", "Zl", "Zp")
+  return "".join(
+    c.encode("unicode_escape").decode() if unicodedata.category(c) in kinds else c for c in text
+  )
