@@ -86,9 +86,9 @@ GRIDS = {
   "karras": grids.karras,
   "shifted": grids.shifted,
   # A diffusion's times are its indices.
-  "trailing_indices": lambda n: grids.trailing_indices(n).astype(np.float64),
-  "uniform_indices": lambda n: grids.uniform_indices(n).astype(np.float64),
-  "latte_indices": lambda n: grids.latte_indices(n).astype(np.float64),
+  "trailing_indices": lambda n, steps: grids.trailing_indices(n, steps).astype(np.float64),
+  "uniform_indices": lambda n, steps: grids.uniform_indices(n, steps).astype(np.float64),
+  "latte_indices": lambda n, steps: grids.latte_indices(n, steps).astype(np.float64),
 }
 KINDS = {kind: kind for kind in typing.get_args(prediction.Kind)}
 RULES = {rule: rule for rule in typing.get_args(alignment.Rule)}
@@ -217,15 +217,23 @@ def make_formulation(config: Spec) -> formulation.Formulation:
       raise errors.UserError(
         "config.bridge.name is 'diffusion', which needs a config.diffusion.name"
       )
-    bridge = diffused
+    bridge, steps = diffused, diffused.last + 1
   else:
-    bridge = make(PROCESSES, config["bridge"], "bridge")
+    own = dict(config["bridge"])
+    steps = own.pop("steps", grids.STEPS)
+    if not isinstance(steps, int) or steps < 2:
+      raise errors.UserError(
+        f"config.bridge.steps is {steps!r}; expected how many times the network knows, "
+        "1000 as published"
+      )
+    bridge = make(PROCESSES, own, "bridge")
   return formulation.Formulation(
     bridge,
     choose(KINDS, config["objective"]["predict"], "objective.predict"),
     diffused,
     rule,
     None if pretrained is None else choose(KINDS, pretrained, "diffusion.pretrained"),
+    steps,
   )
 
 
@@ -282,7 +290,13 @@ def make_sample(
       "image guidance needs a network that was trained without text and image now and then, "
       "but config.objective.drop_both is 0; leave image guidance out"
     )
-  times = make(GRIDS, spec["grid"], "sampling.grid", n=spec["steps"])
+  # Grids of indices choose from the steps that the network was trained at.
+  given = {"n": spec["steps"], "steps": form.steps}
+  takes = inspect.signature(
+    choose(GRIDS, spec["grid"].get("name"), "sampling.grid.name")
+  ).parameters
+  given = {name: x for name, x in given.items() if name in takes}
+  times = make(GRIDS, spec["grid"], "sampling.grid", **given)
   return sampling.make_sample(
     system,
     form,
