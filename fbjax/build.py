@@ -81,9 +81,9 @@ GRIDS = {
   "karras": grids.karras,
   "shifted": grids.shifted,
   # A diffusion's times are its indices.
-  "trailing_indices": lambda n: grids.trailing_indices(n).astype(np.float64),
-  "uniform_indices": lambda n: grids.uniform_indices(n).astype(np.float64),
-  "latte_indices": lambda n: grids.latte_indices(n).astype(np.float64),
+  "trailing_indices": lambda n, steps: grids.trailing_indices(n, steps).astype(np.float64),
+  "uniform_indices": lambda n, steps: grids.uniform_indices(n, steps).astype(np.float64),
+  "latte_indices": lambda n, steps: grids.latte_indices(n, steps).astype(np.float64),
 }
 KINDS = typing.get_args(prediction.Kind)
 RULES = typing.get_args(alignment.Rule)
@@ -100,7 +100,7 @@ TABLES = {
   "diffusion": DIFFUSIONS,
   "objective": OBJECTIVES,
 }
-EXTRA = {"objective": ("predict",), "diffusion": ("rule", "pretrained")}
+EXTRA = {"objective": ("predict",), "diffusion": ("rule", "pretrained"), "bridge": ("steps",)}
 GROUPS = {
   "loader": pipeline.Batches,
   "optim": optim.make_optimizer,
@@ -186,7 +186,8 @@ def check(config: Spec) -> None:
   choose(PRECISIONS, config["precision"], "precision")
   sampling_options(config)
   make_sampler(config["sampling"]["sampler"])
-  make(GRIDS, config["sampling"]["grid"], "sampling.grid", n=config["sampling"]["steps"])
+  form = make_formulation(config)
+  make_times(config["sampling"]["grid"], config["sampling"]["steps"], form.steps)
 
 
 def set_precision(config: Spec) -> None:
@@ -337,15 +338,23 @@ def make_formulation(config: Spec) -> formulation.Formulation:
       raise errors.UserError(
         "config.bridge.name is 'diffusion', which needs a config.diffusion.name"
       )
-    bridge = diffused
+    bridge, steps = diffused, diffused.last + 1
   else:
-    bridge = make(PROCESSES, config["bridge"], "bridge")
+    own = dict(config["bridge"])
+    steps = own.pop("steps", grids.STEPS)
+    if not isinstance(steps, int) or steps < 2:
+      raise errors.UserError(
+        f"config.bridge.steps is {steps!r}; expected how many times the network knows, "
+        "1000 as published"
+      )
+    bridge = make(PROCESSES, own, "bridge")
   return formulation.Formulation(
     bridge,
     choose(KINDS, config["objective"]["predict"], "objective.predict"),
     diffused,
     rule,
     None if pretrained is None else choose(KINDS, pretrained, "diffusion.pretrained"),
+    steps,
   )
 
 
@@ -382,6 +391,14 @@ def make_sampler(spec: Spec) -> Callable[..., jax.Array]:
   takes = ["start", *(a.name for a in arguments if a.kind is a.KEYWORD_ONLY)]
   check_keys(options, takes, "sampling.sampler")
   return functools.partial(sampler, **options)
+
+
+def make_times(spec: Spec, n: int, steps: int) -> np.ndarray:
+  """A grid of n times; those of indices choose from the steps that the network was trained at."""
+  grid = choose(GRIDS, spec.get("name"), "sampling.grid.name")
+  given = {"n": n, "steps": steps}
+  given = {name: x for name, x in given.items() if name in inspect.signature(grid).parameters}
+  return make(GRIDS, spec, "sampling.grid", **given)
 
 
 class Sampling(NamedTuple):
@@ -449,7 +466,7 @@ def make_sample(
         "image guidance needs a network that was trained without text and image now and then, "
         "but config.objective.drop_both is 0; leave image guidance out"
       )
-  times = make(GRIDS, options.grid, "sampling.grid", n=options.steps)
+  times = make_times(options.grid, options.steps, form.steps)
   return sampling.make_sample(
     system,
     form,

@@ -133,7 +133,7 @@ def prior_weights(
   made = build.make_networks(theirs, build.make_tokenizer(theirs)).networks
   names = {
     n: n if n in made else n.removeprefix(neural_prior.PREFIX)
-    for n in neural_prior.of(system.networks)
+    for n in neural_prior.names_in(system.networks)
   }
   for ours, name in names.items():
     there, here = (

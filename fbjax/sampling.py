@@ -73,6 +73,7 @@ def make_sample(
       diffusion=form.diffusion,
       rule=form.rule,
       pretrained=form.pretrained,
+      steps=form.steps,
     )
     z0 = sampler(form.process, denoise, z1, times, purposes[:, 1])
     return to_uint8(system.decode(frozen, z0))

@@ -30,6 +30,7 @@ def align(
   z1: Clips,
   time: PerClip,
   rule: Rule = "exact",
+  steps: int = grids.STEPS,
 ) -> tuple[Clips, PerClip]:
   """(x, t_net): what the network sees and the time it is told (§2.1, §2.2).
 
@@ -38,23 +39,29 @@ def align(
   published        the reference's table, for released checkpoints
   published_latte  the table of the reference's Latte code
 
-  Without a diffusion (training from scratch) the network sees zt itself at the published index;
-  a diffusion aligned with itself is left as it is.
+  Without a diffusion (training from scratch) the network sees zt itself at its index among the
+  bridge's `steps`; a diffusion aligned with itself is left as it is.
   At time 1 exactly zt is z1 and holds no trace of the noise: x is 0 there, the mean of its limit.
   """
   if diffusion is None:
-    return zt, grids.index_of(time)
+    return zt, grids.index_of(time, steps)
   if process is diffusion:
     return zt, time
   b, norm = process.marginal(time).b, process.rotation(time).norm
-  t_net = net_time(process, diffusion, time, rule)
+  t_net = net_time(process, diffusion, time, rule, steps)
   # The reference looks the norm up at the bridge's index; it matters with dynamic rescale only.
-  known = diffusion.rotation(t_net if rule == "exact" else grids.index_of(time)).norm
+  known = diffusion.rotation(t_net if rule == "exact" else grids.index_of(time, steps)).norm
   scale = process_lib.per_clip(process_lib.divide(known, norm), zt)
   return scale * (zt - process_lib.per_clip(b, z1) * z1), t_net
 
 
-def net_time(process: Process, diffusion: Diffusion, time: Times, rule: Rule = "exact") -> Times:
+def net_time(
+  process: Process,
+  diffusion: Diffusion,
+  time: Times,
+  rule: Rule = "exact",
+  steps: int = grids.STEPS,
+) -> Times:
   """Time the pretrained network is told at a bridge time (§2.1, §2.2)."""
   if rule == "exact":
     return diffusion.time_of_log_snr(process.log_snr(time))
@@ -62,9 +69,9 @@ def net_time(process: Process, diffusion: Diffusion, time: Times, rule: Rule = "
   knots = diffusion.signal / diffusion.noise
   at = np.arange(len(knots), dtype=np.float64)
   if rule == "published":
-    # The first cell is stretched to an invented point (0, d_0 + r_0), so that every ratio of the
-    # 1000-step bridge lies under it; a last cell is added down to no signal at all.
-    first = np.exp(0.5 * process.log_snr(grids.time_of(np.zeros(1))))
+    # The first cell is stretched to an invented point (0, d_0 + r_0), so that every ratio of a
+    # bridge of `steps` lies under it; a last cell is added down to no signal at all.
+    first = np.exp(0.5 * process.log_snr(grids.time_of(np.zeros(1), steps)))
     knots = np.concatenate([knots[:1] + first, knots[1:]])
     if knots[-1] > 0:
       knots, at = np.append(knots, 0.0), np.append(at, len(at))

@@ -44,13 +44,14 @@ def errors(
   diffusion: diffusion_lib.Diffusion,
   time: Column,
   rule: alignment.Rule = "exact",
+  steps: int = grids.STEPS,
 ) -> Errors:
-  """Errors of the aligned marginal (§2.2) at bridge times, in the precision of `time`."""
+  """Errors of the aligned marginal (§2.2) at times of a bridge of `steps`, in the precision of `time`."""
   a, b, c = process.marginal(time)
   zero, one = np.zeros_like(time), np.ones_like(time)
-  mean, t_net = alignment.align(process, diffusion, a, zero, time, rule)
-  prior, _ = alignment.align(process, diffusion, b, one, time, rule)
-  noise, _ = alignment.align(process, diffusion, c, zero, time, rule)
+  mean, t_net = alignment.align(process, diffusion, a, zero, time, rule, steps)
+  prior, _ = alignment.align(process, diffusion, b, one, time, rule, steps)
+  noise, _ = alignment.align(process, diffusion, c, zero, time, rule, steps)
   known = diffusion.marginal(t_net)
   met = diffusion.met(process.log_snr(time))
   snr = (mean * known.c / (noise * known.a)) ** 2 - 1
@@ -102,12 +103,12 @@ def main():
   parser.add_argument("--process", choices=PROCESSES, default="gmax")
   parser.add_argument("--diffusion", choices=DIFFUSIONS, default="videocrafter")
   parser.add_argument("--rule", choices=alignment.Rule.__args__, default="exact")
-  parser.add_argument("--times", type=int, default=1000)
+  parser.add_argument("--steps", type=int, default=grids.STEPS)
   flags = parser.parse_args()
   process, diffusion = PROCESSES[flags.process](), DIFFUSIONS[flags.diffusion]()
-  times = grids.time_of(np.arange(flags.times, dtype=np.float64), flags.times)
+  times = grids.time_of(np.arange(flags.steps, dtype=np.float64), flags.steps)
   print(f"{flags.process} aligned with {flags.diffusion}, rule {flags.rule}")
-  print(report(errors(process, diffusion, times, flags.rule)))
+  print(report(errors(process, diffusion, times, flags.rule, flags.steps)))
 
 
 if __name__ == "__main__":

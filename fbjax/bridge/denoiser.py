@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxtyping import Array
 
-from fbjax.bridge import alignment, guidance, initialise, prediction
+from fbjax.bridge import alignment, grids, guidance, initialise, prediction
 from fbjax.bridge import diffusion as diffusion_lib
 from fbjax.bridge import process as process_lib
 
@@ -24,18 +24,19 @@ def denoiser(
   diffusion: diffusion_lib.Diffusion | None = None,
   rule: alignment.Rule = "exact",
   pretrained: prediction.Kind | None = None,
+  steps: int = grids.STEPS,
 ) -> Callable[[Array, Array], Array]:
   """denoise(zt, time) -> z0_hat for `samplers`, from a network predict(x, t_net, cond) -> `kind`.
 
   `conds` are the branches that `combine` expects, in its order; `diffusion` is what the network
   is aligned with, None for one trained from scratch, the process itself for the baseline.
   `pretrained` is the kind that the network was trained to predict before, where its output is
-  aligned as well.
+  aligned as well. `steps` is the number of bridge times it was trained at.
   """
   combine = combine or guidance.none()
 
   def denoise(zt: Clips, time: PerClip) -> Clips:
-    x, t_net = alignment.align(process, diffusion, zt, z1, time, rule)
+    x, t_net = alignment.align(process, diffusion, zt, z1, time, rule, steps)
     pred = combine(guidance.evaluate(predict, x, t_net, conds), time)
     if pretrained is not None:
       # Affine in the prediction: the same after guidance as in each branch before it.

@@ -1,7 +1,8 @@
 """Time grids: decreasing float64 times at which a sampler asks for z0 (§3.2).
 
-Bridge times lie in (0, 1). The published models know 1000 of them, index i = 0..999 at time
-(i + 1) / 1001; a process knows nothing of this, it is one way to choose times.
+Bridge times lie in (0, 1). A network knows N = `steps` of them, index i = 0..N-1 at time
+(i + 1) / (N + 1); the published ones 1000. A process knows nothing of this, it is one way to choose
+times; who draws, aligns and samples must agree on N.
 """
 
 import jax
@@ -22,20 +23,17 @@ FIRST, LAST = 1 - 1e-3, 1e-2
 
 
 def time_of(index: Times, steps: int = STEPS) -> Times:
-  """Bridge time of a published index, (i + 1) / (N + 1) (§1.2)."""
+  """Bridge time of an index, (i + 1) / (N + 1) (§1.2)."""
   return (index + 1) / (steps + 1)
 
 
 def index_of(time: Times, steps: int = STEPS) -> Times:
-  """Published index of a bridge time, a fraction between the 1000 (§1.2)."""
+  """Index of a bridge time, a fraction between two of the N (§1.2)."""
   return time * (steps + 1) - 1
 
 
-def draw(key: Key[Array, ""], batch: int, steps: int | None = STEPS) -> Float[Array, "b"]:
-  """Times to train at: a uniform published index, or with steps=None uniform in (0, 1) (§1.2)."""
-  if steps is None:
-    tiny = 1e-5
-    return jax.random.uniform(key, (batch,), jnp.float32, tiny, 1 - tiny)
+def draw(key: Key[Array, ""], batch: int, steps: int = STEPS) -> Float[Array, "b"]:
+  """Times to train at, those of uniform indices (§1.2)."""
   return time_of(jax.random.randint(key, (batch,), 0, steps).astype(jnp.float32), steps)
 
 

@@ -47,7 +47,7 @@ def train(config: dict[str, Any], workdir: str) -> None:
     frozen = starting.frozen
     return write_preview(workdir, step, sample, ema, frozen, shown, captions, config["sampling"])
 
-  origin = starting.origin | {"data": getattr(source, "digest", lambda: "")()}
+  origin = starting.origin | {"data": source.digest()}
   with workdir_lib.claim(workdir, config, origin, workdir_lib.newest_step(workdir)):
     logger.info("Training %s.", summary(config, workdir, system, len(source), mesh))
     build.call(

@@ -53,20 +53,20 @@ def bridge_loss(
     purposes = jax.vmap(lambda key: jax.random.split(key, 5))(keys)
     encoding, timing, noising, dropping, network = (purposes[:, i] for i in range(5))
     z0, z1, cond = system.encode(frozen, batch, encoding)
-    time = jax.vmap(lambda key: grids.draw(key, 1)[0])(timing)
+    time = jax.vmap(lambda key: grids.draw(key, 1, form.steps)[0])(timing)
     time = grids.towards_prior(time, shift)
     if form.process is form.diffusion:  # the baseline: a diffusion's times are its indices
-      time = grids.index_of(time)
+      time = grids.index_of(time, form.steps)
     noise = jax.vmap(lambda key: jax.random.normal(key, z0.shape[1:]))(noising)
     zt = process.sample_marginal(form.process, z0, z1, time, noise)
-    x, t_net = alignment.align(form.process, form.diffusion, zt, z1, time, form.rule)
+    x, t_net = alignment.align(form.process, form.diffusion, zt, z1, time, form.rule, form.steps)
 
     draw = jax.vmap(jax.random.uniform)(dropping)
     text, image = dropped(draw, drop_text, drop_image, drop_both)
     weights = system.weights(params, frozen)
     cond = system.embed(weights, system.drop(cond, text, image))
 
-    pred = system.denoise(weights, x, t_net, cond, network[0])
+    pred = system.denoise(weights, x, t_net, cond, network)
     if form.pretrained is not None:
       pred = initialise.align_output(
         form.pretrained, form.predict, form.process, pred, zt, z1, time

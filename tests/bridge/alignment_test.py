@@ -130,6 +130,8 @@ def test_without_a_diffusion_the_network_sees_the_bridge_itself():
   np.testing.assert_array_equal(x, zt)
   np.testing.assert_allclose(t_net, [0, 999], atol=1e-4)
   d = diffusion.linear()
+  _, t_net = alignment.align(process.Gmax(), None, zt, z1, jnp.array([1 / 51, 50 / 51]), steps=50)
+  np.testing.assert_allclose(t_net, [0, 49], atol=1e-4)
   x, t_net = alignment.align(d, d, zt, z1, time)
   np.testing.assert_array_equal(x, zt)
   np.testing.assert_array_equal(t_net, time)
@@ -138,3 +140,13 @@ def test_without_a_diffusion_the_network_sees_the_bridge_itself():
 def test_an_unknown_rule_is_named(unchecked):
   with pytest.raises(ValueError, match="no alignment rule named 'official'"):
     alignment.net_time(process.Gmax(), diffusion.linear(), np.array([0.5]), "official")
+
+
+def test_the_published_table_holds_every_time_of_a_bridge_of_other_steps():
+  """Its invented first knot lies beyond the first time of the bridge, whatever the number of times."""
+  p, d = process.Gmax(), diffusion.videocrafter()
+  for steps in (1000, 100_000):
+    first = grids.time_of(np.zeros(1), steps)
+    told = alignment.net_time(p, d, first, "published", steps)
+    assert told[0] > 0
+  assert alignment.net_time(p, d, first, "published")[0] == 0  # the table of 1000 ends before

@@ -54,13 +54,24 @@ def test_index_and_time_are_inverse(dtype):
   np.testing.assert_allclose(grids.time_of(np.array([0.0, 999.0])), [1 / 1001, 1000 / 1001])
 
 
-def test_training_times_are_the_published_thousand_or_continuous():
+def test_training_times_are_the_published_thousand():
   times = np.asarray(grids.draw(jax.random.key(0), 20000))
   index = grids.index_of(np.float64(times))
   np.testing.assert_allclose(index, np.round(index), atol=1e-4)
   assert index.min() < 0.5 and index.max() > 998.5 and abs(index.mean() - 499.5) < 10
-  continuous = np.asarray(grids.draw(jax.random.key(1), 20000, steps=None))
-  assert 0 < continuous.min() < 1e-3 and 0.999 < continuous.max() < 1
+
+
+def test_a_network_of_other_steps_is_sampled_at_times_it_was_trained_at():
+  steps = 40
+  drawn = np.asarray(grids.draw(jax.random.key(0), 2000, steps), np.float64)
+  trained = np.unique(np.round(drawn, 6))
+  assert len(trained) == steps
+  for times in (
+    grids.trailing(8, steps),
+    grids.time_of(1.0 * grids.latte_indices(8, steps), steps),
+  ):
+    assert np.abs(times[:, None] - trained[None]).min(1).max() < 1e-6
+  np.testing.assert_allclose(grids.index_of(grids.time_of(np.arange(40.0), 40), 40), np.arange(40))
 
 
 def test_a_uniform_grid_that_leaves_the_range_is_refused():
