@@ -50,6 +50,7 @@ def base() -> ConfigDict:
     guidance=1.0,
     image_guidance=None,
     rescale=0.0,
+    draw=None,
     batch_size=8,
     fps=8,
     stride=1,

@@ -407,6 +407,7 @@ class Sampling(NamedTuple):
   sampler: one of `SAMPLERS` with its options. grid: one of `GRIDS` with its options.
   steps: evaluations of the network, or more for samplers with several a step.
   guidance, image_guidance, rescale: see `sampling.make_sample`.
+  draw: "sample" or "mode" of the autoencoder's posterior for given frames; None is as in training.
   batch_size: clips at a time. fps: frames a second of the files. stride: told to the network.
   """
 
@@ -416,6 +417,7 @@ class Sampling(NamedTuple):
   guidance: float = 1.0
   image_guidance: float | None = None
   rescale: float = 0.0
+  draw: str | None = None
   batch_size: int = 8
   fps: int = 8
   stride: int = 1
@@ -433,6 +435,14 @@ def sampling_options(config: Spec, **changes: Any) -> Sampling:
     if not getattr(options, name) >= 1:
       raise errors.UserError(f"config.sampling.{name} is {spec[name]}; expected at least 1")
   return options
+
+
+def for_sampling(config: Spec) -> dict[str, Any]:
+  """The config whose system samples: that of training, but for `config.sampling.draw`."""
+  draw, system = sampling_options(config).draw, config["system"]
+  if draw is None:
+    return dict(config)
+  return config | {"system": system | {"codec": system["codec"] | {"draw": draw}}}
 
 
 def make_sample(

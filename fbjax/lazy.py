@@ -31,7 +31,7 @@ class Lazy:
     return np.asarray(self._make(), dtype)
 
   def __getitem__(self, place: Place) -> np.ndarray:
-    return self._make()[place] if self._part is None else self._part(place)
+    return np.asarray(self._make()[place] if self._part is None else self._part(place))
 
 
 def keep_last(make: Callable[[Any], np.ndarray]) -> Callable[[Any], np.ndarray]:

@@ -266,4 +266,4 @@ def replace(file: epath.Path, text: str) -> None:
   """Writes a file under another name first, so that a reader sees the old one or the new one."""
   partial = file.with_name(f".{file.name}.partial")
   partial.write_text(text)
-  partial.rename(file)
+  partial.replace(file)

@@ -15,12 +15,36 @@ CONFIG = "configs/quickstart.py"
 # Command line -> the sentence it ends with. {tmp} is an empty folder.
 MISTAKES = {
   (): "give both --config=configs/<experiment>.py and --workdir=<folder>",
+  ("--config=configs/quickstart.py",): "give both --config",
+  ("--config.train.steps=3", "--workdir={tmp}/x"): "changes a config, but --config names none",
   ("--config=configs/nothing.py", "--workdir={tmp}/x"): "there is no config configs/nothing.py",
   (f"--config={CONFIG}:fast", "--workdir={tmp}/x"): "'fast'; expected nothing or smoke",
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.train.step=3"): (
-    "config.train has no key 'step'; it has: accumulate, batch_size"
+    "config.train has no key 'step'; it takes"
   ),
-  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.train.steps=many"): "'many'",
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.train.steps=many"): "many",
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.sampling.step=3"): (
+    "config.sampling has no key 'step'; it takes sampler, grid, steps"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.optim.betas=3"): (
+    "config.optim has no key 'betas'"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.optimizer.lr=3"): (
+    "config has no group 'optimizer'"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.speed=3"): "config has no key 'speed'",
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.sampling.steps=0"): (
+    "config.sampling.steps is 0; expected at least 1"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.precision=exact"): (
+    "config.precision is 'exact'; expected one of default, high, highest"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--steps=4"): "--steps is a flag of --mode=sample",
+  ("--mode=sample", "--workdir={tmp}/x", "--steps=0"): "steps",
+  ("--mode=sample", "--workdir={tmp}/x", "--chunks=0"): "chunks",
+  ("--mode=sample", "--workdir={tmp}/x", "--fps=-1"): "fps",
+  ("--mode=sample", "--workdir={tmp}/x", "--size=17"): "--size=17 is not height x width",
+  ("--mode=sample",): "--mode=sample needs --workdir",
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--mode=dream"): "dream",
   (f"--config={CONFIG}", "--workdir={tmp}/x", "train"): "'train' is not a flag",
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.bridge.name=max"): (
@@ -44,7 +68,7 @@ import contextlib, io, json, sys
 from absl import flags
 from fbjax import main
 for args in json.loads(sys.argv[1]):
-  for name in ("config", "workdir", "mode", "image", "out"):
+  for name in flags.FLAGS:
     flags.FLAGS[name].unparse()
   sys.argv = ["main", *args]
   try:

@@ -81,7 +81,7 @@ def sample(
   config = resolve(config, workdir)
   build.set_precision(config)
   tokenizer = build.make_tokenizer(config)
-  system = build.make_system(config, tokenizer)
+  system = build.make_system(build.for_sampling(config), tokenizer)
   check_told(config, system, prompt=prompt, label=label, stride=stride)
   check_ends(config, last, chunks)
   size = size or video.pair(config["data"]["size"])

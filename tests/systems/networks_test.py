@@ -1,6 +1,8 @@
 import jax
 import numpy as np
+import pytest
 
+from fbjax import errors
 from fbjax.models import latte
 from fbjax.systems import networks
 
