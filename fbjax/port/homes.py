@@ -29,7 +29,7 @@ def find(tree: Any, builder: torch_tensors.Builder) -> tuple[Tensors, str]:
     raise limits.Refused(f"is {kind} that holds no tensors by name: save a state dict instead")
   found = _at_home(tree, builder, ())
   if found is None:
-    held = ", ".join(keys.printable(key) for key in list(builder.entries(tree))[:20]) or "none"
+    held = ", ".join(keys.printable(key) for key in list(builder.entries(tree))[:10]) or "none"
     raise limits.Refused(
       f"holds no tensors by name (its keys: {held}): save the state dict of the network alone"
     )
@@ -75,7 +75,7 @@ def _elsewhere(
   """Weights under another key, if there is but one."""
   found = {}
   for key, x in entries.items():
-    if not NO_WEIGHTS.search(key):
+    if len(key) <= limits.NAME and not NO_WEIGHTS.search(key):
       tensors = builder.build(_named(x, builder))
       if _has_weights(tensors):
         found[key] = tensors
