@@ -10,9 +10,9 @@ from fbjax.port import keys, limits
 
 DEEPSPEED = "mp_rank_00_model_states.pt"
 # model.safetensors.index[.fp16].json, model[.fp16].safetensors.index.json
-INDEX = re.compile(r"([^.].*)\.(safetensors|bin)\.index(\..+)?\.json")
+INDEX = re.compile(r"([^.].*)\.(safetensors|bin)\.index(\..+)?\.json", re.DOTALL)
 # model[.fp16][-00001-of-00002].safetensors, model[-00001-of-00002][.fp16].safetensors
-FILE = re.compile(r"([^.].*)\.(safetensors|bin)")
+FILE = re.compile(r"([^.].*)\.(safetensors|bin)", re.DOTALL)
 SHARD = re.compile(r"-\d+-of-\d+")
 
 
@@ -119,7 +119,7 @@ def _listed(folder: pathlib.Path, index: pathlib.Path) -> dict[str, str]:
     path = folder / name
     if path.name != name or name in ("", ".", "..") or "\0" in name:
       raise limits.Refused(
-        f"has an index {label} that names {keys.printable(name)}: only files of this folder are read"
+        f"has an index {label} that names '{keys.printable(name)}': only files of the folder are read"
       )
     if not path.exists():
       raise limits.Refused(

@@ -16,7 +16,7 @@ KINDS = {
   "state_dict": "a Lightning checkpoint",
   "module": "a DeepSpeed checkpoint",
 }
-NO_WEIGHTS = r"(?i).*(optim|sched|scaler|grad|callback|loop|hyper|rng).*"
+NO_WEIGHTS = re.compile("optim|sched|scaler|grad|callback|loop|hyper|rng", re.IGNORECASE)
 
 
 def find(tree: Any, builder: torch_tensors.Builder) -> tuple[Tensors, str]:
@@ -29,7 +29,7 @@ def find(tree: Any, builder: torch_tensors.Builder) -> tuple[Tensors, str]:
     raise limits.Refused(f"is {kind} that holds no tensors by name: save a state dict instead")
   found = _at_home(tree, builder, ())
   if found is None:
-    held = ", ".join(keys.printable(key) for key in list(builder.entries(tree))[:20]) or "none"
+    held = ", ".join(keys.printable(key) for key in list(builder.entries(tree))[:10]) or "none"
     raise limits.Refused(
       f"holds no tensors by name (its keys: {held}): save the state dict of the network alone"
     )
@@ -53,7 +53,9 @@ def _at_home(
   """
   entries = builder.entries(tree)
   own = {key: call for key, x in entries.items() if (call := torch_tensors.as_tensor(x))}
-  inner = {} if _is_module(tree) else {key: x for key, x in entries.items() if key not in own}
+  inner = (
+    {} if _is_module(tree) else {k: x for k, x in entries.items() if _holds(x) and k not in own}
+  )
   for home in HOMES if len(path) < 3 else ():
     for key, x in inner.items():
       if _matches(home, key) and (found := _at_home(x, builder, (*path, key))):
@@ -73,7 +75,7 @@ def _elsewhere(
   """Weights under another key, if there is but one."""
   found = {}
   for key, x in entries.items():
-    if not _matches(NO_WEIGHTS, key):
+    if len(key) <= limits.NAME and not NO_WEIGHTS.search(key):
       tensors = builder.build(_named(x, builder))
       if _has_weights(tensors):
         found[key] = tensors
@@ -93,6 +95,10 @@ def _named(tree: Any, builder: torch_tensors.Builder) -> Iterator[tuple[str, pic
       yield path.removesuffix("."), call
     elif path.count(".") < limits.NESTED and len(path) <= limits.NAME:
       ahead += [(f"{path}{key}.", x) for key, x in reversed(builder.entries(node).items())]
+
+
+def _holds(node: Any) -> bool:
+  return isinstance(node, dict | pickles.Call)
 
 
 def _matches(pattern: str, key: str) -> bool:

@@ -41,9 +41,21 @@ class Layout(NamedTuple):
     return None
 
   def arguments(self, sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of the model's constructor: `sizes` itself, or read off the published config."""
+    """Arguments of the model's constructor: `sizes` itself, or read off the published config.
+
+    Raises:
+      UserError: for a published config that lacks a key, or has it in another form.
+    """
     config = self.published(sizes)
-    return dict(sizes) if config is None else self.sizes(dict(config))
+    if config is None:
+      return dict(sizes)
+    try:
+      return self.sizes(dict(config))
+    except (LookupError, TypeError, AttributeError) as error:
+      raise errors.UserError(
+        f"the published config with {self.mark!r} cannot be read, because of {error}: take it from "
+        "where its checkpoint was published"
+      ) from error
 
   def leaves(self, sizes: Mapping[str, Any]) -> leaf.Table:
     return self.table(**self.arguments(sizes))

@@ -1,13 +1,14 @@
-import collections
+import errno
 import json
-import pathlib
-import pickle
-import zipfile
+import os
+import resource
 
 import ml_dtypes
 import numpy as np
 import pytest
+from port import forge
 
+from fbjax import errors
 from fbjax.port import files
 
 
@@ -18,8 +19,10 @@ def tensors():
     "a.weight": x,
     "a.half": x.astype(np.float16),
     "a.brain": x.astype(ml_dtypes.bfloat16),
+    "a.eight": x.astype(ml_dtypes.float8_e4m3fn),
     "scalar": np.float32(2.5).reshape(()),
     "count": np.arange(5),
+    "unsigned": np.arange(5, dtype=np.uint16),
     "mask": np.array([True, False]),
     "empty": np.zeros((0, 3), np.float32),
     "turned": x.T,
@@ -33,8 +36,15 @@ def same(ours, theirs):
     assert ours[key].tobytes() == np.ascontiguousarray(x).tobytes()
 
 
-@pytest.mark.parametrize("name", ["x.ckpt", "x.pt", "x.safetensors"])
-def test_what_is_written_is_read_again_bitwise(tmp_path, name):
+def refused(path, why):
+  with pytest.raises(errors.UserError, match=why) as error:
+    files.read(path)
+  assert files.printable(str(path))[:100] in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", files.SUFFIXES)
+def test_what_is_written_is_read_again_bitwise(tmp_path, suffix):
+  name = f"x{suffix}"
   files.write(tmp_path / name, tensors())
   same(files.read(tmp_path / name).tensors, tensors())
   assert [f.name for f in tmp_path.iterdir()] == [name]
@@ -47,135 +57,145 @@ def test_tensors_are_mapped_and_not_copied(tmp_path):
     assert not x.flags.owndata and not x.flags.writeable
 
 
+def test_big_files_are_opened_without_being_read(tmp_path):
+  """8 GB of safetensors, of which the disk holds the header alone, and 400 views of a storage."""
+  shape, names = [5 * 2**20], [f"blocks.{i}.attn.weight" for i in range(400)]
+  size = 4 * shape[0]
+  header = {
+    name: {"dtype": "F32", "shape": shape, "data_offsets": [size * i, size * (i + 1)]}
+    for i, name in enumerate(names)
+  }
+  text = json.dumps(header).encode()
+  with (tmp_path / "x.safetensors").open("wb") as file:
+    file.write(len(text).to_bytes(8, "little") + text)
+    file.truncate(8 + len(text) + size * len(names))
+  parts = {name: forge.tensor(offset=i, shape=(1,)) for i, name in enumerate(names)}
+  data = forge.archive(forge.pickle(forge.table(parts)), {"0": bytes(2**23)})
+  (tmp_path / "x.ckpt").write_bytes(data)
+  for name in ("x.safetensors", "x.ckpt"):
+    with forge.at_most(2**23):
+      assert len(files.read(tmp_path / name).tensors) == len(names)
+
+
+def test_what_a_file_is_its_content_says(tmp_path):
+  files.write(tmp_path / "x.safetensors", tensors())
+  files.write(tmp_path / "x.ckpt", tensors())
+  (tmp_path / "x.safetensors").rename(tmp_path / "x.pt")
+  (tmp_path / "x.ckpt").rename(tmp_path / "x.safetensors")
+  for name, kind in (("x.pt", "a safetensors file"), ("x.safetensors", "a Lightning checkpoint")):
+    checkpoint = files.read(tmp_path / name)
+    assert checkpoint.kind == kind
+    same(checkpoint.tensors, tensors())
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors", ".bin", ""])
 @pytest.mark.parametrize(
-  ("home", "kind"),
+  ("start", "why"),
   [
-    ("state_dict", "a Lightning checkpoint"),
-    ("module", "a DeepSpeed checkpoint"),
-    ("ema", "averaged weights under `ema`"),
-    ("", "a state dict"),
+    (b"", "is empty: download it again"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:aa", "Git LFS pointer.*lfs pull"),
+    (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "before 2020"),
+    (b"\x80\x04\x95\x0e" + bytes(7) + b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "before 2020"),
+    (b"<!DOCTYPE html><html>", "is a web page"),
+    (b'\n {"weight_map": {}}', "is a JSON file: name the folder"),
+    (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
+    (b"\x1f\x8b\x08", "unpack it"),
+    (b"PK\x05\x06" + bytes(18), "a zip file, but no torch checkpoint"),
+    (b"PK\x03\x04" + bytes(100), "truncated or damaged"),
+    (b"\x00" * 100, "no.* safetensors file"),
+    (b"hello", "no.* safetensors file"),
   ],
 )
-def test_weights_are_found_where_training_programs_put_them(tmp_path, home, kind):
-  wrapped = {f"_forward_module.{key}": x for key, x in tensors().items()}
-  files.write(tmp_path / "x.ckpt", wrapped if home == "module" else tensors(), home=home)
-  checkpoint = files.read(tmp_path / "x.ckpt")
-  assert checkpoint.kind == kind
-  same(checkpoint.tensors, tensors())
+def test_files_that_are_no_checkpoint_are_named_with_what_they_are(tmp_path, start, why, suffix):
+  path = tmp_path / f"x\n{suffix}"
+  path.write_bytes(start)
+  refused(path, why)
 
 
-def test_a_deepspeed_folder_is_read_through_its_model_states(tmp_path):
-  (tmp_path / "checkpoint").mkdir()
-  wrapped = {f"_forward_module.{key}": x for key, x in tensors().items()}
-  files.write(tmp_path / "checkpoint" / "mp_rank_00_model_states.pt", wrapped, home="module")
-  same(files.read(tmp_path).tensors, tensors())
+def test_paths_that_lead_to_no_file_are_named(tmp_path):
+  refused(tmp_path / "z.ckpt", "there is no checkpoint at")
+  refused(tmp_path / ("z" * 300), "name too long")
+  os.mkfifo(tmp_path / "fifo.ckpt")
+  refused(tmp_path / "fifo.ckpt", "no regular file")
+  refused("/dev/zero", "no regular file")
+  (tmp_path / "loop.pt").symlink_to("loop.pt")
+  refused(tmp_path / "loop.pt", "no regular file")
 
 
-class Hyper(dict):
-  """A class of a training program, as Lightning pickles it beside the weights."""
+@pytest.mark.parametrize("name", ["x.ckpt", "x.safetensors"])
+def test_a_file_cut_anywhere_is_not_read(tmp_path, name):
+  files.write(tmp_path / name, tensors())
+  whole = (tmp_path / name).read_bytes()
+  for size in range(0, len(whole), 97):
+    (tmp_path / name).write_bytes(whole[:size])
+    refused(tmp_path / name, "truncated|damaged|empty|neither|header")
+    if size > len(whole) // 2:
+      refused(tmp_path / name, "truncated")
 
 
-class Bomb:
-  def __reduce__(self):
-    return (eval, ("open('/tmp/fbjax_bomb', 'w')",))
-
-
-def test_nothing_in_a_pickle_is_run_and_what_was_asked_for_is_named(tmp_path):
-  pathlib.Path("/tmp/fbjax_bomb").unlink(missing_ok=True)
-  path = tmp_path / "x.ckpt"
-  files.write(path, {"w": np.ones(3, np.float32)}, home="")
-  with zipfile.ZipFile(path) as file:
-    entries = {name: file.read(name) for name in file.namelist()}
-  # {"hyper": <pickled>, "state_dict": <what was written>}
-  evil = {"hyper": Hyper(a=1), "bomb": Bomb(), "list": collections.deque([1, 2])}
-  inner = pickle.dumps(evil, protocol=2)[2:-1]
-  weights = entries["archive/data.pkl"][2:-1]
-
-  def text(s):
-    return b"X" + len(s).to_bytes(4, "little") + s.encode()
-
-  whole = b"\x80\x02}(" + text("hyper") + inner + text("state_dict") + weights + b"u."
-  entries["archive/data.pkl"] = whole
-  with zipfile.ZipFile(path, "w") as file:
-    for name, data in entries.items():
-      file.writestr(name, data)
-  checkpoint = files.read(path)
-  same(checkpoint.tensors, {"w": np.ones(3, np.float32)})
-  assert checkpoint.kind == "a Lightning checkpoint"
-  assert checkpoint.inert == (
-    "__builtin__.eval",
-    "collections.deque",
-    f"{Hyper.__module__}.Hyper",
-  )
-  assert not pathlib.Path("/tmp/fbjax_bomb").exists()
-
-
-def test_strided_views_of_one_storage_are_read(tmp_path):
-  storage = np.arange(12, dtype=np.float32)
-  view = files._tensor(storage, 1, (2, 3), (1, 4))
-  np.testing.assert_array_equal(view, [[1, 5, 9], [2, 6, 10]])
-  with pytest.raises(ValueError, match="beyond its storage"):
-    files._tensor(storage, 4, (2, 3), (1, 4))
-  with pytest.raises(ValueError, match="beyond its storage"):
-    files._tensor(storage, 0, (2, 3), (-1, 4))
-
-
-def test_diffusers_folders_whole_and_in_shards(tmp_path):
-  named = {key: x for key, x in tensors().items()}
-  whole, shards = tmp_path / "whole", tmp_path / "shards"
-  whole.mkdir(), shards.mkdir()
-  (whole / "config.json").write_text(json.dumps({"block_out_channels": [4]}))
-  files.write(whole / "diffusion_pytorch_model.safetensors", named)
-  files.write(whole / "diffusion_pytorch_model.fp16.safetensors", named)
-  checkpoint = files.read(whole)
-  same(checkpoint.tensors, named)
-  assert checkpoint.config == {"block_out_channels": [4]}
-
-  weight_map = {}
-  for i, key in enumerate(named):
-    part = f"model-{i % 2}.safetensors"
-    weight_map[key] = part
-  for part in set(weight_map.values()):
-    files.write(shards / part, {k: named[k] for k, p in weight_map.items() if p == part})
-  (shards / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-  assert files.read(shards).tensors.keys() == named.keys()
-
-
-def test_broken_files_end_in_one_sentence(tmp_path):
-  for name in ("x.ckpt", "x.safetensors"):
+@pytest.mark.parametrize("name", ["x.npz", "step1.5", "x", "x.safetensors.index.json"])
+def test_names_that_cannot_be_written_are_refused(tmp_path, name):
+  with pytest.raises(errors.UserError, match=r"must end in \.safetensors, \.ckpt"):
     files.write(tmp_path / name, tensors())
-    data = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(data[: len(data) * 3 // 5])
-    with pytest.raises(ValueError, match="truncated"):
-      files.read(tmp_path / name)
-  for text, message in (
-    (b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
-    (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "before 2020"),
-    (b"hello", "neither a torch checkpoint nor"),
+  assert not list(tmp_path.iterdir())
+
+
+class Unreadable:
+  shape, dtype = (2,), np.dtype(np.float32)
+
+  def __array__(self, dtype=None, copy=None):
+    raise KeyError("a bug")
+
+
+@pytest.mark.parametrize("name", ["x.ckpt", "x.safetensors"])
+def test_what_could_not_be_written_leaves_the_old_file_and_nothing_else(tmp_path, name):
+  files.write(tmp_path / name, {"a": np.ones(3)})
+  for bad, error, why in (
+    ({"a": np.ones(2), "b": Unreadable()}, KeyError, "a bug"),
+    ({"a": np.ones(2), "b\n": np.ones(2, "datetime64[s]")}, errors.UserError, r"cannot write b\\n"),
   ):
-    (tmp_path / "y.ckpt").write_bytes(text)
-    with pytest.raises(ValueError, match=message):
-      files.read(tmp_path / "y.ckpt")
-  with pytest.raises(ValueError, match="no checkpoint at"):
-    files.read(tmp_path / "z.ckpt")
-  (tmp_path / "empty").mkdir()
-  with pytest.raises(ValueError, match="holds no .safetensors"):
-    files.read(tmp_path / "empty")
-  with pytest.raises(ValueError, match="must end in"):
-    files.write(tmp_path / "x.npz", tensors())
+    with pytest.raises(error, match=why):
+      files.write(tmp_path / name, bad)
+    assert [f.name for f in tmp_path.iterdir()] == [name]
+    same(files.read(tmp_path / name).tensors, {"a": np.ones(3)})
 
 
-def test_torch_reads_what_is_written_and_we_read_what_torch_writes(tmp_path):
+@pytest.mark.parametrize("name", ["x.ckpt", "x.safetensors"])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, name):
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+  try:
+    with pytest.raises(
+      errors.UserError, match=f"cannot write .*{name}: {os.strerror(errno.EFBIG)}"
+    ):
+      files.write(tmp_path / name, {"a": np.ones(10), "b": np.ones(10_000)})
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert not list(tmp_path.iterdir())
+
+
+def test_folders_that_cannot_be_written_to_are_named(tmp_path):
+  with pytest.raises(errors.UserError, match="cannot write .*No such file"):
+    files.write(tmp_path / "no" / "x.ckpt", tensors())
+  (tmp_path / "x.ckpt").mkdir()
+  with pytest.raises(errors.UserError, match="a folder of this name"):
+    files.write(tmp_path / "x.ckpt", tensors())
+  assert [f.name for f in tmp_path.iterdir()] == ["x.ckpt"]
+
+
+def test_torch_reads_what_is_written(tmp_path):
   torch = pytest.importorskip("torch")
-  ours = {k: x for k, x in tensors().items() if k != "a.brain"}
-  files.write(tmp_path / "ours.ckpt", ours)
+  files.write(tmp_path / "ours.ckpt", tensors())
   theirs = torch.load(tmp_path / "ours.ckpt", weights_only=True)["state_dict"]
-  same({key: x.numpy() for key, x in theirs.items()}, ours)
+  assert theirs.keys() == tensors().keys()
+  for key, x in tensors().items():
+    assert str(theirs[key].dtype) == f"torch.{x.dtype}"
+    np.testing.assert_array_equal(theirs[key].double().numpy(), np.asarray(x, np.float64))
 
-  base = torch.arange(12.0).reshape(3, 4)
-  tree = {"view": base.T[1:], "p": torch.nn.Parameter(base.half()), "b": base.bfloat16()}
-  torch.save({"state_dict": tree}, tmp_path / "theirs.ckpt")
-  read = files.read(tmp_path / "theirs.ckpt").tensors
-  np.testing.assert_array_equal(read["view"], base.T[1:].numpy())
-  np.testing.assert_array_equal(read["p"], base.half().numpy())
-  np.testing.assert_array_equal(read["b"].astype(np.float32), base.numpy())
+
+def test_the_library_of_safetensors_reads_what_is_written(tmp_path):
+  numpy = pytest.importorskip("safetensors.numpy")
+  ours = {key: x for key, x in tensors().items() if x.dtype.kind != "V" and x.dtype.itemsize != 1}
+  files.write(tmp_path / "ours.safetensors", ours)
+  same(numpy.load_file(tmp_path / "ours.safetensors"), ours)
+  assert json.loads((tmp_path / "ours.safetensors").read_bytes()[8:1000].split(b"}}")[0] + b"}}")

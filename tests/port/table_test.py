@@ -90,6 +90,12 @@ def test_the_published_config_and_the_arguments_lead_to_the_same_leaves():
     ("videocrafter_unet", {"model_channels": 8, "use_linear": False}, "use_linear=True"),
     ("videocrafter_unet", {"model_channels": 8, "num_heads": 8}, "num_head_channels"),
     ("vae_image", {"block_out_channels": [4, 6]}, "multiples of the first"),
+    (
+      "clip_image",
+      {"vision_cfg": {"width": 8}},
+      "config with 'vision_cfg' .* because of 'image_size'",
+    ),
+    ("clip_image", {"vision_cfg": None}, "config with 'vision_cfg' cannot be read"),
   ],
 )
 def test_what_the_networks_cannot_be_is_said(network, config, message):
