@@ -19,7 +19,7 @@ def whole(key: str, value: Any, least: int = 1) -> int:
   return number
 
 
-def pair(key: str, value: int | Sequence[int], of: str, least: int = 1) -> tuple[int, int]:
+def pair(key: str, value: Any, of: str, least: int = 1) -> tuple[int, int]:
   """The two numbers of `value`: one for both, or two such as "height and width".
 
   Raises:

@@ -110,6 +110,10 @@ class WebVid(Videos):
       entries.append(Entry(f"{page}/{file}" if paged else file, caption))
     super().__init__(videos, entries, frames=frames, size=size, strides=strides)
 
+  def digest(self) -> str:
+    # The same for both layouts.
+    return transforms.digest((entry.file.split("/")[-1], *entry[1:]) for entry in self.entries)
+
 
 class Folder(Videos):
   """Every video file below a folder, sorted by path.

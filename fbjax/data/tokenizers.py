@@ -14,6 +14,7 @@ import pathlib
 import re
 import textwrap
 import zlib
+from typing import Any
 
 import ftfy
 import huggingface_hub
@@ -71,13 +72,15 @@ class CLIP:
   def __init__(self, path: str, length: int = 77):
     self.length = length
     vocab, merges = _clip_files(path)
+    try:
+      # A dict for certain: of a string, the library would read the file of that name.
+      model = library.models.BPE(dict(vocab), list(merges), end_of_word_suffix="</w>")
+    except Exception as e:  # The library raises no other class.
+      raise video_lib.BrokenData(f"{path} is no CLIP tokenizer: {_reason(e)}.") from None
+    self._bpe = library.Tokenizer(model)
     self.vocab = len(vocab)
     # Start and end are the last two, whatever the file calls them.
     self._start, self._end = self.vocab - 2, self.vocab - 1
-    try:
-      self._bpe = library.Tokenizer(library.models.BPE(vocab, merges, end_of_word_suffix="</w>"))
-    except Exception as e:  # The library raises no other class.
-      raise video_lib.BrokenData(f"{path} is no CLIP tokenizer: {e}.") from None
     words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
     split = library.pre_tokenizers.Split(library.Regex(words), behavior="removed", invert=True)
     to_bytes = library.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -103,7 +106,7 @@ class T5:
 
   `path` is a spiece.model, a tokenizer.json, a folder that holds one of them, or the name of a
   repository on the hub, such as google/t5-v1_1-xxl. Where both are there the first counts, which
-  gives SentencePiece's own ids. In a caption that spells the end token, it is text like any other.
+  gives SentencePiece's own ids; to it, a special token that a caption spells is text.
   """
 
   def __init__(self, path: str, length: int = 226):
@@ -146,10 +149,9 @@ class _Unigram:
     try:
       self._model = library.Tokenizer.from_file(str(file))
     except Exception as e:  # The library raises no other class.
-      raise video_lib.BrokenData(f"{file} is no tokenizer: {e}.") from None
+      raise video_lib.BrokenData(f"{file} is no tokenizer: {_reason(e)}.") from None
     self._model.no_truncation()
     self._model.no_padding()
-    self._model.encode_special_tokens = True
     self.end, self.vocab = self._model.token_to_id("</s>"), self._model.get_vocab_size()
     if self.end is None:
       raise video_lib.BrokenData(f"{file} has no token </s>, with which T5 ends a text.")
@@ -159,8 +161,8 @@ class _Unigram:
     return [tokens.ids for tokens in found]
 
 
-def _clip_files(path: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
-  """The ids of CLIP's tokens and the pairs that it merges, best first."""
+def _clip_files(path: str) -> tuple[Any, Any]:
+  """The ids of CLIP's tokens and the pairs that it merges, best first, unchecked."""
   if path.endswith(".txt.gz"):
     try:
       with gzip.open(_file(path, ""), "rt", encoding="utf-8") as file:
@@ -221,11 +223,16 @@ def _file(path: str, *names: str) -> pathlib.Path:
       name_there = "/".join([*inside, name])
       return pathlib.Path(huggingface_hub.hf_hub_download(f"{owner}/{repository}", name_there))
     except Exception as e:  # Those of its network library come through, too.
-      reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+      reason = _reason(e)
   raise video_lib.BrokenData(
     f"no tokenizer file or folder at {path}, and no {' and no '.join(names)} from the hub under "
     f"that name: {reason}"
   )
+
+
+def _reason(error: Exception) -> str:
+  """The first line of a library's message."""
+  return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 class _ReportOnce:

@@ -1,8 +1,16 @@
 import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 
+import settings
+from fbjax import errors
 from fbjax.data import pipeline, synthetic, tokenizers
 from fbjax.data import video as video_lib
 
@@ -130,11 +138,130 @@ def test_a_data_set_in_which_nothing_decodes_stops_with_one_sentence(workers):
   iterator.close()
 
 
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_that_is_killed_ends_in_one_sentence_at_once(victim):
+  """Also where the others have batches left, and leaves no process behind."""
+  iterator = batches(patchy(), workers=2, prefetch=3)
+  next(iterator)
+  processes = multiprocessing.active_children()
+  os.kill(processes[victim].pid, signal.SIGKILL)
+  processes[victim].join()
+  began = time.monotonic()
+  with pytest.raises(errors.UserError, match="was ended by signal SIGKILL, as happens when memory"):
+    next(iterator)
+  assert time.monotonic() - began < 5
+  assert not multiprocessing.active_children()
+  assert iterator.position == 1
+
+
+def test_after_a_worker_was_killed_the_stream_goes_on_where_it_was():
+  whole = take(batches(patchy({1, 2})), 4)
+  iterator = batches(patchy({1, 2}), workers=1)
+  assert_equal([next(iterator)], whole[:1])
+  os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+  with pytest.raises(errors.UserError):
+    [next(iterator) for _ in range(9)]
+  iterator.position = 1
+  assert_equal(take(iterator, 3), whole[1:])
+
+
+def test_signals_to_the_group_are_for_the_process_that_trains():
+  """What a scheduler or a terminal sends to all must not cost the last checkpoint its batches."""
+  iterator = batches(patchy(), workers=1, prefetch=1)
+  next(iterator)
+  for sent in (signal.SIGTERM, signal.SIGINT):
+    os.kill(multiprocessing.active_children()[0].pid, sent)
+  assert len(take(iterator, 4)) == 4
+
+
+# Says which processes read for it, and is killed in the middle.
+TRAINER = """
+import multiprocessing, os, sys
+from fbjax.data import pipeline, synthetic, tokenizers
+if __name__ == "__main__":
+  source = synthetic.Shapes(frames=2, size=8)
+  stream = pipeline.Batches(source, tokenizers.Bytes(), batch_size=2, workers=2)
+  next(stream)
+  print(*[process.pid for process in multiprocessing.active_children()], flush=True)
+  if len(sys.argv) > 1:
+    os.kill(os.getpid(), int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("ended_by", [[], [str(int(signal.SIGKILL))]])
+def test_no_reading_process_outlives_the_training(tmp_path, ended_by):
+  (tmp_path / "trainer.py").write_text(TRAINER)
+  done = subprocess.run(
+    [sys.executable, tmp_path / "trainer.py", *ended_by],
+    env=os.environ | {"PYTHONPATH": str(settings.ROOT)},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  readers = done.stdout.split()
+  assert len(readers) == 2 and done.stderr == ""
+  deadline = time.monotonic() + 20
+  while any(os.path.exists(f"/proc/{reader}") for reader in readers):
+    assert time.monotonic() < deadline, "a reading process is left"
+    time.sleep(0.1)
+
+
+class Buggy(synthetic.Shapes):
+  def read(self, index, rng):
+    return {}["a bug"]
+
+
+def test_a_bug_in_a_worker_keeps_its_class_and_says_where_it_was():
+  iterator = batches(Buggy(frames=2, size=8), workers=1)
+  with pytest.raises(KeyError, match="a bug") as e:
+    next(iterator)
+  iterator.close()
+  assert 'return {}["a bug"]' in "".join(e.value.__notes__)
+
+
+def test_what_no_text_can_hold_is_escaped_in_the_log(caplog):
+  """File names are bytes: they may be no UTF-8, or hold a line's end."""
+
+  class Odd(Patchy):
+    def name(self, index):
+      return "caf\udce9\n.mp4"
+
+  source = Odd(frames=2, size=8, clips=3)
+  source.broken = frozenset({1})
+  with caplog.at_level(logging.WARNING):
+    take(batches(source), 3)
+  assert caplog.messages == [r"caf\udce9\n.mp4 is broken. Another clip takes its place."]
+
+
 def test_bad_sizes_are_refused():
   with pytest.raises(ValueError, match="batch_size 4 must divide by 3 processes"):
     batches(patchy(), process_count=3)
-  with pytest.raises(ValueError, match="empty"):
-    batches(patchy(clips=0))
+  source = patchy()
+  source.clips = 0
+  with pytest.raises(errors.UserError, match="the data set is empty"):
+    batches(source)
+
+
+@pytest.mark.parametrize(
+  "key, value, words",
+  [
+    ("workers", -1, "loader.workers is -1; expected a whole number from 0 up"),
+    ("threads", 0, "loader.threads is 0; expected a whole number from 1 up"),
+    ("prefetch", 0, "loader.prefetch is 0; expected a whole number from 1 up"),
+    ("tries", 0, "loader.tries is 0; expected a whole number from 1 up"),
+    ("batch_size", 0, "train.batch_size is 0; expected a whole number from 1 up"),
+  ],
+)
+def test_numbers_that_make_no_sense_are_refused_by_their_key(key, value, words):
+  with pytest.raises(errors.UserError) as e:
+    batches(patchy(), **{key: value})
+  assert str(e.value) == words + "."
+
+
+def test_any_sensible_number_of_threads_and_batches_ahead_gives_the_same(caplog):
+  whole = take(batches(patchy()), 4)
+  for threads, prefetch in ((1, 1), (8, 2), (2, 8)):
+    assert_equal(take(batches(patchy(), threads=threads, prefetch=prefetch), 4), whole)
 
 
 def test_a_fixed_batch_is_the_same_every_time():

@@ -23,6 +23,16 @@ def test_images_by_name_pair_with_lines_in_order(tmp_path):
   ]
 
 
+def test_a_prompt_may_hold_whatever_else_separates_lines_elsewhere(tmp_path):
+  """Line breaks of slides and web pages; else prompts would shift from image to image unnoticed."""
+  fill(tmp_path, "a.png", "b.png", "c.png")
+  for separator in ("\u2028", "\u2029", "\x0b", "\x0c", "\x85", "\x1c"):
+    for end in ("\n", "\r\n", "\r"):
+      prompt = f"a cat{separator}on a mat"
+      (tmp_path / "p.txt").write_bytes(end.join([prompt, "b", "", prompt]).encode())
+      assert [p.text for p in prompts.read_prompts(tmp_path)] == [prompt, "b", prompt]
+
+
 def test_outputs_never_overwrite_each_other(tmp_path):
   fill(tmp_path, "a.jpg", "a.png", "b.png")
   (tmp_path / "p.txt").write_text("1\n2\n3")

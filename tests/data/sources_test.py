@@ -1,9 +1,15 @@
+import json
 import logging
+import os
+import re
+import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from fbjax.data import pipeline, sources, tokenizers
+from fbjax import errors
+from fbjax.data import pipeline, sources, synthetic, tokenizers, transforms
 from fbjax.data import video as video_lib
 
 HEADER = "videoid,contentUrl,duration,page_dir,name\n"
@@ -79,10 +85,229 @@ def test_a_missing_path_ends_in_one_sentence(tmp_path, webvid):
     sources.Folder(tmp_path / "empty")
 
 
-def test_strides_are_checked(webvid):
-  for strides in (0, (3, 1)):
-    with pytest.raises(ValueError, match="strides"):
-      sources.WebVid(webvid, strides=strides)
+@pytest.mark.parametrize(
+  "options, words",
+  [
+    (dict(frames=0), "data.frames is 0"),
+    (dict(frames=-8), "data.frames is -8"),
+    (dict(size=0), "data.size is 0"),
+    (dict(size=(64, -1)), "data.size is (64, -1)"),
+    (dict(size=(64, 64, 3)), "data.size is (64, 64, 3)"),
+    (dict(size=()), "data.size is ()"),
+    (dict(strides=0), "data.strides is 0"),
+    (dict(strides=(3, 1)), "data.strides is (3, 1); expected the least before the most."),
+  ],
+)
+def test_numbers_that_make_no_sense_are_refused_by_their_key(webvid, options, words):
+  for make in (lambda **o: sources.WebVid(webvid, **o), lambda **o: sources.Folder(webvid, **o)):
+    with pytest.raises(errors.UserError) as e:
+      make(**options)
+    assert words in str(e.value)
+
+
+def test_a_source_without_clips_is_refused(tmp_path):
+  with pytest.raises(video_lib.BrokenData, match="lists no clips; set data.path to another"):
+    sources.Videos(tmp_path, [])
+
+
+# Where what can lie.
+
+
+def listed(source):
+  return [source.name(i) for i in range(len(source))]
+
+
+def touch(root, *names):
+  for name in names:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).touch()
+
+
+def test_links_to_folders_and_files_are_followed(tmp_path):
+  touch(tmp_path, "store/a.mp4", "store/deep/b.mp4", "root/own.mp4", "root/sub/c.mp4")
+  root = tmp_path / "root"
+  (root / "linked").symlink_to(tmp_path / "store")
+  (root / "sub/relative").symlink_to("../../store/deep")
+  (root / "file.mp4").symlink_to(tmp_path / "store/a.mp4")
+  (root / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+  (root / "gone").symlink_to(tmp_path / "nowhere")
+  names = ["file.mp4", "gone.mp4", "linked/a.mp4", "linked/deep/b.mp4", "own.mp4", "sub/c.mp4"]
+  assert listed(sources.Folder(root)) == names
+  for i in (0, 2, 3, 4, 5):
+    assert sources.Folder(root).path(i).is_file()
+  # Also where there is nothing but a link, and where the data set is one.
+  (tmp_path / "only").mkdir()
+  (tmp_path / "only/linked").symlink_to(tmp_path / "store")
+  (tmp_path / "alias").symlink_to(tmp_path / "only")
+  assert listed(sources.Folder(tmp_path / "alias")) == ["linked/a.mp4", "linked/deep/b.mp4"]
+
+
+def test_links_in_circles_end(tmp_path):
+  """Each folder is seen once, by its own path where it has one below the data set."""
+  touch(tmp_path, *(f"{i}/{i}.mp4" for i in range(12)))
+  for i in range(12):
+    for j in range(12):
+      (tmp_path / f"{i}/a{j}").symlink_to(tmp_path / f"{j}")
+  (tmp_path / "0/up").symlink_to(tmp_path)
+  (tmp_path / "0/self").symlink_to("self")
+  (tmp_path / "self.mp4").symlink_to("self.mp4")
+  found = listed(sources.Folder(tmp_path))
+  assert found == sorted([f"{i}/{i}.mp4" for i in range(12)] + ["self.mp4"])
+
+
+def test_a_folder_val_may_be_a_link_and_is_held_out_wherever_it_leads(tmp_path):
+  touch(tmp_path, "elsewhere/a.mp4", "root/t.mp4", "root/store/b.mp4")
+  (tmp_path / "root/val").symlink_to(tmp_path / "elsewhere")
+  splits = [listed(sources.Folder(tmp_path / "root", split)) for split in ("train", "val")]
+  assert splits == [["store/b.mp4", "t.mp4"], ["val/a.mp4"]]
+  (tmp_path / "root/val").unlink()
+  (tmp_path / "root/val").symlink_to("store")
+  splits = [listed(sources.Folder(tmp_path / "root", split)) for split in ("train", "val")]
+  assert splits == [["t.mp4"], ["val/b.mp4"]]
+
+
+def test_what_is_hidden_or_thrown_away_is_left_out_and_a_folder_is_no_video(tmp_path):
+  root = tmp_path / ".cache/data"  # Above the data set, names mean nothing.
+  touch(
+    root,
+    *("a.mp4", "movie.mp4/scene-001.mp4", "movie.mp4/empty.mkv/no video"),
+    *(".b.mp4", "._a.mp4", ".ipynb_checkpoints/a-checkpoint.mp4", ".Trash-0/files/old.mp4"),
+    *("@eaDir/a.mp4/SYNOVIDEO.mp4", "sub/#recycle/c.mp4", "__MACOSX/d.mp4", "$RECYCLE.BIN/e.mp4"),
+  )
+  (root / "linked").symlink_to(root / ".Trash-0")
+  assert listed(sources.Folder(root)) == [
+    "a.mp4",
+    "linked/files/old.mp4",
+    "movie.mp4/scene-001.mp4",
+  ]
+
+
+def test_captions_name_files_however_their_path_is_spelt(tmp_path):
+  touch(tmp_path, "a.mp4", "b/c.mp4")
+  (tmp_path / "captions.csv").write_text("file,caption\n./a.mp4,one\nb//c.mp4,two\n")
+  source = sources.Folder(tmp_path)
+  assert [source.caption(i) for i in range(2)] == ["one", "two"]
+
+
+def test_what_lies_beside_a_video_is_read_only_if_it_is_a_file(tmp_path):
+  touch(tmp_path, "a_cat.mp4", "a_dog.mp4", "b.mp4")
+  (tmp_path / "a_cat.txt").mkdir()
+  os.mkfifo(tmp_path / "a_dog.txt")
+  (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbfa\x0bfox\xe2\x80\xa8runs\r\n")
+  source = sources.Folder(tmp_path)
+  assert [source.caption(i) for i in range(3)] == ["a cat", "a dog", "a fox runs"]
+
+
+LATIN = os.fsdecode(b"caf\xe9 film.mp4")
+
+
+def test_a_file_name_that_is_no_utf8_is_read_named_and_replaced_like_any_other(tmp_path, caplog):
+  write_clip(tmp_path / "ok.mp4")
+  (tmp_path / LATIN).touch()
+  source = sources.Folder(tmp_path, frames=4, size=8)
+  assert listed(source) == [LATIN, "ok.mp4"] and source.caption(0) == "caf film"
+  assert len(source.digest()) == 16
+  with caplog.at_level(logging.WARNING):
+    batch = next(batches(source))
+  assert batch["replaced"].sum() == 2 and set(batch["index"]) == {1}
+  assert r"caf\udce9 film.mp4 is empty. Another clip takes its place." in caplog.text
+  (tmp_path / LATIN).write_bytes((tmp_path / "ok.mp4").read_bytes())
+  assert not next(batches(source))["replaced"].any()
+
+
+@pytest.mark.parametrize("file", ["../secret.mp4", "/secret.mp4", "a/../../secret.mp4", "a\0.mp4"])
+def test_a_name_that_leads_out_of_the_data_set_is_a_broken_clip(tmp_path, file):
+  write_clip(tmp_path / "secret.mp4")
+  (tmp_path / "root").mkdir()
+  file = file if file != "/secret.mp4" else str(tmp_path / "secret.mp4")
+  source = sources.Videos(tmp_path / "root", [sources.Entry(file, "")], frames=4, size=8)
+  with pytest.raises(video_lib.BrokenClip, match="which is no file below it"):
+    source.read(0, np.random.default_rng(0))
+
+
+# Where WebVid's videos lie.
+
+
+def test_webvid_is_found_flat_and_in_the_folders_of_its_download_script(tmp_path):
+  rows = "1,u,d,p1,one\n2,u,d,p1,two\n3,u,d,p2,three\n4,u,d,,four\n5,u,d,gone,five\n"
+  (tmp_path / "results_2M_train.csv").write_text(HEADER + rows)
+  touch(tmp_path, "videos/p1/1.mp4", "videos/p1/2.mp4", "videos/p2/x.mp4", "videos/3.mp4")
+  source = sources.WebVid(tmp_path)
+  assert source.root == tmp_path / "videos"
+  # A row whose video is nowhere is named by the place where it would be looked for first.
+  assert listed(source) == ["p1/1.mp4", "p1/2.mp4", "3.mp4", "4.mp4", "5.mp4"]
+  (tmp_path / "2M_train").symlink_to("videos")
+  assert sources.WebVid(tmp_path).root == tmp_path / "2M_train"
+  assert listed(sources.WebVid(tmp_path)) == listed(source)
+
+
+def test_webvid_is_looked_for_once_not_for_each_clip(tmp_path, monkeypatch):
+  rows = "".join(f"{i},u,d,p{i % 3},x\n" for i in range(500))
+  (tmp_path / "results_2M_train.csv").write_text(HEADER + rows)
+  touch(tmp_path, *(f"2M_train/p{i}/{i}.mp4" for i in range(3)))
+  looks = []
+  for name in ("stat", "lstat", "listdir", "scandir"):
+    look = getattr(os, name)
+    monkeypatch.setattr(os, name, lambda *a, f=look, **k: looks.append(a) or f(*a, **k))
+  assert listed(sources.WebVid(tmp_path))[:3] == ["p0/0.mp4", "p1/1.mp4", "p2/2.mp4"]
+  assert len(looks) < 20
+
+
+# What a run would train on.
+
+
+def test_the_digest_tells_other_data_and_nothing_else(webvid, tmp_path):
+  def digest(path=webvid, **options):
+    return sources.WebVid(path, **options).digest()
+
+  table = webvid / "results_2M_train.csv"
+  rows = table.read_text()
+  first = digest()
+  assert re.fullmatch("[0-9a-f]{16}", first) and digest() == first
+  assert digest(frames=4, size=(8, 16), strides=2) == first
+  (webvid / "2M_train/007.mp4").unlink()
+  assert digest() == first
+  moved = tmp_path / "elsewhere"
+  moved.mkdir()
+  shutil.copytree(webvid / "2M_train", moved / "2M_train")
+  shutil.copy(table, moved)
+  assert digest(moved) == first
+  (moved / "2M_train").rename(moved / "d")
+  (moved / "2M_train").mkdir()
+  (moved / "d").rename(moved / "2M_train/d")
+  assert sources.WebVid(moved).name(1) == "d/12.mp4" and digest(moved) == first
+  header, cat, dog = rows.splitlines(keepends=True)
+  others = {
+    "cut": header + cat,
+    "caption": header + cat + dog.replace("dog", "dot"),
+    "order": header + dog + cat,
+    "file": header + cat.replace("007", "7") + dog,
+    "one more": rows + dog,
+  }
+  seen = {first}
+  for name, changed in others.items():
+    table.write_text(changed)
+    seen.add(digest())
+    assert len(seen) == 2 + list(others).index(name), name
+
+
+def test_the_digest_tells_labels_splits_and_seeds(tmp_path):
+  entries = [sources.Entry("a.mp4", "x", 1), sources.Entry("b.mp4", "x", 2)]
+  labels = [entries, [entries[0], entries[1]._replace(label=3)], entries[:1]]
+  assert len({sources.Videos(tmp_path, found).digest() for found in labels}) == 3
+  made = [synthetic.Shapes(**o).digest() for o in ({}, dict(frames=4, size=(16, 24)))]
+  made += [synthetic.Shapes(**o).digest() for o in (dict(seed=1), dict(split="val"), dict(clips=9))]
+  made += [synthetic.Shapes(motions=("left",)).digest()]
+  assert made[0] == made[1] and len(set(made)) == 5
+
+
+def test_a_digest_of_many_rows_holds_few_of_them():
+  rows = ((f"{i}.mp4", f"caption {i}", -1) for i in range(300_000))
+  tracemalloc.start()
+  transforms.digest(rows)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < 10e6
 
 
 def test_folder_finds_files_and_captions_everywhere(tmp_path, caplog):
@@ -230,3 +455,67 @@ def test_msrvtt_takes_one_caption_a_clip_fixed_by_the_seed(shared):
   captions = [[source.caption(i) for i in range(8)] for source in (one, again, other)]
   assert captions[0] == captions[1] != captions[2]
   assert one.read(0, np.random.default_rng(0)).video.shape == (8, 32, 32, 3)
+
+
+MSRVTT = {
+  "videos": [{"video_id": "b", "split": "train"}, {"video_id": "a", "split": "train"}],
+  "sentences": [
+    {"sen_id": 0, "video_id": "a", "caption": "a \ud83d cat"},
+    {"sen_id": 1, "video_id": "b", "caption": "a dog"},
+  ],
+}
+
+
+@pytest.fixture
+def msrvtt(tmp_path):
+  """A function that writes MSR-VTT's layout with some json in its place."""
+  for name in "ab":
+    write_clip(tmp_path / f"videos/{name}.mp4")
+
+  def write(content):
+    content = content if isinstance(content, str) else json.dumps(content)
+    (tmp_path / "train_videodatainfo.json").write_text(content)
+    (tmp_path / "._train_videodatainfo.json").write_bytes(b"\0\xff")  # macOS leaves these.
+    return tmp_path
+
+  return write
+
+
+def test_captions_of_json_can_always_be_encoded(msrvtt):
+  source = sources.MSRVTT(msrvtt(MSRVTT), frames=4, size=8)
+  assert [source.caption(i) for i in range(2)] == ["a \ufffd cat", "a dog"]
+  assert not next(batches(source))["replaced"].any()
+
+
+@pytest.mark.parametrize(
+  "content, words",
+  [
+    ("{", "is no valid json"),
+    ([], "has no list 'videos'"),
+    ({"videos": MSRVTT["videos"]}, "has no list 'sentences'"),
+    (MSRVTT | {"videos": [{"video_id": "a"}]}, "videos[0] has no 'split' of type str"),
+    (MSRVTT | {"videos": [{"video_id": 1, "split": "train"}]}, "videos[0] has no 'video_id'"),
+    (MSRVTT | {"sentences": [{"video_id": "a"}]}, "sentences[0] has no 'sen_id' of type int"),
+    (MSRVTT | {"sentences": []}, "a has no caption"),
+    (MSRVTT | {"videos": []}, "lists no clips"),
+  ],
+)
+def test_json_of_another_form_ends_in_one_sentence(msrvtt, content, words):
+  with pytest.raises(video_lib.BrokenData) as e:
+    sources.MSRVTT(msrvtt(content))
+  assert words in str(e.value) and "\n" not in str(e.value)
+
+
+def test_the_lists_of_ucf101_end_lines_only_where_lines_end(tmp_path):
+  lists = tmp_path / "ucfTrainTestlist"
+  lists.mkdir()
+  (tmp_path / "UCF-101").mkdir()
+  (lists / "classInd.txt").write_bytes(b"\xef\xbb\xbf1 YoYo\r2 Bowling\r\n\x0c\r\n")
+  (lists / "trainlist01.txt").write_bytes(b"\xef\xbb\xbfYoYo/a.avi 1\rBowling/b.avi\x0c2\n")
+  source = sources.UCF101(tmp_path)
+  assert [(e.file, e.label) for e in source.entries] == [("Bowling/b.avi", 1), ("YoYo/a.avi", 0)]
+  (lists / "trainlist01.txt").write_text("\n")
+  with pytest.raises(video_lib.BrokenData, match="lists no clips"):
+    sources.UCF101(tmp_path)
+  with pytest.raises(errors.UserError, match="data.fold is 0"):
+    sources.UCF101(tmp_path, fold=0)

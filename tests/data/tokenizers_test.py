@@ -1,3 +1,4 @@
+import gzip
 import importlib.util
 import json
 import logging
@@ -6,6 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
+import sentencepiece
 
 from fbjax.data import synthetic, tokenizers
 from fbjax.data import video as video_lib
@@ -132,8 +134,136 @@ def test_t5_ends_pads_and_cuts(t5_folder):
     assert t5(["a a a a a a a"]).tolist() == [[3, 3, 3, 3, 3, 1]]
 
 
-def test_tokenizers_survive_the_way_to_a_worker(clip_folder, t5_folder):
-  for tokenizer in (tokenizers.CLIP(str(clip_folder)), tokenizers.T5(str(t5_folder))):
+PIECES = "a panda plays the guitar, two cats run; a dog sleeps on the red sofa. ünïcode 42"
+
+
+@pytest.fixture(scope="module")
+def spiece(tmp_path_factory):
+  """A folder with what google/t5-v1_1-xxl has: a SentencePiece model and no tokenizer.json."""
+  folder = tmp_path_factory.mktemp("t5")
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter([PIECES] * 20 + PIECES.split(" ") * 5),
+    model_prefix=str(folder / "spiece"),
+    vocab_size=48,
+    hard_vocab_limit=False,
+    **dict(pad_id=0, eos_id=1, unk_id=2, bos_id=-1),
+    minloglevel=2,
+  )
+  (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
+  return folder
+
+
+def test_t5_takes_the_model_of_sentencepiece_and_gives_its_ids(spiece):
+  model = sentencepiece.SentencePieceProcessor(model_file=str(spiece / "spiece.model"))
+  captions = [
+    "a panda plays the guitar",
+    "",
+    "  Two\u3000cats\n run ",
+    "\u732b </s> <pad> ﬁve",
+    "a" * 99,
+  ]
+  for path in (spiece, spiece / "spiece.model"):
+    t5 = tokenizers.T5(str(path), length=32)
+    assert t5.vocab == model.get_piece_size()
+    for caption, row in zip(captions, t5(captions), strict=True):
+      want = model.encode(caption)[:31] + [1]
+      assert row.tolist() == want + [0] * (32 - len(want)), caption
+
+
+def test_t5_of_the_reported_folder(shared):
+  t5 = tokenizers.T5(str(shared / "cases/14-t5-sentencepiece/tokenizer"))
+  want = [15, 21, 33, 4, 5, 36, 8, 3, 10, 20, 13, 7, 25, 9, 1]
+  assert t5(["a panda plays the guitar"])[0].tolist() == want + [0] * (226 - len(want))
+
+
+def test_a_special_token_in_a_caption_is_text(spiece):
+  ids = tokenizers.T5(str(spiece), length=32)(["a </s> <pad> cat"])[0].tolist()
+  assert ids.count(1) == 1 and set(ids[ids.index(1) + 1 :]) == {0} and 0 not in ids[: ids.index(1)]
+
+
+def test_the_hub_is_asked_for_what_a_repository_may_have(spiece, t5_folder, monkeypatch):
+  asked = []
+
+  def ask(folder, name):
+    def hub(repository, file):
+      asked.append((repository, file))
+      if not (place := folder / pathlib.Path(file).name).is_file():
+        raise FileNotFoundError(f"404: {file}")
+      return str(place)
+
+    monkeypatch.setattr(tokenizers.huggingface_hub, "hf_hub_download", hub)
+    asked.clear()
+    tokenizers.T5(name)
+    return asked
+
+  t5, video = "google/t5-v1_1-xxl", "zai-org/CogVideoX-2b"
+  assert ask(spiece, t5) == [(t5, "spiece.model")]
+  assert ask(t5_folder, t5) == [(t5, "spiece.model"), (t5, "tokenizer.json")]
+  assert ask(spiece, f"{video}/tokenizer") == [(video, "tokenizer/spiece.model")]
+  for name in ("../a/b", "a/../b", "a", "a//b", "/a/b", "a/b/"):
+    with pytest.raises(video_lib.BrokenData, match="no tokenizer file or folder at"):
+      tokenizers.T5(name)
+
+
+def test_clip_reads_the_one_file_that_newer_repositories_have(clip_folder, tmp_path):
+  pairs = tokenizers.CLIP(str(clip_folder))
+  vocab = json.loads((clip_folder / "vocab.json").read_text("utf-8"))
+  lines = (clip_folder / "merges.txt").read_text("utf-8").split("\n")[1:-1]
+  for i, merges in enumerate((lines, [line.split() for line in lines])):
+    folder = tmp_path / str(i)
+    folder.mkdir()
+    model = {"type": "BPE", "vocab": vocab, "merges": merges}
+    (folder / "tokenizer.json").write_text(json.dumps({"model": model}))
+    caption = ["a Cat; the caf\u00e9"]
+    np.testing.assert_array_equal(tokenizers.CLIP(str(folder))(caption), pairs(caption))
+
+
+@pytest.mark.parametrize(
+  "make, name, content",
+  [
+    (tokenizers.T5, "spiece.model", b""),
+    (tokenizers.T5, "spiece.model", b"not a model"),
+    (tokenizers.T5, "tokenizer.json", b"{"),
+    (tokenizers.T5, "tokenizer.json", b"[]"),
+    (tokenizers.T5, "tokenizer.json", b"\xff\xfe"),
+    (tokenizers.CLIP, "vocab.json", b"{"),
+    (tokenizers.CLIP, "vocab.json", b"caf\xe9"),
+    (tokenizers.CLIP, "vocab.json", b"[" * 100_000),
+    (tokenizers.CLIP, "vocab.json", b"[]"),
+    (tokenizers.CLIP, "vocab.json", b'{"a": "b"}'),
+    (tokenizers.CLIP, "vocab.json", b"{}"),
+    (tokenizers.CLIP, "tokenizer.json", b"{}"),
+    (tokenizers.CLIP, "tokenizer.json", b'{"model": {"vocab": 1, "merges": [[1, 2, 3]]}}'),
+    (tokenizers.CLIP, "bpe.txt.gz", b"no gzip"),
+    (tokenizers.CLIP, "bpe.txt.gz", gzip.compress(b"a b\n" * 99)[:-9]),
+  ],
+)
+def test_damaged_tokenizer_files_end_in_one_sentence(tmp_path, make, name, content):
+  (tmp_path / name).write_bytes(content)
+  (tmp_path / "merges.txt").write_text("a b\n")
+  with pytest.raises(video_lib.BrokenData) as e:
+    make(str(tmp_path / name if name.endswith(".gz") else tmp_path))
+  assert str(tmp_path) in str(e.value) and "\n" not in str(e.value)
+
+
+def test_captions_with_lone_surrogates_are_tokenized(clip_folder, t5_folder, spiece):
+  """From json, file names, or a command line in another encoding."""
+  for tokenizer in (
+    tokenizers.Bytes(32),
+    tokenizers.CLIP(str(clip_folder)),
+    tokenizers.T5(str(t5_folder)),
+    tokenizers.T5(str(spiece)),
+  ):
+    ids = tokenizer(["a \ud83d cat", "caf\udce9", "a \ufffd cat", "caf\ufffd"])
+    np.testing.assert_array_equal(ids[:2], ids[2:])
+
+
+def test_tokenizers_survive_the_way_to_a_worker(clip_folder, t5_folder, spiece):
+  for tokenizer in (
+    tokenizers.CLIP(str(clip_folder)),
+    tokenizers.T5(str(t5_folder)),
+    tokenizers.T5(str(spiece)),
+  ):
     copy = pickle.loads(pickle.dumps(tokenizer))
     np.testing.assert_array_equal(copy(["a cat"]), tokenizer(["a cat"]))
 
@@ -141,15 +271,20 @@ def test_tokenizers_survive_the_way_to_a_worker(clip_folder, t5_folder):
 def test_missing_tokenizer_files_end_in_one_sentence(tmp_path, monkeypatch):
   with pytest.raises(video_lib.BrokenData, match="no tokenizer file or folder at .*none"):
     tokenizers.CLIP(str(tmp_path / "none"))
-  with pytest.raises(video_lib.BrokenData, match="the tokenizer folder .* has no tokenizer.json"):
-    tokenizers.T5(str(tmp_path))
+  for make, names in {
+    tokenizers.T5: "no spiece.model and no tokenizer.json",
+    tokenizers.CLIP: "no vocab.json and no tokenizer.json",
+  }.items():
+    with pytest.raises(video_lib.BrokenData, match=f"the tokenizer folder .* has {names}"):
+      make(str(tmp_path))
 
   def offline(name, file):
     raise FileNotFoundError("cannot reach the hub\nand more")
 
   monkeypatch.setattr(tokenizers.huggingface_hub, "hf_hub_download", offline)
   with pytest.raises(
-    video_lib.BrokenData, match="no vocab.json from the hub under that name: cann"
+    video_lib.BrokenData,
+    match="no vocab.json and no tokenizer.json from the hub under that name: cann",
   ) as e:
     tokenizers.CLIP("someone/something")
   assert "\n" not in str(e.value)
