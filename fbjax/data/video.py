@@ -9,20 +9,20 @@ rate needs no care.
 
 import contextlib
 import fractions
-import io
 import os
 import pathlib
+import uuid
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import av
-import av.video.reformatter
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
 from jaxtyping import UInt8
 
 from fbjax import errors
+from fbjax.data import playback
 
 Path = str | os.PathLike
 
@@ -31,6 +31,9 @@ EXTENSIONS = (
   *(".ts", ".3gp"),
 )
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+# Named, as Pillow would start Ghostscript for PostScript, and parses much else.
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+MAX_IMAGE_PIXELS = 64 * 10**6
 
 
 class Clip(NamedTuple):
@@ -48,14 +51,6 @@ class BrokenClip(errors.UserError):
 
 class BrokenData(errors.UserError):
   """A data set, image or folder that cannot be used; says which and why."""
-
-
-class Index(NamedTuple):
-  """What a file holds, found by reading its packets without decoding them."""
-
-  frames: int
-  pts: np.ndarray | None  # time stamps in the order shown; None where the file has none to trust
-  keyframes: np.ndarray  # time stamps at which decoding can begin
 
 
 def choose_frames(
@@ -86,14 +81,24 @@ def read_clip(
 
   `data` is the content of a file that is not on disk; `path` then only says in errors which it is.
   """
-  with _open(path, data) as container:
-    index = _index(container)
-    start, stride = choose_frames(index.frames, frames, strides, rng)
-    wanted = range(start, start + stride * (frames - 1) + 1, stride)
-    images = _frames_from_keyframe(container, index, wanted, size)
-    if images is None:
-      images = _frames_from_start(container, wanted, size)
-    return np.stack(images), stride
+  with _named(path):
+    with playback.opened(path, data) as video:
+      identity, index = video.identity, playback.read_index(video)
+      if index is not None:
+        state = rng.bit_generator.state
+        wanted = _choose(len(index.pts), frames, strides, rng)
+        images = [
+          resize_crop(p.image, size, p.aspect) for p in playback.from_keyframe(video, index, wanted)
+        ]
+        if len(images) == frames:
+          return np.stack(images), wanted.step
+        rng.bit_generator.state = state
+    wanted = _choose(playback.count_frames(path, data, identity), frames, strides, rng)
+    pictures = playback.from_start(path, data, wanted)
+    images = [resize_crop(p.image, size, p.aspect) for p in pictures]
+    if len(images) < frames:
+      raise BrokenClip(f"ends before frame {wanted[-1]}")
+    return np.stack(images), wanted.step
 
 
 def frame_rate(path: Path) -> float:
@@ -101,133 +106,94 @@ def frame_rate(path: Path) -> float:
 
   BrokenClip where it is broken, as far as its packets and its first frame show.
   """
-  with _open(path) as container:
-    _index(container)
-    container.seek(0)
-    if next(container.decode(video=0), None) is None:
+  with _named(path):
+    with playback.opened(path) as video:
+      playback.read_index(video)
+      rate = video.stream.average_rate
+    if next(playback.from_start(path, None, range(1)), None) is None:
       raise BrokenClip("has no frames")
-    return float(container.streams.video[0].average_rate or 0)
+    return float(rate or 0)
 
 
 @contextlib.contextmanager
-def _open(path: Path, data: bytes | None = None) -> Iterator:
-  """A container with a video stream; what is wrong with it, also later, ends in a BrokenClip."""
+def _named(path: Path) -> Iterator[None]:
+  """Says of what goes wrong which file it is."""
   try:
-    with av.open(os.fspath(path) if data is None else io.BytesIO(data)) as container:
-      if not container.streams.video:
-        raise BrokenClip("has no video stream")
-      yield container
-  except BrokenClip as e:
+    yield
+  except (BrokenClip, playback.Unplayable) as e:
     raise BrokenClip(f"{path} {e}.") from None
-  except FileNotFoundError:
-    raise BrokenClip(f"{path} does not exist.") from None
-  except (av.error.FFmpegError, OSError) as e:
-    empty = os.path.isfile(path) and not os.path.getsize(path)
-    reason = "is empty" if empty else f"cannot be decoded: {e.strerror}"
-    raise BrokenClip(f"{path} {reason}.") from None
 
 
-def _index(container) -> Index:
-  stream = container.streams.video[0]
-  packets = [p for p in container.demux(stream) if p.size]
-  if len(packets) < 0.9 * stream.frames:
-    raise BrokenClip(f"breaks off: {len(packets)} of its {stream.frames} frames are there")
-  shown = [p for p in packets if not p.is_discard]
-  pts = [p.pts for p in shown]
-  trusted = None not in pts and len(set(pts)) == len(pts)
-  keyframes = [p.pts for p in packets if p.is_keyframe and p.pts is not None]
-  return Index(len(shown), np.sort(pts) if trusted else None, np.sort(keyframes))
-
-
-def _frames_from_keyframe(container, index: Index, wanted: range, size) -> list | None:
-  """The wanted frames, found by their time stamps from the last keyframe before the first of them.
-
-  None where the file does not keep what its packets promised. Spares decoding what lies before:
-  half of a long video on average.
-  """
-  if index.pts is None:
-    return None
-  stamps = {int(index.pts[i]) for i in wanted}
-  first, last = min(stamps), max(stamps)
-  before = index.keyframes[index.keyframes <= first]
-  if not len(before):
-    return None
-  stream, images = container.streams.video[0], []
-  resizer = _Resizer(size)
-  container.seek(int(before[-1]), stream=stream)
-  for frame in container.decode(stream):
-    if frame.pts is None or (not images and frame.pts > first):
-      return None
-    if frame.pts in stamps:
-      images.append(resizer(frame))
-    if frame.pts >= last:
-      break
-  return images if len(images) == len(stamps) else None
-
-
-def _frames_from_start(container, wanted: range, size) -> list:
-  container.seek(0)
-  resizer, images, i = _Resizer(size), [], -1
-  for i, frame in enumerate(container.decode(container.streams.video[0])):
-    if i in wanted:
-      images.append(resizer(frame))
-    if i == wanted[-1]:
-      return images
-  raise BrokenClip(f"ends after {i + 1} frames, before frame {wanted[-1]}")
-
-
-class _Resizer:
-  """Decoded frame -> upright array of the wanted size; keeps the colour converter between frames."""
-
-  def __init__(self, size: tuple[int, int]):
-    self._size, self._to_rgb = size, av.video.reformatter.VideoReformatter()
-
-  def __call__(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "h w 3"]:
-    image = self._to_rgb.reformat(frame, format="rgb24").to_ndarray()
-    # Players turn by this flag, counter-clockwise; decoders do not.
-    image = np.rot90(image, round(frame.rotation / 90) % 4)
-    return resize_crop(image, self._size)
+def _choose(count: int, frames: int, strides: tuple[int, int], rng) -> range:
+  start, stride = choose_frames(count, frames, strides, rng)
+  return range(start, start + stride * (frames - 1) + 1, stride)
 
 
 def resize_crop(
-  image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
+  image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], aspect: float = 1
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
   """Scales the image until it just covers `size` (height, width) and keeps the centre.
 
   One antialiased bilinear resampling of the exact centre, so the aspect ratio is kept to a fraction
   of a pixel. Images and clips share it: what is sampled from must look like what was trained on.
+  `aspect` is the width of a pixel of the image in its heights; those of the result are square.
   """
   height, width = image.shape[:2]
-  if (height, width) == tuple(size):
+  if abs(aspect - 1) < 0.01:
+    aspect = 1  # Such ratios, as 2540:2533, come of rounding the size; there is nothing to see.
+  if (height, width) == tuple(size) and aspect == 1:
     return np.ascontiguousarray(image)
-  scale = max(size[0] / height, size[1] / width)
-  dy, dx = (height - size[0] / scale) / 2, (width - size[1] / scale) / 2
+  scale = max(size[0] / height, size[1] / (width * aspect))
+  dy, dx = (height - size[0] / scale) / 2, (width - size[1] / scale / aspect) / 2
+  # Pillow takes 32-bit floats, and none outside the image, be it by rounding.
+  box = np.array([dx, dy, width - dx, height - dy], np.float32)
+  box = box.clip(0, np.array([width, height, width, height], np.float32))
   resized = PIL.Image.fromarray(np.ascontiguousarray(image)).resize(
-    (size[1], size[0]), PIL.Image.Resampling.BILINEAR, box=(dx, dy, width - dx, height - dy)
+    (size[1], size[0]), PIL.Image.Resampling.BILINEAR, box=tuple(box.tolist())
   )
   return np.asarray(resized)
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
-  """An image file as upright RGB: grey, palette, CMYK and 16 bits converted, alpha over white."""
+  """An image file as upright RGB: grey, palette, CMYK and 16 bits converted, alpha over white.
+
+  Takes `IMAGE_FORMATS` whatever the file is called, the first picture of an animation, and up to
+  `MAX_IMAGE_PIXELS`, which is known before anything is decoded; BrokenData for all else.
+  """
   try:
-    with PIL.Image.open(path) as file:
-      image = PIL.ImageOps.exif_transpose(file)
-      if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        # PIL clips these to 255 instead of scaling them.
-        values = np.asarray(image, np.float64)
-        values = values / 257 if image.mode != "F" else values
-        image = PIL.Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
-      if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
-      return np.asarray(image.convert("RGB"))
+    with playback.open_regular(path) as file:
+      return np.asarray(_rgb(file))
   except FileNotFoundError:
     raise BrokenData(f"no image at {path}.") from None
   except PIL.UnidentifiedImageError:
-    raise BrokenData(f"{path} is not an image.") from None
-  except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as e:
-    raise BrokenData(f"the image {path} cannot be read: {e}.") from None
+    formats = ", ".join(IMAGE_FORMATS)
+    raise BrokenData(f"{path} is not an image of a format that is read: {formats}.") from None
+  except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
+    limit = f"{MAX_IMAGE_PIXELS / 1e6:.0f} megapixels"
+    raise BrokenData(f"the image {path} has more than {limit}; make it smaller.") from None
+  except Exception as e:  # Pillow's parsers raise nearly anything.
+    raise BrokenData(f"the image {path} cannot be read: {e or type(e).__name__}.") from None
+
+
+def _rgb(file: BinaryIO) -> PIL.Image.Image:
+  """Nothing but calls of Pillow: what they raise, the file has caused."""
+  with PIL.Image.open(file, formats=IMAGE_FORMATS) as image:
+    if image.width * image.height > MAX_IMAGE_PIXELS:
+      raise PIL.Image.DecompressionBombError
+    PIL.ImageOps.exif_transpose(image, in_place=True)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+      # PIL clips these to 255 instead of scaling them.
+      values = np.asarray(image)
+      if image.mode != "F":
+        values = (np.clip(values, 0, 65535).astype(np.uint32) + 128) // 257
+      return PIL.Image.fromarray(np.nan_to_num(values).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+      image = image.convert("RGBA")
+      return PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image).convert(
+        "RGB"
+      )
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def write_mp4(
@@ -237,16 +203,52 @@ def write_mp4(
 
   yuv420p because browsers, QuickTime and slide programs play nothing else.
   """
-  pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
   _, h, w, _ = video.shape
   video = np.pad(video, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), mode="edge")
-  with av.open(os.fspath(path), "w", format="mp4") as container:
+  with _replacing(path) as part, av.open(f"file:{part}", "w", format="mp4") as container:
     stream = container.add_stream("libx264", rate=fractions.Fraction(fps).limit_denominator(1000))
     stream.width, stream.height, stream.pix_fmt = video.shape[2], video.shape[1], "yuv420p"
     stream.options = {"crf": str(crf), "preset": "medium"}
     for frame in video:
       container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
     container.mux(stream.encode())
+
+
+def write_gif(path: Path, video: UInt8[np.ndarray, "t h w 3"], fps: float = 8) -> None:
+  """Writes a GIF that repeats for ever, its 256 colours chosen for all of the clip.
+
+  Times are multiples of 10 ms in a GIF: a frame is rounded to them, its clip is not. At most 50
+  frames a second, as browsers slow down what is faster.
+  """
+  # One palette: with one for each frame, colours would flicker.
+  few = video[np.linspace(0, len(video) - 1, min(len(video), 16)).round().astype(int)]
+  palette = PIL.Image.fromarray(few.reshape(-1, *few.shape[2:])).quantize(
+    256, PIL.Image.Quantize.MEDIANCUT, kmeans=1
+  )
+  images = [PIL.Image.fromarray(frame).quantize(palette=palette) for frame in video]
+  ends = np.round(np.arange(len(video) + 1) * 100 / min(fps, 50)) * 10
+  with _replacing(path) as part:
+    images[0].save(
+      part,
+      "GIF",
+      save_all=True,
+      append_images=images[1:],
+      duration=np.diff(ends).astype(int).tolist(),
+      loop=0,
+    )
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[pathlib.Path]:
+  """A name beside `path` to write to; it becomes `path` when the file is complete."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_name(f".{uuid.uuid4().hex}.part")
+  try:
+    yield part
+    part.replace(path)
+  finally:
+    part.unlink(missing_ok=True)
 
 
 def pair(value: int | Sequence[int]) -> tuple[int, int]:
