@@ -8,10 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from fbjax import checkpoint, errors, sharding, tracker
+from fbjax.train import optim
 from fbjax.train import step as train_step
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ HOST_FIELDS = ("index", "replaced")
 def train(
   *,
   loss_fn: train_step.LossFn,
-  tx: optax.GradientTransformation,
+  tx: optim.Optimizer,
   init: Callable[[jax.Array], Any],
   start: Callable[[], Any] | None = None,
   frozen: Any,
@@ -59,7 +59,7 @@ def train(
 
   Args:
     loss_fn: mean loss over the clips of a batch.
-    tx: optimizer.
+    tx: optimizer, from `optim.make_optimizer`.
     init: key -> params.
     start: reads the params of a new run instead, for example of a pretrained network.
     frozen: weights that the loss reads and nobody trains.

@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmarks import fake_checkpoint, port_memory
 from configs import webvid_saf, webvid_saf_cogvideox
-from fbjax import build, sharding
+from fbjax import build, errors, loading, sharding, trees
 from fbjax import weights as weights_lib
 from fbjax.modes import export, memory, port, sample, train
 from fbjax.port import convert, files, leaf, table
