@@ -37,6 +37,7 @@ LAYOUTS = {
   "ucf101": sources.UCF101,
   "msrvtt": sources.MSRVTT,
 }
+NAME, VERSION = "fbjax_clips", "1.0.0"  # The name is tfds' own for the class below.
 FEATURES = ("id", "caption", "label", "video", "fps")
 SHARD_BYTES = 1 << 30
 # A reader keeps every shard open, and 1024 files is what a process may often have.
@@ -95,11 +96,9 @@ class _Entries(Sequence):
       for file in builder.info.splits[name].filepaths:
         if not file.exists():
           raise video_lib.BrokenData(f"no file {file}; copy it there or prepare the data anew.")
-    made_of, left_out = _made_of(root)
-    parts = [[made_of[name], *left_out[name]] for name in wanted]
-    self.digest = (
-      made_of[wanted[0]] if len(parts) == len(parts[0]) == 1 else transforms.digest(parts)
-    )
+    made_of = _made_of(root)
+    parts = [made_of[name] for name in wanted]
+    self.digest = parts[0][0] if len(parts) == len(parts[0]) == 1 else transforms.digest(parts)
     self._root, self._records = root, builder.as_data_source("+".join(wanted))
 
   def __len__(self) -> int:
@@ -159,11 +158,12 @@ def _splits(root: pathlib.Path) -> list[str]:
   return splits
 
 
-def _made_of(root: pathlib.Path) -> tuple[dict[str, str], dict[str, list[str]]]:
-  """The digest of the source of each split, and the files of it that were left out."""
+def _made_of(root: pathlib.Path) -> dict[str, list[str]]:
+  """For each split the digest of the source that it was made of and the files that were left out."""
+  splits = _splits(root)
   try:
     metadata = json.loads(text.read(root / "metadata.json"))
-    return dict(metadata["digests"]), dict(metadata["left_out"])
+    return {name: [metadata["digests"][name], *metadata["left_out"][name]] for name in splits}
   except (ValueError, KeyError, TypeError) as e:
     raise video_lib.BrokenData(
       f"{root} does not say what it was made of ({e!r}); delete it and prepare the data anew."
@@ -188,6 +188,8 @@ def prepare(splits: Mapping[str, sources.Videos], out: video_lib.Path) -> pathli
   Raises:
     BrokenData: when `out` holds other clips, or no file of a split can be read.
   """
+  if not str(out):
+    raise video_lib.BrokenData("no --out is given; name a folder to write to.")
   out = pathlib.Path(out)
   for place in (out, *out.parents):
     if place.exists() and not place.is_dir():
@@ -196,15 +198,10 @@ def prepare(splits: Mapping[str, sources.Videos], out: video_lib.Path) -> pathli
   if splits.keys() == {"train", "val"} and splits["train"].entries == splits["val"].entries:
     logger.info("val has the clips of train; they are written once.")
     del splits["val"]
-  left_out: dict[str, list[str]] = {name: [] for name in splits}
-  metadata = {
-    "digests": {name: source.digest() for name, source in splits.items()},
-    "left_out": left_out,
-  }
-  builder = _builder(splits, metadata, out)
-  folder = pathlib.Path(builder.data_dir)
+  digests = {name: source.digest() for name, source in splits.items()}
+  folder = out / NAME / VERSION
   if folder.exists():
-    if _made_of(folder)[0] != metadata["digests"]:
+    if {name: digest for name, (digest, *_) in _made_of(folder).items()} != digests:
       raise video_lib.BrokenData(
         f"{folder} was made of other clips or captions; choose another --out or delete it."
       )
@@ -212,6 +209,7 @@ def prepare(splits: Mapping[str, sources.Videos], out: video_lib.Path) -> pathli
   else:
     for leftover in folder.parent.glob("incomplete.*"):
       logger.warning("%s is left of a run that was cut off; delete it.", leftover)
+    builder = _builder(splits, digests, out)
     # tfds prints, and makes a folder for downloads.
     with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as downloads:
       builder.download_and_prepare(download_dir=downloads)
@@ -234,13 +232,15 @@ def _report(folder: pathlib.Path) -> None:
 
 
 def _builder(
-  splits: Mapping[str, sources.Videos], metadata: dict[str, Any], out: pathlib.Path
+  splits: Mapping[str, sources.Videos], digests: Mapping[str, str], out: pathlib.Path
 ) -> Any:
-  """The tfds builder of these sources; adds to `metadata` what it leaves out.
+  """The tfds builder of these sources.
 
   Shard by shard, since tfds' other builder sorts what is larger than 1 GB with TensorFlow's files.
   Its ArrayRecord files have group_size 1.
   """
+  # Filled while the shards are written, before tfds writes it down.
+  left_out: dict[str, list[str]] = {name: [] for name in splits}
   tfds = _tfds()
   classes = next(iter(splits.values())).__dict__.get("classes")
   label = (
@@ -248,7 +248,7 @@ def _builder(
   )
 
   class FbjaxClips(tfds.core.ShardBasedBuilder, skip_registration=True):
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version(VERSION)
     # tfds would look there for checksums of downloads, with a package that it does not require.
     code_path = None
 
@@ -268,13 +268,12 @@ def _builder(
         builder=self,
         description="Encoded video clips with captions, written by fbjax.",
         features=features,
-        metadata=tfds.core.MetadataDict(metadata),
+        metadata=tfds.core.MetadataDict(digests=dict(digests), left_out=left_out),
       )
 
     def _shard_iterators_per_split(self, dl_manager):
       return {
-        name: _Split(name, source, metadata["left_out"][name]).shards()
-        for name, source in splits.items()
+        name: _Split(name, source, left_out[name]).shards() for name, source in splits.items()
       }
 
   return FbjaxClips(data_dir=os.fspath(out), file_format="array_record")

@@ -255,6 +255,71 @@ def test_clips_that_two_splits_share_are_written_once(videos, tmp_path, caplog):
   assert "has no split val: nothing is held out" in caplog.text
 
 
+def test_links_and_odd_names_and_captions_survive(videos, tmp_path):
+  latin = os.fsdecode(b"caf\xe9.mp4")
+  (videos / latin).write_bytes((videos / "a.mp4").read_bytes())
+  (videos / "linked").symlink_to(videos.parent / "store")
+  write_clip(tmp_path / "store/z.mp4", 9)
+  source = sources.Folder(videos, **SIZES)
+  source.entries.append(sources.Entry("val/e.mp4", "a \ud83d cat"))
+  source.entries.append(sources.Entry("../store/z.mp4", "out of the data set"))
+  folder = tfds_clips.prepare({"train": source}, tmp_path / "out")
+  ours = tfds_clips.TFDS(folder, **SIZES)
+  names = ["a.mp4", "b/c d.mp4", latin, "linked/z.mp4", "ü.mp4", "val/e.mp4"]
+  assert [ours.name(i) for i in range(len(ours))] == names
+  assert ours.caption(5) == "a \ufffd cat"
+  assert not any(batch["replaced"].any() for batch in take(batches(ours), 2))
+
+
+def test_the_digest_is_that_of_the_files_and_tells_what_was_left_out(videos, tmp_path):
+  files = both(lambda split: sources.Folder(videos, split, **SIZES))
+  folder = tfds_clips.prepare(files, tmp_path / "out")
+  for split, source in files.items():
+    assert tfds_clips.TFDS(folder, split).digest() == source.digest()
+    assert tfds_clips.TFDS(folder, split, frames=2, size=8).digest() == source.digest()
+  digests = {
+    tfds_clips.TFDS(folder, s, protocol=p).digest() for s in files for p in ("official", "all")
+  }
+  assert len(digests) == 3
+  moved = tmp_path / "moved"
+  folder.rename(moved)
+  assert tfds_clips.TFDS(moved).digest() == files["train"].digest()
+  (videos / "a.mp4").write_text("no video")
+  less = tfds_clips.TFDS(tfds_clips.prepare({"train": files["train"]}, tmp_path / "less"))
+  assert less.digest() not in digests
+
+
+@pytest.mark.parametrize(
+  "file, content",
+  [
+    ("dataset_info.json", b""),
+    ("dataset_info.json", b"[]"),
+    ("dataset_info.json", b'{"splits": [{}], "fileFormat": "array_record"}'),
+    ("dataset_info.json", b'{"splits": [{"name": "train"}], "fileFormat": "array_record"}'),
+    ("features.json", b"\xff"),
+    ("features.json", b'{"featuresDict": 3}'),
+    ("features.json", b'{"featuresDict": {"features": {}}}'),
+    ("metadata.json", b"{"),
+    ("metadata.json", b"{}"),
+    ("metadata.json", b'{"digests": {}, "left_out": {}}'),
+    ("metadata.json", None),
+    ("features.json", None),
+  ],
+)
+def test_a_damaged_description_ends_in_one_sentence(videos, tmp_path, file, content):
+  folder = tfds_clips.prepare({"train": sources.Folder(videos / "val")}, tmp_path / "out")
+  (folder / file).unlink()
+  if content is not None:
+    (folder / file).write_bytes(content)
+  for action in (
+    lambda: tfds_clips.TFDS(folder),
+    lambda: tfds_clips.prepare({"train": sources.Folder(videos / "val")}, tmp_path / "out"),
+  ):
+    with pytest.raises(video_lib.BrokenData) as e:
+      action()
+    assert str(folder) in str(e.value) and "\n" not in str(e.value)
+
+
 def test_what_is_no_such_data_set_ends_in_one_sentence(videos, tmp_path):
   source = sources.Folder(videos)
   one, two = (tfds_clips.prepare({"val": source}, tmp_path / "two" / name) for name in "ab")
@@ -396,9 +461,45 @@ def test_the_command_line_writes_the_splits_it_is_asked_for(ucf101, tmp_path, ca
   with pytest.raises(SystemExit) as e:
     tfds_clips.main(["webvid", f"--path={tmp_path}/nowhere", f"--out={tmp_path}/none"])
   assert str(e.value).startswith("error: no folder at ") and not (tmp_path / "none").exists()
-  with pytest.raises(SystemExit):
-    tfds_clips.main(["webvid", f"--path={ucf101}", f"--out={tmp_path}/none", "--fold=2"])
-  assert "unrecognized arguments: --fold=2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  "flags, words",
+  [
+    ("", "the following arguments are required: webvid|folder|ucf101|msrvtt"),
+    ("nonsense", "invalid choice: 'nonsense'"),
+    ("folder", "the following arguments are required: --path, --out"),
+    ("folder --path={videos}", "the following arguments are required: --out"),
+    ("folder --path={videos} --out", "argument --out: expected one argument"),
+    ("folder --path={videos} --out={out} --fold=2", "unrecognized arguments: --fold=2"),
+    ("folder --path={videos} --out={out} more", "unrecognized arguments: more"),
+    ("folder --path={videos} --out={out} --splits=test", "argument --splits: invalid choice"),
+    ("ucf101 --path={videos} --out={out} --fold=x", "argument --fold: invalid int value: 'x'"),
+    ("ucf101 --path={videos} --out={out} --fold=0", "data.fold is 0; expected a whole number"),
+    ("ucf101 --path={videos} --out={out}", "no file {videos}/ucfTrainTestlist/classInd.txt"),
+    ("folder --path= --out={out}", "no path to the data is given"),
+    ("folder --path={nothing} --out={out}", "no folder at {nothing}"),
+    ("folder --path={empty} --out={out}", "no video files in {empty}"),
+    ("folder --path={videos} --out={file}", "{file} is no folder; choose another --out"),
+    ("folder --path={videos} --out={file}/out", "{file} is no folder; choose another --out"),
+    ("folder --path={videos} --out=", "no --out is given"),
+  ],
+)
+def test_mistakes_on_the_command_line_end_in_one_sentence(videos, tmp_path, capsys, flags, words):
+  places = {name: tmp_path / name for name in ("videos", "out", "nothing", "empty", "file")}
+  places["empty"].mkdir()
+  places["file"].touch()
+  with pytest.raises(SystemExit) as e:
+    tfds_clips.main([flag.format(**places) for flag in flags.split()])
+  message = str(e.value)
+  assert message.startswith("error: ") and words.format(**places) in message
+  assert "\n" not in message and not any(capsys.readouterr())
+  assert not places["out"].exists()
+
+
+def test_where_nothing_can_be_written_it_says_so(videos, tmp_path):
+  with pytest.raises(SystemExit, match="error: /proc/nowhere cannot be written: "):
+    tfds_clips.main(["folder", f"--path={videos}", "--out=/proc/nowhere"])
 
 
 def test_the_command_line_knows_every_source_of_files():
