@@ -88,6 +88,10 @@ class Adapted:
     self.networks = system.networks
     self.encode, self.drop, self.embed = system.encode, system.drop, system.embed
     self.denoise, self.decode = system.denoise, system.decode
+    self.fixed, self.check_clip = system.fixed, system.check_clip
+
+  def for_clips(self, frames: int, size: tuple[int, int]) -> "Adapted":
+    return Adapted(self.whole.for_clips(frames, size), self.adapter)
 
   def init(self, key: jax.Array) -> base.Params:
     return self.split(self.whole.init(key), key)[0]

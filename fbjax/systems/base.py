@@ -44,6 +44,23 @@ class System(Protocol):
     """The system of which all weights train; itself, unless it is an adapted one."""
     ...
 
+  @property
+  def fixed(self) -> tuple[str, ...]:
+    """Regexes of leaves in `params`, such as latte/positions/time, that never train or decay."""
+    ...
+
+  def check_clip(self, frames: int, size: tuple[int, int]) -> None:
+    """Raises a UserError where it cannot take clips of this length and (height, width) in pixels."""
+    ...
+
+  def for_clips(self, frames: int, size: tuple[int, int]) -> "System":
+    """This system for clips of another length and size, with the same networks and weights.
+
+    Raises:
+      UserError: as `check_clip`.
+    """
+    ...
+
   def split(self, whole: Params, key: jax.Array) -> tuple[Params, Params]:
     """Of all weights, those that train and those that are kept in `frozen["base"]`."""
     ...
@@ -81,9 +98,9 @@ class System(Protocol):
     x: Float[Array, "b t h w c"],
     t_net: Float[Array, "b"],
     cond: Cond,
-    key: jax.Array | None = None,
+    keys: jax.Array | None = None,
   ) -> Float[Array, "b t h w c"]:
-    """The network's output; a key turns dropout on."""
+    """The network's output; keys, one a clip, turn dropout on."""
     ...
 
   def decode(

@@ -1,6 +1,7 @@
 """The networks that a system is made of: what each is called where, and how to run it."""
 
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import jax.extend.core as jex
 import numpy as np
 from flax import nnx
 
+from fbjax import errors
 from fbjax.models import layers
 
 Params = Any
@@ -24,11 +26,30 @@ class NetworkSpec(NamedTuple):
   options: further arguments that change no weights, such as dtype.
   """
 
-  make: Callable[..., nnx.Module]
+  make: type[nnx.Module]
   sizes: Mapping[str, Any]
   network: str
   trained: bool
   options: Mapping[str, Any] = {}
+
+  def check(self, key: str) -> None:
+    """Raises a UserError where its sizes, the config's `key`, are not those of the class."""
+    # The metaclass hides the signature of the class.
+    arguments = inspect.signature(self.make.__init__).parameters
+    if any(x.kind is x.VAR_KEYWORD for x in arguments.values()):
+      return  # some go on to another class
+    takes = [name for name in arguments if name not in (*self.options, "self", "rngs")]
+    if unknown := [name for name in self.sizes if name not in takes]:
+      raise errors.UserError(
+        f"{key} has no key {', '.join(map(repr, unknown))}; it takes {', '.join(takes)}"
+      )
+    missing = [
+      name
+      for name in takes
+      if name not in self.sizes and arguments[name].default is inspect.Parameter.empty
+    ]
+    if missing:
+      raise errors.UserError(f"{key} lacks {', '.join(map(repr, missing))}")
 
   def build(self, key: jax.Array) -> nnx.Module:
     return self.make(**self.sizes, **self.options, rngs=layers.Keys(key))
@@ -48,7 +69,11 @@ class NetworkSet:
   What every system is at its core: it says which networks train, and trains them as a whole.
   """
 
+  fixed: tuple[str, ...] = ()
+
   def __init__(self, specs: Mapping[str, NetworkSpec]):
+    for name, spec in specs.items():
+      spec.check(f"config.system.{name}")
     self.networks = dict(specs)
     self._graphs: dict[str, nnx.GraphDef] = {}
 
