@@ -94,18 +94,6 @@ class Block(nnx.Module):
     return x + gate * self.down(h)
 
 
-class Embedding(nnx.Module):
-  """Sinusoid, Linear, SiLU, Linear, SiLU; in float32, for every token meets its error."""
-
-  def __init__(self, c: int, c_out: int, *, rngs: layers.Rngs):
-    self.up = layers.linear(c, c_out, dtype=jnp.float32, rngs=rngs)
-    self.out = layers.linear(c_out, c_out, dtype=jnp.float32, rngs=rngs)
-    self.c = c
-
-  def __call__(self, time: Float[Array, " b"]) -> Float[Array, "b e"]:
-    return nnx.silu(self.out(nnx.silu(self.up(layers.sinusoid(time, self.c)))))
-
-
 class CogVideoX(nnx.Module):
   """Patches and text to tokens, positions, equal blocks, LayerNorm twice, tokens to patches.
 
@@ -156,7 +144,10 @@ class CogVideoX(nnx.Module):
     volume = patch_time * patch * patch
     self.patches = layers.linear(c_in * volume, c, dtype=dtype, rngs=rngs)
     self.text = layers.linear(text_dim, c, dtype=dtype, rngs=rngs)
-    self.time = Embedding(c, time_dim, rngs=rngs)
+    # In float32, for every token meets its error.
+    up = layers.linear(c, time_dim, dtype=jnp.float32, rngs=rngs)
+    out = layers.linear(time_dim, time_dim, dtype=jnp.float32, rngs=rngs)
+    self.time = layers.TimeEmbedding(up, out)
     self.blocks = jax.vmap(block)(jax.random.split(rngs.params(), depth))
     self.norm = layers.layer_norm(c, rngs=rngs)
     self.out_norm = layers.layer_norm(c, rngs=rngs)
@@ -187,7 +178,7 @@ class CogVideoX(nnx.Module):
         f"latents of {got} do not divide into patches of {patches}: change either"
       )
 
-    emb = self.time(time)
+    emb = nnx.silu(self.time(time))
     text = self.text(text).astype(jnp.float32)
     # Channels before the places in a patch, as in the files: channels may then be appended.
     x = einops.rearrange(x, "b (t i) (h j) (w k) c -> b (t h w) (c i j k)", **sizes)

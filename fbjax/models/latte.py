@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from fbjax import errors
 from fbjax.models import layers
@@ -39,9 +39,9 @@ labels = functools.partial(nnx.Embed, embedding_init=nnx.initializers.normal(0.0
 class Positions(nnx.Module):
   """Sin-cos tables of places and frames, added to the tokens.
 
-  They are not trained: no gradient reaches them. They are kept with the weights because a network
-  fine-tuned with one more frame than it was trained with has a table of its own. Weight decay
-  must leave them alone.
+  They are kept with the weights, because a network that was fine-tuned with one more frame than it
+  was trained with has a table of its own, but no gradient reaches them and weight decay must leave
+  them alone. Past its end a table goes on at its frequencies.
   """
 
   def __init__(self, side: int, frames: int, c: int):
@@ -49,28 +49,25 @@ class Positions(nnx.Module):
     self.time = nnx.Param(jnp.asarray(line_table(frames, c)))
 
   def of_places(self, rows: int, columns: int) -> Float[Array, "n c"]:
-    side = self.space.shape[0]
-    if max(rows, columns) > side:
-      raise errors.UserError(
-        f"this Latte knows {side} x {side} patches, not {rows} x {columns}: build it with a larger"
-        " `size`"
-      )
-    table = self.space[...][:rows, :columns]
+    table = self.space[...]
+    if max(rows, columns) > len(table):
+      of_column, of_row = jnp.split(table, 2, axis=-1)
+      table = on_grid(lengthened(of_row[:, 0], rows), lengthened(of_column[0], columns))
+    table = table[:rows, :columns]
     return jax.lax.stop_gradient(table.reshape(rows * columns, -1))
 
   def of_frames(self, t: int) -> Float[Array, "t c"]:
-    frames = self.time.shape[0]
-    if t > frames:
-      raise errors.UserError(
-        f"this Latte knows {frames} frames, not {t}: build it with more `frames`"
-      )
-    return jax.lax.stop_gradient(self.time[...][:t])
+    return jax.lax.stop_gradient(lengthened(self.time[...], t)[:t])
+
+
+def frequencies(c: int) -> Float[np.ndarray, " f"]:
+  """c/2 of them, from 1 down to almost 1/10000."""
+  return 10_000.0 ** (-np.arange(c // 2) / (c // 2))
 
 
 def line_table(n: int, c: int) -> Float[np.ndarray, "n c"]:
-  """[sin, cos] of 0, 1, ..., n - 1 at c/2 frequencies from 1 down to almost 1/10000."""
-  frequency = 10_000.0 ** (-np.arange(c // 2) / (c // 2))
-  angle = np.outer(np.arange(n), frequency)
+  """[sin, cos] of 0, 1, ..., n - 1 at all frequencies."""
+  angle = np.outer(np.arange(n), frequencies(c))
   return np.concatenate([np.sin(angle), np.cos(angle)], 1).astype(np.float32)
 
 
@@ -79,19 +76,32 @@ def place_table(side: int, c: int) -> Float[np.ndarray, "side side c"]:
   if c % 4:
     raise errors.UserError(f"a width of {c} does not divide by 4, which the sin-cos positions need")
   line = line_table(side, c // 2)
-  row, column = np.indices((side, side))
-  return np.concatenate([line[column], line[row]], -1)
+  return on_grid(line, line)
 
 
-class TimeEmbedding(nnx.Module):
-  """Sinusoid, Linear, SiLU, Linear; times may lie between the integers."""
+def on_grid(
+  rows: Float[Array | np.ndarray, "h c"], columns: Float[Array | np.ndarray, "w c"]
+) -> Float[Array | np.ndarray, "h w c2"]:
+  """The table of places from those of rows and of columns."""
+  xp, shape = rows.__array_namespace__(), (len(rows), len(columns), rows.shape[1])
+  return xp.concat([xp.broadcast_to(x, shape) for x in (columns[None], rows[:, None])], axis=-1)
 
-  def __init__(self, c: int, *, rngs: layers.Rngs):
-    self.up = normal(TIME_CHANNELS, c, rngs=rngs)
-    self.out = normal(c, c, rngs=rngs)
 
-  def __call__(self, time: Float[Array, " b"]) -> Float[Array, "b c"]:
-    return self.out(nnx.silu(self.up(layers.sinusoid(time, TIME_CHANNELS))))
+def lengthened(table: Float[Array, "n c"], n: int) -> Float[Array, "m c"]:
+  """A table of [sin, cos] with n rows at least: its last row is turned on, one step a row.
+
+  So it need not have begun at 0.
+  """
+  steps = np.outer(np.arange(1, n - len(table) + 1), frequencies(table.shape[1]))
+  sin, cos = jnp.split(table[-1:], 2, axis=1)
+  turn_sin, turn_cos = (jnp.asarray(f(steps), jnp.float32) for f in (np.sin, np.cos))
+  more = [sin * turn_cos + cos * turn_sin, cos * turn_cos - sin * turn_sin]
+  return jnp.concatenate([table, jnp.concatenate(more, 1)])
+
+
+def time_embedding(c: int, rngs: layers.Rngs) -> layers.TimeEmbedding:
+  up = normal(TIME_CHANNELS, c, rngs=rngs)
+  return layers.TimeEmbedding(up, normal(c, c, rngs=rngs))
 
 
 def modulate(
@@ -170,15 +180,14 @@ class Latte(nnx.Module):
 
   Args:
     c_in: channels of x and of `coarse` together.
-    size: largest height or width of x.
-    frames: largest number of frames, with that of `frame`.
+    size: height or width of x, the larger one, that it is trained at.
+    frames: number of frames that it is trained at, with that of `frame`.
     width: channels of a token.
     depth: number of blocks, spatial and temporal together.
     patch: height and width of a patch.
     classes: number of classes; label `classes` is the null class. None for a network without.
     timed: whether the network is told the time.
     mult: width of the MLP, in widths.
-    label_dropout: share of labels that a key turns into the null class.
     wrap: makes of f(pair, *args) what is called instead, for example `jax.checkpoint`.
   """
 
@@ -196,7 +205,6 @@ class Latte(nnx.Module):
     classes: int | None = None,
     timed: bool = True,
     mult: int = 4,
-    label_dropout: float = 0.1,
     dtype: Any = jnp.float32,
     wrap: Callable[[Callable], Callable] | None = None,
     rngs: layers.Rngs,
@@ -210,15 +218,13 @@ class Latte(nnx.Module):
 
     self.patches = xavier(patch * patch * c_in, width, dtype=dtype, rngs=rngs)
     self.positions = Positions(size // patch, frames, width)
-    self.time = TimeEmbedding(width, rngs=rngs) if timed else None
+    self.time = time_embedding(width, rngs) if timed else None
     self.label = None if classes is None else labels(classes + 1, width, rngs=rngs)
     self.pairs = jax.vmap(pair)(jax.random.split(rngs.params(), depth // 2))
     self.head = Head(width, patch * patch * c_out, rngs=rngs)
     self.c_in = c_in
     self.count = depth // 2
     self.patch = patch
-    self.classes = classes
-    self.label_dropout = label_dropout
     self.wrap = wrap
 
   def __call__(
@@ -228,10 +234,9 @@ class Latte(nnx.Module):
     label: Int[Array, " b"] | None = None,
     frame: Float[Array, "b h w c"] | None = None,
     coarse: Float[Array, "b t h w c2"] | None = None,
-    key: Key[Array, ""] | None = None,
   ) -> Float[Array, "b t h w c_out"]:
-    """The network's prediction for the frames of x in float32; a key turns label dropout on."""
-    emb = nnx.silu(self._embed(x.shape[0], time, label, key))
+    """The network's prediction for the frames of x in float32."""
+    emb = nnx.silu(self._embed(x.shape[0], time, label))
     x = self._condition(x, frame, coarse)
     t, (rows, columns) = x.shape[1], (n // self.patch for n in x.shape[2:4])
     split = {"i": self.patch, "j": self.patch, "h": rows, "w": columns}
@@ -267,9 +272,7 @@ class Latte(nnx.Module):
       )
     return x
 
-  def _embed(
-    self, b: int, time: Array | None, label: Array | None, key: Array | None
-  ) -> Float[Array, "b c"]:
+  def _embed(self, b: int, time: Array | None, label: Array | None) -> Float[Array, "b c"]:
     for name, embedding, given in (("time", self.time, time), ("label", self.label, label)):
       if (embedding is None) != (given is None):
         has, fix = ("knows no", "leave out") if embedding is None else ("needs a", "pass")
@@ -278,9 +281,6 @@ class Latte(nnx.Module):
     if self.time is not None:
       emb += self.time(time)
     if self.label is not None:
-      if key is not None and self.label_dropout:
-        drop = jax.random.bernoulli(key, self.label_dropout, label.shape)
-        label = jnp.where(drop, self.classes, label)
       emb += self.label(label)
     return emb
 
@@ -299,8 +299,8 @@ class NeuralPrior(nnx.Module):
     self,
     frame: Float[Array, "b h w c"],
     label: Int[Array, " b"] | None = None,
-    key: Key[Array, ""] | None = None,
+    frames: int | None = None,
   ) -> Float[Array, "b t h w c_out"]:
-    """The coarse video in float32; a key turns label dropout on."""
-    x = einops.repeat(frame, "b h w c -> b t h w c", t=self.frames)
-    return self.latte(x, None, label, key=key)
+    """The coarse video in float32, of as many frames as it is trained at unless told otherwise."""
+    x = einops.repeat(frame, "b h w c -> b t h w c", t=frames or self.frames)
+    return self.latte(x, None, label)

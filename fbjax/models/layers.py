@@ -6,8 +6,10 @@ activations, softmax and sinusoids are float32 whatever the dtype.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import einops
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -182,6 +184,57 @@ def sinusoid(time: Float[Array, " b"], c: int) -> Float[Array, "b c"]:
   return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
 
 
+class TimeEmbedding(nnx.Module):
+  """Sinusoid of as many channels as `up` takes, `up`, SiLU, `out`; times may lie between integers."""
+
+  def __init__(self, up: nnx.Linear, out: nnx.Linear):
+    self.up = up
+    self.out = out
+
+  def __call__(self, time: Float[Array, " b"]) -> Float[Array, "b e"]:
+    return self.out(nnx.silu(self.up(sinusoid(time, self.up.in_features))))
+
+
+class Upsample(nnx.Module):
+  """Every pixel doubled in both directions, then a 3x3 convolution; float32."""
+
+  def __init__(self, c: int, *, dtype: Any, rngs: Rngs):
+    self.conv = conv(c, c, 3, dtype=dtype, rngs=rngs)
+
+  def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b h2 w2 c"]:
+    x = x.astype(self.conv.dtype)  # before it is four times as large
+    return self.conv(einops.repeat(x, "... h w c -> ... (h i) (w j) c", i=2, j=2)).astype(
+      jnp.float32
+    )
+
+
+class Downsample(nnx.Module):
+  """A 3x3 convolution with stride 2, padded by one on every side unless told otherwise; float32."""
+
+  def __init__(self, c: int, *, padding: Any = None, dtype: Any, rngs: Rngs):
+    self.conv = conv(c, c, 3, stride=2, padding=padding, dtype=dtype, rngs=rngs)
+
+  def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b h2 w2 c"]:
+    return self.conv(x).astype(jnp.float32)
+
+
+# Downsampling of the autoencoders pads the right and the lower edge only.
+END_PADDING = ((0, 1), (0, 1))
+
+
+class Level(nnx.Module):
+  """Blocks of one resolution, called as block(x, *context), and the way to the next resolution."""
+
+  def __init__(self, blocks: Sequence[nnx.Module], resample: nnx.Module | None):
+    self.blocks = nnx.List(blocks)
+    self.resample = resample
+
+  def __call__(self, x: Float[Array, "*b h w c"], *context: Any) -> Float[Array, "*b2 h2 w2 c2"]:
+    for block in self.blocks:
+      x = block(x, *context)
+    return x if self.resample is None else self.resample(x)
+
+
 class Geglu(nnx.Module):
   """Linear to value and gate, value * gelu(gate), Linear back."""
 
@@ -194,9 +247,19 @@ class Geglu(nnx.Module):
     return self.down(value * nnx.gelu(gate, approximate=False))
 
 
-def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> Float[Array, "..."]:
-  """Zeroes a share of x and scales up the rest; the identity without a key."""
-  if key is None or rate == 0:
+def fold_in(keys: Key[Array, " b"] | None, i: int) -> Key[Array, " b"] | None:
+  """Each clip's key for its draw number i; None stays None."""
+  return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, i)
+
+
+def dropout(
+  x: Float[Array, "b *n"], rate: float, keys: Key[Array, " b"] | None
+) -> Float[Array, "b *n"]:
+  """Zeroes a share of x and scales up the rest; the identity without keys.
+
+  What a clip loses follows from its own key, so that its batch and its place there do not matter.
+  """
+  if keys is None or rate == 0:
     return x
-  keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+  keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
   return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))

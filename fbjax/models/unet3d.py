@@ -11,17 +11,17 @@ in bfloat16 it loses more than all of them together.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import einops
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from fbjax import errors
 from fbjax.models import layers
+from fbjax.models import unet3d_transformers as transformers
 
 
 class TemporalConv(nnx.Module):
@@ -51,13 +51,13 @@ class TemporalConvs(nnx.Module):
     self.dropout = dropout
 
   def __call__(
-    self, x: Float[Array, "b t h w c"], key: Key[Array, ""] | None
+    self, x: Float[Array, "b t h w c"], keys: Key[Array, " b"] | None
   ) -> Float[Array, "b t h w c"]:
     h = x
     for i, (norm, conv) in enumerate(zip(self.norms, self.convs, strict=True)):
       h = nnx.silu(norm(h))
-      if i and key is not None:
-        h = layers.dropout(h, self.dropout, jax.random.fold_in(key, i))
+      if i:
+        h = layers.dropout(h, self.dropout, layers.fold_in(keys, i))
       h = conv(h)
     return x + h
 
@@ -92,218 +92,14 @@ class ResBlock(nnx.Module):
     self,
     x: Float[Array, "b t h w c"],
     emb: Float[Array, "b e"],
-    key: Key[Array, ""] | None,
+    keys: Key[Array, " b"] | None,
   ) -> Float[Array, "b t h w c_out"]:
-    h = self.in_conv(nnx.silu(per_frame(self.in_norm, x)))
+    h = self.in_conv(nnx.silu(transformers.per_frame(self.in_norm, x)))
     h = h.astype(jnp.float32) + self.emb(nnx.silu(emb))[:, None, None, None]
-    h = nnx.silu(per_frame(self.out_norm, h))
-    h = layers.dropout(h, self.dropout, key)
+    h = nnx.silu(transformers.per_frame(self.out_norm, h))
+    h = layers.dropout(h, self.dropout, layers.fold_in(keys, 0))
     h = self.out_conv(h) + (x if self.skip is None else self.skip(x).astype(jnp.float32))
-    if self.temporal is None:
-      return h
-    return self.temporal(h, None if key is None else jax.random.fold_in(key, 0))
-
-
-class SelfAttention(nnx.Module):
-  """Attention of tokens to each other, optionally causal, optionally with relative positions.
-
-  `positions` is the largest distance told apart. Its two tables are shared by the heads: the
-  query meets one in the logits, and the weights gather the other into the output.
-  """
-
-  def __init__(
-    self,
-    c: int,
-    *,
-    heads: int,
-    positions: int = 0,
-    causal: bool = False,
-    dtype: Any,
-    rngs: layers.Rngs,
-  ):
-    kwargs = {"dtype": dtype, "rngs": rngs}
-    self.q = layers.linear(c, c, bias=False, **kwargs)
-    self.k = layers.linear(c, c, bias=False, **kwargs)
-    self.v = layers.linear(c, c, bias=False, **kwargs)
-    self.out = layers.linear(c, c, **kwargs)
-
-    def distances() -> nnx.Param | None:
-      shape = (2 * positions + 1, c // heads)
-      init = nnx.initializers.xavier_uniform()
-      return nnx.Param(init(rngs.params(), shape)) if positions else None
-
-    self.key_table = distances()
-    self.value_table = distances()
-    self.heads = heads
-    self.causal = causal
-
-  def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
-    q, k, v = (layers.split_heads(f(x), self.heads) for f in (self.q, self.k, self.v))
-    bias = layers.causal_bias(x.shape[1]) if self.causal else None
-    if self.key_table is None:
-      y = layers.attention(q, k, v, bias=bias)
-    else:
-      y = relative_attention(q, k, v, self.key_table[...], self.value_table[...], bias)
-    return self.out(layers.merge_heads(y))
-
-
-class CrossAttention(nnx.Module):
-  """Attention of one clip's tokens to its text, plus (tanh(alpha) + 1) that to each frame's image.
-
-  Both share the query and the output projection.
-  """
-
-  def __init__(
-    self, c: int, c_context: int, *, heads: int, image: bool, dtype: Any, rngs: layers.Rngs
-  ):
-    kwargs = {"dtype": dtype, "rngs": rngs}
-    self.q = layers.linear(c, c, bias=False, **kwargs)
-    self.k = layers.linear(c_context, c, bias=False, **kwargs)
-    self.v = layers.linear(c_context, c, bias=False, **kwargs)
-    self.out = layers.linear(c, c, **kwargs)
-    self.image_k = layers.linear(c_context, c, bias=False, **kwargs) if image else None
-    self.image_v = layers.linear(c_context, c, bias=False, **kwargs) if image else None
-    self.alpha = nnx.Param(jnp.zeros(())) if image else None
-    self.heads = heads
-
-  def __call__(
-    self,
-    x: Float[Array, "bt n c"],
-    text: Float[Array, "b l d"],
-    image: Float[Array, "bt m d"] | None,
-  ) -> Float[Array, "bt n c"]:
-    heads = functools.partial(layers.split_heads, heads=self.heads)
-    q = self.q(x)
-    # All frames of a clip meet the same text: one long query instead of repeated keys.
-    clips = q.reshape(text.shape[0], -1, q.shape[-1])
-    y = layers.attention(heads(clips), heads(self.k(text)), heads(self.v(text)))
-    y = y.reshape(*q.shape[:2], self.heads, -1)
-    if image is not None:
-      seen = layers.attention(heads(q), heads(self.image_k(image)), heads(self.image_v(image)))
-      y = y + seen * (jnp.tanh(self.alpha[...]) + 1).astype(y.dtype)
-    return self.out(layers.merge_heads(y))
-
-
-class TransformerBlock(nnx.Module):
-  """LayerNorm and attention, twice, then LayerNorm and GEGLU, each added to its input."""
-
-  def __init__(
-    self, c: int, attn1: nnx.Module, attn2: nnx.Module, *, dtype: Any, rngs: layers.Rngs
-  ):
-    kwargs = {"dtype": dtype, "rngs": rngs}
-    self.norm1 = layers.layer_norm(c, rngs=rngs)
-    self.attn1 = attn1
-    self.norm2 = layers.layer_norm(c, rngs=rngs)
-    self.attn2 = attn2
-    self.norm3 = layers.layer_norm(c, rngs=rngs)
-    self.ff = layers.Geglu(c, **kwargs)
-
-  def __call__(
-    self, x: Float[Array, "b n c"], *context: Float[Array, "..."] | None
-  ) -> Float[Array, "b n c"]:
-    x = x + self.attn1(self.norm1(x))
-    x = x + self.attn2(self.norm2(x), *context)
-    return x + self.ff(self.norm3(x))
-
-
-class SpatialTransformer(nnx.Module):
-  """Within each frame: GroupNorm, Linear, blocks of self- and cross-attention, Linear, added."""
-
-  def __init__(
-    self,
-    c: int,
-    c_context: int,
-    *,
-    heads: int,
-    depth: int,
-    image: bool,
-    groups: int,
-    dtype: Any,
-    rngs: layers.Rngs,
-  ):
-    kwargs = {"dtype": dtype, "rngs": rngs}
-    self.norm = layers.GroupNorm(c, groups=groups, epsilon=1e-6)
-    self.proj_in = layers.linear(c, c, **kwargs)
-    self.blocks = nnx.List([])
-    for _ in range(depth):
-      attn1 = SelfAttention(c, heads=heads, **kwargs)
-      attn2 = CrossAttention(c, c_context, heads=heads, image=image, **kwargs)
-      self.blocks.append(TransformerBlock(c, attn1, attn2, **kwargs))
-    self.proj_out = layers.linear(c, c, zero=True, **kwargs)
-
-  def __call__(
-    self,
-    x: Float[Array, "b t h w c"],
-    text: Float[Array, "b l d"],
-    image: Float[Array, "b t m d"] | None,
-  ) -> Float[Array, "b t h w c"]:
-    tokens = einops.rearrange(per_frame(self.norm, x), "b t h w c -> (b t) (h w) c")
-    tokens = self.proj_in(tokens).astype(jnp.float32)
-    image = None if image is None else einops.rearrange(image, "b t m d -> (b t) m d")
-    for block in self.blocks:
-      tokens = block(tokens, text, image)
-    return x + self.proj_out(tokens).reshape(x.shape)
-
-
-class TemporalTransformer(nnx.Module):
-  """Along time at each place: GroupNorm over the clip, Linear, blocks of attention, Linear, added."""
-
-  def __init__(
-    self,
-    c: int,
-    *,
-    heads: int,
-    head_dim: int,
-    depth: int,
-    positions: int,
-    causal: bool,
-    groups: int,
-    dtype: Any,
-    rngs: layers.Rngs,
-  ):
-    kwargs = {"dtype": dtype, "rngs": rngs}
-    c_inner = heads * head_dim
-    self.norm = layers.GroupNorm(c, groups=groups, epsilon=1e-6)
-    self.proj_in = layers.linear(c, c_inner, **kwargs)
-    self.blocks = nnx.List([])
-    for _ in range(depth):
-      attn1, attn2 = (
-        SelfAttention(c_inner, heads=heads, positions=positions, causal=causal, **kwargs)
-        for _ in range(2)
-      )
-      self.blocks.append(TransformerBlock(c_inner, attn1, attn2, **kwargs))
-    self.proj_out = layers.linear(c_inner, c, zero=True, **kwargs)
-
-  def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
-    b, _, h, w, _ = x.shape
-    tokens = einops.rearrange(self.norm(x), "b t h w c -> (b h w) t c")
-    tokens = self.proj_in(tokens).astype(jnp.float32)
-    for block in self.blocks:
-      tokens = block(tokens)
-    tokens = self.proj_out(tokens)
-    return x + einops.rearrange(tokens, "(b h w) t c -> b t h w c", b=b, h=h, w=w)
-
-
-class Upsample(nnx.Module):
-  """Every pixel doubled in both directions, then a 3x3 convolution."""
-
-  def __init__(self, c: int, *, dtype: Any, rngs: layers.Rngs):
-    self.conv = layers.conv(c, c, 3, dtype=dtype, rngs=rngs)
-
-  def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h2 w2 c"]:
-    return self.conv(einops.repeat(x, "b t h w c -> b t (h i) (w j) c", i=2, j=2)).astype(
-      jnp.float32
-    )
-
-
-class Downsample(nnx.Module):
-  """A 3x3 convolution with stride 2, padded by one on every side."""
-
-  def __init__(self, c: int, *, dtype: Any, rngs: layers.Rngs):
-    self.conv = layers.conv(c, c, 3, stride=2, dtype=dtype, rngs=rngs)
-
-  def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h2 w2 c"]:
-    return self.conv(x).astype(jnp.float32)
+    return h if self.temporal is None else self.temporal(h, layers.fold_in(keys, 1))
 
 
 class Stage(nnx.Module):
@@ -312,9 +108,9 @@ class Stage(nnx.Module):
   def __init__(
     self,
     res: ResBlock | None = None,
-    spatial: SpatialTransformer | None = None,
-    temporal: TemporalTransformer | None = None,
-    resample: Downsample | Upsample | None = None,
+    spatial: transformers.SpatialTransformer | None = None,
+    temporal: transformers.TemporalTransformer | None = None,
+    resample: layers.Downsample | layers.Upsample | None = None,
   ):
     self.res = res
     self.spatial = spatial
@@ -327,24 +123,12 @@ class Stage(nnx.Module):
     emb: Float[Array, "b e"],
     text: Float[Array, "b l d"],
     image: Float[Array, "b t m d"] | None,
-    key: Key[Array, ""] | None,
+    keys: Key[Array, " b"] | None,
   ) -> Float[Array, "b t h2 w2 c2"]:
-    x = x if self.res is None else self.res(x, emb, key)
+    x = x if self.res is None else self.res(x, emb, keys)
     x = x if self.spatial is None else self.spatial(x, text, image)
     x = x if self.temporal is None else self.temporal(x)
     return x if self.resample is None else self.resample(x)
-
-
-class Embedding(nnx.Module):
-  """Sinusoid, Linear, SiLU, Linear; in float32, for every pixel meets its error."""
-
-  def __init__(self, c: int, c_out: int, *, zero: bool = False, rngs: layers.Rngs):
-    self.up = layers.linear(c, c_out, dtype=jnp.float32, rngs=rngs)
-    self.out = layers.linear(c_out, c_out, zero=zero, dtype=jnp.float32, rngs=rngs)
-    self.c = c
-
-  def __call__(self, time: Float[Array, " b"]) -> Float[Array, "b e"]:
-    return self.out(nnx.silu(self.up(layers.sinusoid(time, self.c))))
 
 
 class UNet3D(nnx.Module):
@@ -409,8 +193,8 @@ class UNet3D(nnx.Module):
         )
       return c // head_dim
 
-    def spatial(c: int) -> SpatialTransformer:
-      return SpatialTransformer(
+    def spatial(c: int) -> transformers.SpatialTransformer:
+      return transformers.SpatialTransformer(
         c,
         context_dim,
         heads=heads(c),
@@ -420,8 +204,8 @@ class UNet3D(nnx.Module):
         **kwargs,
       )
 
-    def temporal(c: int, heads: int) -> TemporalTransformer:
-      return TemporalTransformer(
+    def temporal(c: int, heads: int) -> transformers.TemporalTransformer:
+      return transformers.TemporalTransformer(
         c,
         heads=heads,
         head_dim=head_dim,
@@ -432,13 +216,13 @@ class UNet3D(nnx.Module):
         **kwargs,
       )
 
-    def stage(level: int, c_in: int, c_out: int, resample: Upsample | None = None) -> Stage:
+    def stage(level: int, c_in: int, c_out: int, resample: layers.Upsample | None = None) -> Stage:
       if level not in attention_levels:
         return Stage(res(c_in, c_out), resample=resample)
       return Stage(res(c_in, c_out), spatial(c_out), temporal(c_out, heads(c_out)), resample)
 
-    self.time = Embedding(width, c_emb, rngs=rngs)
-    self.stride = Embedding(width, c_emb, zero=True, rngs=rngs) if stride_embedding else None
+    self.time = embedding(width, c_emb, rngs=rngs)
+    self.stride = embedding(width, c_emb, zero=True, rngs=rngs) if stride_embedding else None
     self.in_conv = layers.conv(c_in, width, 3, **kwargs)
     self.in_attention = temporal(width, 8) if init_attention else None
 
@@ -450,7 +234,7 @@ class UNet3D(nnx.Module):
         c = m * width
         skips.append(c)
       if level < len(mult) - 1:
-        self.down.append(Stage(resample=Downsample(c, **kwargs)))
+        self.down.append(Stage(resample=layers.Downsample(c, **kwargs)))
         skips.append(c)
 
     self.middle = nnx.List([Stage(res(c, c), spatial(c), temporal(c, heads(c))), Stage(res(c, c))])
@@ -459,7 +243,7 @@ class UNet3D(nnx.Module):
     for level, m in reversed(list(enumerate(mult))):
       for i in range(blocks + 1):
         last = level > 0 and i == blocks
-        resample = Upsample(m * width, **kwargs) if last else None
+        resample = layers.Upsample(m * width, **kwargs) if last else None
         self.up.append(stage(level, c + skips.pop(), m * width, resample))
         c = m * width
 
@@ -478,20 +262,20 @@ class UNet3D(nnx.Module):
     text: Float[Array, "b n d"],
     image: Float[Array, "b t m d"] | None = None,
     stride: Float[Array, " b"] | None = None,
-    key: Key[Array, ""] | None = None,
+    keys: Key[Array, " b"] | None = None,
   ) -> Float[Array, "b t h w c_out"]:
-    """The network's prediction in float32; a key turns dropout on."""
+    """The network's prediction in float32; keys, one a clip, turn dropout on."""
     self._check(x, image, stride)
     emb = self.time(time)
     if self.stride is not None:
       emb += self.stride(jnp.full_like(time, self.default_stride) if stride is None else stride)
     text = text.astype(self.dtype)
     image = None if image is None else image.astype(self.dtype)
-    keys = None if key is None else layers.Keys(key)
+    places = itertools.count()  # of the stages, each of which drops out by itself
     run = Stage.__call__ if self.wrap is None else self.wrap(Stage.__call__)
 
     def call(stage: Stage, x: Array) -> Array:
-      return run(stage, x, emb, text, image, None if keys is None else keys())
+      return run(stage, x, emb, text, image, layers.fold_in(keys, next(places)))
 
     h = self.in_conv(x).astype(jnp.float32)
     if self.in_attention is not None:
@@ -504,7 +288,7 @@ class UNet3D(nnx.Module):
       h = call(stage, h)
     for stage in self.up:
       h = call(stage, jnp.concatenate([h, skips.pop()], -1))
-    return self.out_conv(nnx.silu(per_frame(self.out_norm, h)))
+    return self.out_conv(nnx.silu(transformers.per_frame(self.out_norm, h)))
 
   def _check(self, x: Array, image: Array | None, stride: Array | None) -> None:
     factor = 2 ** (self.levels - 1)
@@ -518,26 +302,8 @@ class UNet3D(nnx.Module):
       raise errors.UserError("this UNet has no stride embedding: leave out `stride`")
 
 
-def per_frame(norm: layers.GroupNorm, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
-  return norm(x.reshape(-1, *x.shape[2:])).reshape(x.shape)
-
-
-def relative_attention(
-  q: Float[Array, "b n k d"],
-  k: Float[Array, "b n k d"],
-  v: Float[Array, "b n k d"],
-  key_table: Float[Array, "p d"],
-  value_table: Float[Array, "p d"],
-  bias: Float[Array, "1 1 n n"] | None,
-) -> Float[Array, "b n k d"]:
-  """Attention along time in which query and output also meet a vector for the distance j - i."""
-  n, far = q.shape[1], key_table.shape[0] // 2
-  place = jnp.arange(n)
-  index = jnp.clip(place[None] - place[:, None], -far, far) + far
-  logits = jnp.einsum("bikd,bjkd->bkij", q, k, preferred_element_type=jnp.float32)
-  near = key_table[index].astype(q.dtype)
-  logits += jnp.einsum("bikd,ijd->bkij", q, near, preferred_element_type=jnp.float32)
-  logits *= q.shape[-1] ** -0.5
-  weights = jax.nn.softmax(logits if bias is None else logits + bias).astype(v.dtype)
-  out = jnp.einsum("bkij,bjkd->bikd", weights, v)
-  return out + jnp.einsum("bkij,ijd->bikd", weights, value_table[index].astype(v.dtype))
+def embedding(c: int, c_out: int, *, zero: bool = False, rngs: layers.Rngs) -> layers.TimeEmbedding:
+  """Of the time or of the stride; in float32, for every pixel meets its error."""
+  up = layers.linear(c, c_out, dtype=jnp.float32, rngs=rngs)
+  out = layers.linear(c_out, c_out, zero=zero, dtype=jnp.float32, rngs=rngs)
+  return layers.TimeEmbedding(up, out)

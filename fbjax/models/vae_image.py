@@ -64,41 +64,6 @@ class Attention(nnx.Module):
     return x + y.reshape(x.shape)
 
 
-class Downsample(nnx.Module):
-  """A 3x3 convolution with stride 2; pads the right and the lower edge only."""
-
-  def __init__(self, c: int, *, dtype: Any, rngs: layers.Rngs):
-    padding = ((0, 1), (0, 1))
-    self.conv = layers.conv(c, c, 3, stride=2, padding=padding, dtype=dtype, rngs=rngs)
-
-  def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
-    return self.conv(x).astype(jnp.float32)
-
-
-class Upsample(nnx.Module):
-  """Every pixel doubled in both directions, then a 3x3 convolution."""
-
-  def __init__(self, c: int, *, dtype: Any, rngs: layers.Rngs):
-    self.conv = layers.conv(c, c, 3, dtype=dtype, rngs=rngs)
-
-  def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
-    x = einops.repeat(x, "n h w c -> n (h i) (w j) c", i=2, j=2)
-    return self.conv(x).astype(jnp.float32)
-
-
-class Level(nnx.Module):
-  """ResBlocks of one resolution, and the way to the next."""
-
-  def __init__(self, blocks: Sequence[ResBlock], resample: Downsample | Upsample | None):
-    self.blocks = nnx.List(blocks)
-    self.resample = resample
-
-  def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c2"]:
-    for block in self.blocks:
-      x = block(x)
-    return x if self.resample is None else self.resample(x)
-
-
 class Middle(nnx.Module):
   """ResBlock, attention, ResBlock."""
 
@@ -137,7 +102,11 @@ class Encoder(nnx.Module):
         row.append(ResBlock(c, m * width, groups=groups, **kwargs))
         c = m * width
       last = level == len(mult) - 1
-      self.levels.append(Level(row, None if last else Downsample(c, **kwargs)))
+      self.levels.append(
+        layers.Level(
+          row, None if last else layers.Downsample(c, padding=layers.END_PADDING, **kwargs)
+        )
+      )
     self.middle = Middle(c, groups=groups, **kwargs)
     self.out_norm = layers.GroupNorm(c, groups=groups, epsilon=1e-6)
     self.out_conv = layers.conv(c, c_out, 3, **kwargs)
@@ -174,7 +143,7 @@ class Decoder(nnx.Module):
       for _ in range(blocks + 1):
         row.append(ResBlock(c, m * width, groups=groups, **kwargs))
         c = m * width
-      self.levels.append(Level(row, Upsample(c, **kwargs) if level else None))
+      self.levels.append(layers.Level(row, layers.Upsample(c, **kwargs) if level else None))
     self.out_norm = layers.GroupNorm(c, groups=groups, epsilon=1e-6)
     self.out_conv = layers.conv(c, c_out, 3, dtype=jnp.float32, rngs=rngs)
 

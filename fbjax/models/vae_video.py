@@ -119,54 +119,30 @@ class ResBlock(nnx.Module):
     return h + (x if self.skip is None else self.skip(x).astype(jnp.float32))
 
 
-class Downsample(nnx.Module):
-  """Pairs of frames averaged if `time`, then a 3x3 convolution with stride 2 of each frame.
-
-  It pads the right and the lower edge only.
-  """
+class Downsample(layers.Downsample):
+  """Pairs of frames averaged if `time`; then every frame halved, padded right and below."""
 
   def __init__(self, c: int, *, time: bool, dtype: Any, rngs: layers.Rngs):
-    padding = ((0, 1), (0, 1))
-    self.conv = layers.conv(c, c, 3, stride=2, padding=padding, dtype=dtype, rngs=rngs)
+    super().__init__(c, padding=layers.END_PADDING, dtype=dtype, rngs=rngs)
     self.time = time
 
   def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t2 h2 w2 c"]:
     if self.time:
       x = _but_first(lambda x: einops.reduce(x, "b (t i) h w c -> b t h w c", "mean", i=2), x)
-    return self.conv(x).astype(jnp.float32)
+    return super().__call__(x)
 
 
-class Upsample(nnx.Module):
-  """Every pixel doubled, and every frame if `time`; then a 3x3 convolution of each frame."""
+class Upsample(layers.Upsample):
+  """Every frame doubled if `time`, then in height and width."""
 
   def __init__(self, c: int, *, time: bool, dtype: Any, rngs: layers.Rngs):
-    self.conv = layers.conv(c, c, 3, dtype=dtype, rngs=rngs)
+    super().__init__(c, dtype=dtype, rngs=rngs)
     self.time = time
 
   def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t2 h2 w2 c"]:
-    x = x.astype(self.conv.dtype)
     if self.time:
-      x = _but_first(lambda x: jnp.repeat(x, 2, axis=1), x)
-    x = einops.repeat(x, "b t h w c -> b t (h i) (w j) c", i=2, j=2)
-    return self.conv(x).astype(jnp.float32)
-
-
-class Level(nnx.Module):
-  """ResBlocks of one resolution, and the way to the next."""
-
-  def __init__(self, blocks: Sequence[ResBlock], resample: Downsample | Upsample | None):
-    self.blocks = nnx.List(blocks)
-    self.resample = resample
-
-  def __call__(
-    self,
-    x: Float[Array, "b t h w c"],
-    z: Float[Array, "b tz hz wz cz"] | None,
-    past: Past,
-  ) -> Float[Array, "b t2 h2 w2 c2"]:
-    for block in self.blocks:
-      x = block(x, z, past)
-    return x if self.resample is None else self.resample(x)
+      x = _but_first(lambda x: jnp.repeat(x, 2, axis=1), x.astype(self.conv.dtype))
+    return super().__call__(x)
 
 
 class Encoder(nnx.Module):
@@ -193,8 +169,10 @@ class Encoder(nnx.Module):
         row.append(ResBlock(c, width, None, groups=groups, **kwargs))
         c = width
       down = Downsample(c, time=level < SQUEEZED_LEVELS, **kwargs) if level < last else None
-      self.levels.append(Level(row, down))
-    self.middle = Level([ResBlock(c, c, None, groups=groups, **kwargs) for _ in range(2)], None)
+      self.levels.append(layers.Level(row, down))
+    self.middle = layers.Level(
+      [ResBlock(c, c, None, groups=groups, **kwargs) for _ in range(2)], None
+    )
     self.out_norm = Norm(c, None, groups=groups, rngs=rngs)
     self.out_conv = CausalConv(c, c_out, dtype=jnp.float32, rngs=rngs)
 
@@ -225,7 +203,9 @@ class Decoder(nnx.Module):
     kwargs = {"dtype": dtype, "rngs": rngs}
     c, last = widths[-1], len(widths) - 1
     self.in_conv = CausalConv(c_in, c, **kwargs)
-    self.middle = Level([ResBlock(c, c, c_in, groups=groups, **kwargs) for _ in range(2)], None)
+    self.middle = layers.Level(
+      [ResBlock(c, c, c_in, groups=groups, **kwargs) for _ in range(2)], None
+    )
     self.levels = nnx.List([])
     for level, width in enumerate(reversed(widths)):
       row = []
@@ -233,7 +213,7 @@ class Decoder(nnx.Module):
         row.append(ResBlock(c, width, c_in, groups=groups, **kwargs))
         c = width
       up = Upsample(c, time=level < SQUEEZED_LEVELS, **kwargs) if level < last else None
-      self.levels.append(Level(row, up))
+      self.levels.append(layers.Level(row, up))
     self.out_norm = Norm(c, c_in, groups=groups, rngs=rngs)
     self.out_conv = CausalConv(c, c_out, dtype=jnp.float32, rngs=rngs)
 
@@ -312,6 +292,23 @@ class CausalAutoencoder(nnx.Module):
       return _by_chunks(self.decoder, z, CHUNK_LATENTS if chunked else z.shape[1])
 
     return _by_tiles(whole, z, self.latent_tile, self.tile) if tiled else whole(z)
+
+
+def check_tile(tile: Sequence[int], factor: int) -> None:
+  """Raises a UserError unless tiles and their latents advance alike: pixels by `factor` latents."""
+  tile = tuple(tile)
+  latent = tuple(side // factor for side in tile)
+  to_latents, to_pixels = _axes(tile, latent), _axes(latent, tile)
+  fits = all(
+    pixels.step == factor * pixels.keep and latents.keep == factor * latents.step
+    for pixels, latents in zip(to_latents, to_pixels, strict=True)
+  )
+  if not fits or min(latent) < 1:
+    parts = [round(1 / overlap) * factor for overlap in OVERLAP]
+    raise errors.UserError(
+      f"config.system.codec.tile is {'x'.join(map(str, tile))} pixels; its height must be a multiple "
+      f"of {parts[0]} and its width of {parts[1]}, so that overlapping tiles meet between latents"
+    )
 
 
 def _but_first(f: Callable[[Array], Array], x: Float[Array, "b t h w c"]) -> Array:

@@ -8,6 +8,7 @@ leaves merely do not train is the optimizer's business (`train.optim`); here are
 even take part in its state.
 """
 
+import copy
 import re
 from collections.abc import Iterable
 
@@ -92,11 +93,19 @@ class LoRA:
     if flat := [name for name, x in self._added.items() if len(x.shape) < 2]:
       raise errors.UserError(f"config.trainable.lora names {flat[0]}, which is no kernel")
     self.rank, self.scale = rank, scale
+    self._wrap(system)
+
+  def _wrap(self, system: base.System) -> None:
     self.whole = system
-    self.networks, self.fixed = system.networks, system.fixed
-    self.conditions = system.conditions
+    self.networks, self.fixed, self.conditions = system.networks, system.fixed, system.conditions
     self.encode, self.drop, self.embed = system.encode, system.drop, system.embed
     self.denoise, self.decode = system.denoise, system.decode
+    self.check_clip = system.check_clip
+
+  def for_clips(self, frames: int, size: tuple[int, int]) -> "LoRA":
+    other = copy.copy(self)
+    other._wrap(self.whole.for_clips(frames, size))
+    return other
 
   def init(self, key: jax.Array) -> base.Params:
     flat = trees.flatten(self.whole.init(key))

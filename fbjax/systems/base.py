@@ -49,9 +49,21 @@ class System(Protocol):
     """What the networks are told beside the given frame, of text, label, stride, image."""
     ...
 
+  def check_clip(self, frames: int, size: tuple[int, int]) -> None:
+    """Raises a UserError where it cannot take clips of this length and (height, width) in pixels."""
+    ...
+
+  def for_clips(self, frames: int, size: tuple[int, int]) -> "System":
+    """This system for clips of another length and size, with the same networks and weights.
+
+    Raises:
+      UserError: as `check_clip`.
+    """
+    ...
+
   @property
   def whole(self) -> "System":
-    """The system of which all weights train; itself, unless it is an adapted one."""
+    """The system without low-rank additions; itself, unless it has some."""
     ...
 
   def init(self, key: jax.Array) -> Params:
@@ -87,9 +99,9 @@ class System(Protocol):
     x: Float[Array, "b t h w c"],
     t_net: Float[Array, "b"],
     cond: Cond,
-    key: jax.Array | None = None,
+    keys: jax.Array | None = None,
   ) -> Float[Array, "b t h w c"]:
-    """The network's output; a key turns dropout on."""
+    """The network's output; keys, one a clip, turn dropout on."""
     ...
 
   def decode(

@@ -1,6 +1,6 @@
 """How a system turns videos in [-1, 1] into latents and back."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import einops
@@ -28,6 +28,10 @@ class Codec(Protocol):
 
   @property
   def factor(self) -> int: ...
+
+  def latent_frames(self, frames: int) -> int | None:
+    """How many a clip of this length has; None if it would come back in another length."""
+    ...
 
   def encode(
     self, frozen: Any, video: Float[Array, "b t h w 3"], keys: jax.Array
@@ -57,6 +61,9 @@ class Pixels(NamedTuple):
   def factor(self) -> int:
     return self.patch
 
+  def latent_frames(self, frames: int) -> int | None:
+    return frames
+
   def encode(
     self, frozen: Any, video: Float[Array, "b t h w 3"], keys: jax.Array
   ) -> Float[Array, "b t hz wz c"]:
@@ -70,11 +77,42 @@ class Pixels(NamedTuple):
     )
 
 
-class Autoencoder:
-  """A VAE frame by frame: its latent times `scale` (FrameBridge, §2.4).
+class VAE:
+  """A variational autoencoder, frozen as the network "vae" of the system that owns the codec.
 
-  The VAE is the frozen network "vae" of the system that owns the codec.
+  Latents are those of the network times `scale`, which brings them to about unit variance. Of the
+  posterior a "sample" is drawn, or its "mode" is taken.
   """
+
+  def __init__(
+    self,
+    spec: networks.NetworkSpec,
+    *,
+    factor: int,
+    scale: float,
+    draw: str,
+    options: Mapping[str, Any],
+  ):
+    """`options` are of the network's encode and decode."""
+    if draw not in ("sample", "mode"):
+      raise errors.UserError(f"config.system.codec.draw is {draw!r}; expected 'sample' or 'mode'")
+    self.networks = {"vae": spec}
+    self.channels, self.factor = spec.sizes["c_latent"], factor
+    self.scale, self.draw, self.options = scale, draw, options
+    self._run = networks.NetworkSet(self.networks).run
+
+  def encode(
+    self, frozen: Any, video: Float[Array, "b t h w 3"], keys: jax.Array
+  ) -> Float[Array, "b tz hz wz c"]:
+    moments = self._run("vae", frozen, "encode")(video, **self.options)
+    return self.scale * draw_latent(moments, self.draw, keys)
+
+  def decode(self, frozen: Any, z: Float[Array, "b tz hz wz c"]) -> Float[Array, "b t h w 3"]:
+    return self._run("vae", frozen, "decode")(z / self.scale, **self.options)
+
+
+class Autoencoder(VAE):
+  """Stable Diffusion's VAE, frame by frame (FrameBridge, §2.4)."""
 
   def __init__(
     self,
@@ -100,35 +138,23 @@ class Autoencoder:
     Raises:
       UserError: for another `draw`.
     """
-    check_draw(draw)
-    self.scale, self.draw, self.at_once = scale, draw, at_once
-    self.channels, self.factor = c_latent, 2 ** (len(mult) - 1)
     sizes = {"c_in": 3, "c_latent": c_latent, "width": width, "mult": mult, "blocks": blocks}
-    vae = networks.NetworkSpec(
+    spec = networks.NetworkSpec(
       vae_image.AutoencoderKL,
       sizes | {"groups": groups},
       network="vae_image",
       trained=False,
       options={"dtype": dtype},
     )
-    self.networks = {"vae": vae}
-    self._run = networks.NetworkSet(self.networks).run
+    factor, options = 2 ** (len(mult) - 1), {"at_once": at_once}
+    super().__init__(spec, factor=factor, scale=scale, draw=draw, options=options)
 
-  def encode(
-    self, frozen: Any, video: Float[Array, "b t h w 3"], keys: jax.Array
-  ) -> Float[Array, "b t hz wz c"]:
-    moments = self._run("vae", frozen, "encode")(video, at_once=self.at_once)
-    return self.scale * draw_latent(moments, self.draw, keys)
-
-  def decode(self, frozen: Any, z: Float[Array, "b t hz wz c"]) -> Float[Array, "b t h w 3"]:
-    return self._run("vae", frozen, "decode")(z / self.scale, at_once=self.at_once)
+  def latent_frames(self, frames: int) -> int | None:
+    return frames
 
 
-class VideoAutoencoder:
-  """The causal video VAE: T = 8 n + 1 frames become 2 n + 1 latent frames (FrameBridge, §4f).
-
-  The VAE is the frozen network "vae" of the system that owns the codec.
-  """
+class VideoAutoencoder(VAE):
+  """The causal video VAE: T = 8 n + 1 frames become 2 n + 1 latent frames (FrameBridge, §4f)."""
 
   def __init__(
     self,
@@ -136,6 +162,7 @@ class VideoAutoencoder:
     scale: float = 1.15258426,
     draw: str = "mode",
     tiled: bool = True,
+    tile: Sequence[int] = (240, 360),
     dtype: Any = jnp.float32,
     c_latent: int = 16,
     widths: Sequence[int] = (128, 256, 256, 512),
@@ -146,45 +173,31 @@ class VideoAutoencoder:
     Args:
       scale: brings latents to about unit variance.
       draw: "mode" of the posterior, as published for training, or a "sample" of it.
-      tiled: large frames in overlapping tiles, as published; otherwise whole.
+      tiled: frames larger than `tile` in overlapping tiles, as published; otherwise whole.
+      tile: height and width in pixels; half the `sample_height` and `sample_width` of a published
+        config.json.
       dtype: of the VAE's arithmetic.
       c_latent, widths, blocks, groups: sizes of `vae_video.CausalAutoencoder`.
 
     Raises:
-      UserError: for another `draw`.
+      UserError: for another `draw`, or a tile that does not divide into latents.
     """
-    check_draw(draw)
-    self.scale, self.draw, self.tiled = scale, draw, tiled
-    self.channels, self.factor = c_latent, 2 ** (len(widths) - 1)
-    vae = networks.NetworkSpec(
+    factor = 2 ** (len(widths) - 1)
+    if tiled:
+      vae_video.check_tile(tile, factor)
+    sizes = {"c_in": 3, "c_latent": c_latent, "widths": widths, "blocks": blocks}
+    spec = networks.NetworkSpec(
       vae_video.CausalAutoencoder,
-      {"c_in": 3, "c_latent": c_latent, "widths": widths, "blocks": blocks, "groups": groups},
+      sizes | {"groups": groups, "tile": tuple(tile)},
       network="vae_video",
       trained=False,
       options={"dtype": dtype},
     )
-    self.networks = {"vae": vae}
-    self._run = networks.NetworkSet(self.networks).run
+    super().__init__(spec, factor=factor, scale=scale, draw=draw, options={"tiled": tiled})
 
-  def encode(
-    self, frozen: Any, video: Float[Array, "b t h w 3"], keys: jax.Array
-  ) -> Float[Array, "b tz hz wz c"]:
-    frames = video.shape[1]
-    if frames % 8 != 1:  # An even number of latent frames is decoded to four frames each.
-      raise errors.UserError(
-        f"clips of {frames} frames do not keep their length in the video autoencoder: take 8 n + 1, "
-        f"such as {frames // 8 * 8 + 1} or {frames // 8 * 8 + 9} (config.data.frames, --frames)"
-      )
-    moments = self._run("vae", frozen, "encode")(video, tiled=self.tiled)
-    return self.scale * draw_latent(moments, self.draw, keys)
-
-  def decode(self, frozen: Any, z: Float[Array, "b tz hz wz c"]) -> Float[Array, "b t h w 3"]:
-    return self._run("vae", frozen, "decode")(z / self.scale, tiled=self.tiled)
-
-
-def check_draw(draw: str) -> None:
-  if draw not in ("sample", "mode"):
-    raise errors.UserError(f"config.system.codec.draw is {draw!r}; expected 'sample' or 'mode'")
+  def latent_frames(self, frames: int) -> int | None:
+    # An even number of latent frames is decoded to four frames each.
+    return (frames - 1) // 4 + 1 if frames % 8 == 1 else None
 
 
 def draw_latent(

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from fbjax.models import cogvideox, t5
-from fbjax.systems import base, codecs, networks, neural_prior
+from fbjax.systems import base, codecs, latents, networks, neural_prior
 
 # log of the noise's deviation: mean and deviation of a normal distribution, as published.
 NOISE = (-3.0, 0.5)
@@ -32,7 +32,7 @@ class Cond(NamedTuple):
   coarse: Float[Array, "b t h w c"] | None = None
 
 
-class CogVideoX(networks.NetworkSet):
+class CogVideoX(latents.LatentSystem):
   """Implements `base.System`."""
 
   # What the transformer sees: the state and the given frame.
@@ -64,18 +64,19 @@ class CogVideoX(networks.NetworkSet):
       frames: frames a clip, 8 n + 1 for the published VAE.
       dtype: of the networks' arithmetic; weights are float32.
     """
-    self.codec, self.frames, self.null_tokens = codec, frames, null_tokens
+    self.null_tokens = null_tokens
     self.conditions = frozenset({"text"})
     self.noisy_frame, self.noisy_prior = noisy_frame, noisy_prior
     options = {"dtype": dtype}
     c = codec.channels
     sizes = {"c_in": (self.inputs + coarse) * c, "c_out": c, "text_dim": text["width"]}
+    sizes |= {"patch": 2, "patch_time": 1} | dict(transformer)
     encoder = {name: size for name, size in text.items() if name != "length"}
     super().__init__(
       {
         "transformer": networks.NetworkSpec(
           cogvideox.CogVideoX,
-          sizes | dict(transformer),
+          sizes,
           network="cogvideox",
           trained=True,
           options=options | ({"wrap": jax.checkpoint} if remat else {}),
@@ -83,9 +84,15 @@ class CogVideoX(networks.NetworkSet):
         "text": networks.NetworkSpec(
           t5.Encoder, encoder, network="t5", trained=False, options=options
         ),
-      }
-      | codec.networks
+      },
+      codec,
+      frames,
     )
+
+  @property
+  def unit(self) -> tuple[int, int]:
+    sizes = self.networks["transformer"].sizes
+    return sizes["patch_time"], sizes["patch"]
 
   def encode(
     self, frozen: base.Params, batch: Mapping[str, jax.Array], keys: jax.Array
@@ -117,27 +124,17 @@ class CogVideoX(networks.NetworkSet):
     del image  # The given frame is prior and condition at once: it is never dropped.
     return cond._replace(text=jnp.where(text[:, None, None], cond.null_text, cond.text))
 
-  def embed(self, weights: base.Params, cond: Cond) -> Cond:
-    del weights
-    return cond
-
   def denoise(
     self,
     weights: base.Params,
     x: Float[Array, "b t h w c"],
     t_net: Float[Array, "b"],
     cond: Cond,
-    key: jax.Array | None = None,
+    keys: jax.Array | None = None,
   ) -> Float[Array, "b t h w c"]:
-    del key
-    told = [cond.frame] if cond.coarse is None else [cond.frame, cond.coarse]
-    x = jnp.concatenate([x, *told], axis=-1)
+    del keys  # Nothing drops out.
+    x = latents.beside(x, cond.frame, cond.coarse)
     return self.run("transformer", weights)(x, t_net, cond.text)
-
-  def decode(
-    self, frozen: base.Params, z: Float[Array, "b t h w c"]
-  ) -> Float[Array, "b frames height width 3"]:
-    return self.codec.decode(frozen, z)
 
 
 class CogVideoXPrior(neural_prior.NeuralPrior, CogVideoX):
@@ -147,7 +144,10 @@ class CogVideoXPrior(neural_prior.NeuralPrior, CogVideoX):
 
   inputs = 1
 
-  def coarse(self, weights: base.Params, cond: Cond) -> Float[Array, "b t h w c"]:
+  def coarse(
+    self, weights: base.Params, cond: Cond, keys: jax.Array | None = None
+  ) -> Float[Array, "b t h w c"]:
+    del keys
     return self.run("transformer", weights)(cond.frame, jnp.zeros(len(cond.frame)), cond.text)
 
 

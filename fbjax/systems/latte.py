@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from fbjax.models import latte
-from fbjax.systems import base, codecs, networks, neural_prior
+from fbjax.systems import base, codecs, latents, networks, neural_prior
 
 
 class Cond(NamedTuple):
@@ -26,8 +26,10 @@ class Cond(NamedTuple):
   coarse: Float[Array, "b t h w c"] | None = None
 
 
-class Latte(networks.NetworkSet):
+class Latte(latents.LatentSystem):
   """Implements `base.System`."""
+
+  fixed = (r"(^|/)positions/(space|time)$",)
 
   def __init__(
     self,
@@ -42,23 +44,27 @@ class Latte(networks.NetworkSet):
     """
     Args:
       codec: between videos and latents.
-      latte: sizes of `latte.Latte`; channels, frames and dropout of labels are given by the others.
+      latte: sizes of `latte.Latte`; channels and frames are given by the others.
       coarse: the network is told a coarse video as well.
       remat: blocks are computed again in the backward pass, which saves their memory.
       frames: frames a clip.
       dtype: of the networks' arithmetic; weights are float32.
     """
-    self.codec, self.frames, self.classes = codec, frames, latte.get("classes")
+    self.classes = latte.get("classes")
     self.conditions = frozenset({"label"} if self.classes else ())
-    # Labels are dropped by the objective, as every condition is.
-    options = {"dtype": dtype, "label_dropout": 0.0} | ({"wrap": jax.checkpoint} if remat else {})
-    spec = self._network(codec.channels, coarse)
-    spec = spec._replace(sizes=spec.sizes | dict(latte), options=options)
-    super().__init__({"latte": spec} | codec.networks)
+    c = codec.channels
+    given = {"c_in": 2 * c if coarse else c, "c_out": c, "frames": frames, "patch": 2}
+    options = {"dtype": dtype} | ({"wrap": jax.checkpoint} if remat else {})
+    spec = self._network(given | dict(latte), options)
+    super().__init__({"latte": spec}, codec, frames)
 
-  def _network(self, c: int, coarse: bool) -> networks.NetworkSpec:
-    sizes = {"c_in": 2 * c if coarse else c, "c_out": c, "frames": self.frames + 1}
-    return networks.NetworkSpec(latte.Latte, sizes, network="latte", trained=True)
+  def _network(self, sizes: Mapping[str, Any], options: Mapping[str, Any]) -> networks.NetworkSpec:
+    sizes = dict(sizes) | {"frames": sizes["frames"] + 1}  # the given frame stands in front
+    return networks.NetworkSpec(latte.Latte, sizes, network="latte", trained=True, options=options)
+
+  @property
+  def unit(self) -> tuple[int, int]:
+    return 1, self.networks["latte"].sizes["patch"]
 
   def encode(
     self, frozen: base.Params, batch: Mapping[str, jax.Array], keys: jax.Array
@@ -73,39 +79,34 @@ class Latte(networks.NetworkSet):
     del image
     return cond._replace(label=jnp.where(text, cond.null_label, cond.label))
 
-  def embed(self, weights: base.Params, cond: Cond) -> Cond:
-    del weights
-    return cond
-
   def denoise(
     self,
     weights: base.Params,
     x: Float[Array, "b t h w c"],
     t_net: Float[Array, "b"],
     cond: Cond,
-    key: jax.Array | None = None,
+    keys: jax.Array | None = None,
   ) -> Float[Array, "b t h w c"]:
-    del key
+    del keys  # Nothing drops out.
     return self.run("latte", weights)(x, t_net, self._label(cond), cond.frame, cond.coarse)
 
   def _label(self, cond: Cond) -> Int[Array, "b"] | None:
     return None if self.classes is None else cond.label
 
-  def decode(
-    self, frozen: base.Params, z: Float[Array, "b t h w c"]
-  ) -> Float[Array, "b frames height width 3"]:
-    return self.codec.decode(frozen, z)
-
 
 class LattePrior(neural_prior.NeuralPrior, Latte):
   """Its neural prior: a Latte without time that makes a coarse video of frame and class."""
 
-  def _network(self, c: int, coarse: bool) -> networks.NetworkSpec:
-    sizes = {"c_in": c, "c_out": c, "frames": self.frames}
-    return networks.NetworkSpec(latte.NeuralPrior, sizes, network="latte_prior", trained=True)
+  def _network(self, sizes: Mapping[str, Any], options: Mapping[str, Any]) -> networks.NetworkSpec:
+    return networks.NetworkSpec(
+      latte.NeuralPrior, sizes, network="latte_prior", trained=True, options=options
+    )
 
-  def coarse(self, weights: base.Params, cond: Cond) -> Float[Array, "b t h w c"]:
-    return self.run("latte", weights)(cond.frame, self._label(cond))
+  def coarse(
+    self, weights: base.Params, cond: Cond, keys: jax.Array | None = None
+  ) -> Float[Array, "b t h w c"]:
+    del keys
+    return self.run("latte", weights)(cond.frame, self._label(cond), self.frames)
 
 
 def encode_clip(

@@ -24,11 +24,30 @@ class NetworkSpec(NamedTuple):
   options: further arguments that change no weights, such as dtype.
   """
 
-  make: Callable[..., nnx.Module]
+  make: type[nnx.Module]
   sizes: Mapping[str, Any]
   network: str
   trained: bool
   options: Mapping[str, Any] = {}
+
+  def check(self, key: str) -> None:
+    """Raises a UserError where its sizes, the config's `key`, are not those of the class."""
+    # The metaclass hides the signature of the class.
+    arguments = inspect.signature(self.make.__init__).parameters
+    if any(x.kind is x.VAR_KEYWORD for x in arguments.values()):
+      return  # some go on to another class
+    takes = [name for name in arguments if name not in (*self.options, "self", "rngs")]
+    if unknown := [name for name in self.sizes if name not in takes]:
+      raise errors.UserError(
+        f"{key} has no key {', '.join(map(repr, unknown))}; it takes {', '.join(takes)}"
+      )
+    missing = [
+      name
+      for name in takes
+      if name not in self.sizes and arguments[name].default is inspect.Parameter.empty
+    ]
+    if missing:
+      raise errors.UserError(f"{key} lacks {', '.join(map(repr, missing))}")
 
   def build(self, key: jax.Array) -> nnx.Module:
     return self.make(**self.sizes, **self.options, rngs=layers.Keys(key))
@@ -59,7 +78,7 @@ class NetworkSet:
 
   def __init__(self, specs: Mapping[str, NetworkSpec]):
     for name, spec in specs.items():
-      check_sizes(name, spec)
+      spec.check(f"config.system.{name}")
     self.networks = dict(specs)
     self._graphs: dict[str, nnx.GraphDef] = {}
 
@@ -92,14 +111,3 @@ class NetworkSet:
     if name not in self._graphs:
       self._graphs[name] = nnx.split(self.networks[name].abstract())[0]
     return getattr(nnx.merge(self._graphs[name], weights[name]), method)
-
-
-def check_sizes(name: str, spec: NetworkSpec) -> None:
-  """Raises a UserError for sizes that the network's constructor does not take."""
-  # Flax's metaclass hides the signature of the class itself.
-  takes = list(inspect.signature(spec.make.__init__).parameters)
-  takes = [size for size in takes if size not in ("self", "rngs", *spec.options)]
-  if unknown := [size for size in spec.sizes if size not in takes]:
-    raise errors.UserError(
-      f"config.system.{name} has no key {', '.join(map(repr, unknown))}; it takes {', '.join(takes)}"
-    )

@@ -7,11 +7,12 @@ clip serves both. Frozen, another run has trained it by regression. Trained alon
 by the loss of the network that is told its video, by regression, or by both.
 """
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from fbjax import errors
 from fbjax.systems import base, networks
@@ -31,7 +32,9 @@ class NeuralPrior:
   step shows what it makes.
   """
 
-  def coarse(self, weights: base.Params, cond: base.Cond) -> Float[Array, "b t h w c"]:
+  def coarse(
+    self, weights: base.Params, cond: base.Cond, keys: jax.Array | None = None
+  ) -> Float[Array, "b t h w c"]:
     """The coarse latent video of embedded conditions."""
     raise NotImplementedError
 
@@ -41,10 +44,10 @@ class NeuralPrior:
     x: Float[Array, "b t h w c"],
     t_net: Float[Array, "b"],
     cond: base.Cond,
-    key: jax.Array | None = None,
+    keys: jax.Array | None = None,
   ) -> Float[Array, "b t h w c"]:
-    del x, t_net, key
-    return self.coarse(weights, cond)
+    del x, t_net
+    return self.coarse(weights, cond, keys)
 
 
 class WithNeuralPrior(networks.NetworkSet):
@@ -76,11 +79,23 @@ class WithNeuralPrior(networks.NetworkSet):
         "config.prior.use=condition"
       )
     self.system, self.prior, self.use, self.trained = system, prior, use, trained
-    self.decode, self.drop, self.denoise = system.decode, system.drop, system.denoise
     self.conditions, self.classes = system.conditions, getattr(system, "classes", None)
     own = {n: spec for n, spec in prior.networks.items() if spec.trained}
     named = {PREFIX + name: spec._replace(trained=trained) for name, spec in own.items()}
     super().__init__(dict(system.networks) | named)
+
+  @property
+  def fixed(self) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(self.system.fixed + self.prior.fixed))
+
+  def check_clip(self, frames: int, size: tuple[int, int]) -> None:
+    self.system.check_clip(frames, size)
+    self.prior.check_clip(frames, size)
+
+  def for_clips(self, frames: int, size: tuple[int, int]) -> "WithNeuralPrior":
+    other = copy.copy(self)
+    other.system, other.prior = (x.for_clips(frames, size) for x in (self.system, self.prior))
+    return other
 
   def encode(self, frozen: base.Params, batch: base.Batch, keys: jax.Array) -> base.Example:
     z0, z1, cond = self.system.encode(frozen, batch, keys)
@@ -93,6 +108,24 @@ class WithNeuralPrior(networks.NetworkSet):
     if self.trained:
       cond = cond._replace(coarse=self._coarse(weights, cond))
     return self.system.embed(weights, cond)
+
+  def drop(self, cond: base.Cond, text: Bool[Array, "b"], image: Bool[Array, "b"]) -> base.Cond:
+    return self.system.drop(cond, text, image)
+
+  def denoise(
+    self,
+    weights: base.Params,
+    x: Float[Array, "b t h w c"],
+    t_net: Float[Array, "b"],
+    cond: base.Cond,
+    keys: jax.Array | None = None,
+  ) -> Float[Array, "b t h w c"]:
+    return self.system.denoise(weights, x, t_net, cond, keys)
+
+  def decode(
+    self, frozen: base.Params, z: Float[Array, "b t h w c"]
+  ) -> Float[Array, "b frames height width 3"]:
+    return self.system.decode(frozen, z)
 
   def _coarse(self, weights: Mapping[str, Any], cond: base.Cond) -> Float[Array, "b t h w c"]:
     own = {name.removeprefix(PREFIX): weights[name] for name in names_in(weights)}

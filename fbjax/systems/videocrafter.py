@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fbjax import errors
 from fbjax.models import clip, resampler, unet3d
-from fbjax.systems import base, codecs, networks, neural_prior
+from fbjax.systems import base, codecs, latents, networks, neural_prior
 
 Given = Literal["first", "ends"]
 
@@ -39,7 +39,7 @@ class Cond(NamedTuple):
   coarse: Float[Array, "b t h w c"] | None = None
 
 
-class VideoCrafter(networks.NetworkSet):
+class VideoCrafter(latents.LatentSystem):
   """Implements `base.System`."""
 
   # What the UNet sees: the state and the given frame.
@@ -73,7 +73,7 @@ class VideoCrafter(networks.NetworkSet):
       coarse: the UNet is told a coarse video as well.
       remat: stages of the UNet are computed again in the backward pass, which saves their memory.
       null_tokens: token ids of the empty caption, int32 [n]; None where nothing will be encoded.
-      frames: frames a clip.
+      frames: frames of a clip that it is trained at, which the Resampler's queries are for.
       dtype: of the networks' arithmetic; weights are float32.
 
     Raises:
@@ -83,9 +83,7 @@ class VideoCrafter(networks.NetworkSet):
       raise errors.UserError("config.system needs both 'image' and 'resampler', or neither")
     if given not in ("first", "ends"):
       raise errors.UserError(f"config.system.given is {given!r}; expected 'first' or 'ends'")
-    self.codec = codec
     self.null_tokens = null_tokens
-    self.frames = frames
     self.given = given
     self.trains_text = train_text
     told = {"text"} | ({"stride"} if unet.get("stride_embedding", True) else set())
@@ -108,7 +106,11 @@ class VideoCrafter(networks.NetworkSet):
     }
     if image is not None:
       specs |= image_networks(image, resampler, text["width"], frames, options)
-    super().__init__(specs | codec.networks)
+    super().__init__(specs, codec, frames)
+
+  @property
+  def unit(self) -> tuple[int, int]:
+    return 1, 2 ** (len(self.networks["unet"].sizes["mult"]) - 1)
 
   def encode(
     self, frozen: base.Params, batch: Mapping[str, jax.Array], keys: jax.Array
@@ -158,7 +160,8 @@ class VideoCrafter(networks.NetworkSet):
     if cond.image is None:
       return cond
     project = self.run("resampler", weights)
-    return cond._replace(image=project(cond.image), null_image=project(cond.null_image))
+    image, null = (along_time(project(x), self.frames) for x in (cond.image, cond.null_image))
+    return cond._replace(image=image, null_image=null)
 
   def denoise(
     self,
@@ -166,16 +169,21 @@ class VideoCrafter(networks.NetworkSet):
     x: Float[Array, "b t h w c"],
     t_net: Float[Array, "b"],
     cond: Cond,
-    key: jax.Array | None = None,
+    keys: jax.Array | None = None,
   ) -> Float[Array, "b t h w c"]:
-    told = [cond.frame] if cond.coarse is None else [cond.frame, cond.coarse]
-    x = jnp.concatenate([x, *told], axis=-1)
-    return self.run("unet", weights)(x, t_net, cond.text, cond.image, cond.stride, key)
+    x = latents.beside(x, cond.frame, cond.coarse)
+    return self._predict(weights, x, t_net, cond, keys)
 
-  def decode(
-    self, frozen: base.Params, z: Float[Array, "b t h w c"]
-  ) -> Float[Array, "b frames height width 3"]:
-    return self.codec.decode(frozen, z)
+  def _predict(
+    self,
+    weights: base.Params,
+    x: Float[Array, "b t h w c"],
+    t_net: Float[Array, "b"],
+    cond: Cond,
+    keys: jax.Array | None,
+  ) -> Float[Array, "b t h w c"]:
+    stride = cond.stride if self.networks["unet"].sizes.get("stride_embedding", True) else None
+    return self.run("unet", weights)(x, t_net, cond.text, cond.image, stride, keys)
 
 
 class VideoCrafterPrior(neural_prior.NeuralPrior, VideoCrafter):
@@ -185,9 +193,10 @@ class VideoCrafterPrior(neural_prior.NeuralPrior, VideoCrafter):
 
   inputs = 1
 
-  def coarse(self, weights: base.Params, cond: Cond) -> Float[Array, "b t h w c"]:
-    time = jnp.zeros(len(cond.frame))
-    return self.run("unet", weights)(cond.frame, time, cond.text, cond.image, cond.stride)
+  def coarse(
+    self, weights: base.Params, cond: Cond, keys: jax.Array | None = None
+  ) -> Float[Array, "b t h w c"]:
+    return self._predict(weights, cond.frame, jnp.zeros(len(cond.frame)), cond, keys)
 
 
 def image_networks(
@@ -217,6 +226,16 @@ def prior(
     return jnp.repeat(ends[:, :1], frames, axis=1)
   weight = jnp.linspace(0.0, 1.0, frames).reshape(1, frames, 1, 1, 1)
   return (1 - weight) * ends[:, :1] + weight * ends[:, -1:]
+
+
+def along_time(tokens: Float[Array, "b t m d"], frames: int) -> Float[Array, "b {frames} m d"]:
+  """The tokens of a clip's frames for another number of frames, straight between two; ends stay."""
+  t = tokens.shape[1]
+  if t == frames:
+    return tokens
+  place = np.linspace(0, t - 1, frames)
+  weight = np.maximum(0, 1 - abs(place[:, None] - np.arange(t)))
+  return jnp.einsum("ft,btmd->bfmd", jnp.asarray(weight, tokens.dtype), tokens)
 
 
 def _where(mask: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:

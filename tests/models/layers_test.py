@@ -98,6 +98,18 @@ def test_weights_and_biases_start_as_torch_starts_them(make):
 def test_dropout_keeps_the_mean_and_does_nothing_without_a_key():
   x = jnp.ones((100, 100))
   assert layers.dropout(x, 0.3, None) is x
-  y = layers.dropout(x, 0.3, jax.random.key(0))
+  y = layers.dropout(x, 0.3, jax.random.split(jax.random.key(0), 100))
   np.testing.assert_allclose(float((y == 0).mean()), 0.3, atol=0.02)
   np.testing.assert_allclose(float(y.mean()), 1, atol=0.03)
+
+
+def test_the_mask_of_a_clip_does_not_depend_on_its_neighbours():
+  keys, x = jax.random.split(jax.random.key(0), 6), jnp.ones((6, 4, 3, 5))
+  with jax.debug_key_reuse(False):  # the same keys again is the point
+    together = layers.dropout(x, 0.5, layers.fold_in(keys, 1))
+    for part in (slice(0, 1), slice(2, 5)):
+      alone = layers.dropout(x[part], 0.5, layers.fold_in(keys[part], 1))
+      np.testing.assert_array_equal(alone, together[part])
+    other = layers.dropout(x, 0.5, layers.fold_in(keys, 2))
+  masks = np.concatenate([together, other]).reshape(12, -1)
+  assert len(np.unique(masks, axis=0)) == 12  # none is another's, by clip or by layer

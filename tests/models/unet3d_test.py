@@ -132,10 +132,25 @@ def test_what_does_not_fit_is_refused_in_one_sentence(tiny):
 def test_dropout_needs_a_key_and_follows_it():
   graph, _ = networks.split(unet3d.UNet3D, **SMALL)
   forward, params = networks.call(graph), networks.params(unet3d.UNet3D, **SMALL)
-  with_key = [forward(params, *inputs(), jax.random.key(i)) for i in (0, 0, 1)]
+  keys = lambda i: jax.random.split(jax.random.key(i), 2)  # noqa: E731
+  with_key = [forward(params, *inputs(), keys(i)) for i in (0, 0, 1)]
   np.testing.assert_array_equal(with_key[0], with_key[1])
   assert np.abs(with_key[0] - with_key[2]).max() > 1e-3
   assert np.abs(with_key[0] - forward(params, *inputs())).max() > 1e-3
+
+
+def test_what_a_clip_drops_follows_from_its_own_key():
+  """Alone, in another order or among others: the same clip with the same key gives the same video."""
+  sizes = SMALL | {"temporal_conv": True, "dropout": 0.5}
+  forward = networks.call(networks.split(unet3d.UNet3D, **sizes)[0])
+  params, given = networks.params(unet3d.UNet3D, **sizes), inputs(b=3)
+  with jax.debug_key_reuse(False):  # the same keys again is the point
+    keys = jax.random.split(jax.random.key(0), 3)
+    out = forward(params, *given, keys)
+    order = np.array([2, 0, 1])
+    turned = [None if x is None else x[order] for x in given]
+    np.testing.assert_allclose(forward(params, *turned, keys[order]), out[order], atol=1e-5)
+    assert np.abs(forward(params, *turned, keys) - out[order]).max() > 1e-2
 
 
 def test_bfloat16_stays_within_two_percent(shared):

@@ -1,8 +1,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from fbjax.systems import codecs
+from fbjax import errors, port
+from fbjax.systems import codecs, networks
 
 
 def test_pixels_come_back_and_stay_in_their_block():
@@ -12,3 +14,44 @@ def test_pixels_come_back_and_stay_in_their_block():
   assert z.shape == (2, 3, 4, 2, 12) == (2, 3, 4, 2, codec.channels)
   np.testing.assert_allclose(z[0, 0, 1, 0].reshape(2, 2, 3), 1.5 * video[0, 0, 2:4, 0:2], rtol=1e-6)
   np.testing.assert_allclose(codec.decode({}, z), video, rtol=1e-6)
+
+
+def video_codec(**changed):
+  sizes = {"c_latent": 4, "widths": (8, 8, 8), "blocks": 1, "groups": 4}
+  return codecs.VideoAutoencoder(**sizes | changed)
+
+
+def test_the_video_vae_is_tiled_as_the_config_says():
+  """Larger tiles than the frame are no tiles; smaller ones change the latent."""
+  video = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 1, 32, 24, 3)), jnp.float32)
+  keys = jax.random.split(jax.random.key(0), 1)
+  frozen = jax.jit(networks.NetworkSet(video_codec().networks).init_frozen)(jax.random.key(1))
+  whole, large, small = (
+    jax.jit(video_codec(**options).encode)(frozen, video, keys)
+    for options in ({"tiled": False}, {"tile": (48, 40)}, {"tile": (24, 20)})
+  )
+  np.testing.assert_array_equal(large, whole)
+  assert small.shape == whole.shape and np.abs(small - whole).max() > 1e-3
+  with pytest.raises(errors.UserError, match="codec.tile is 30x20 .* a multiple of 24 .* of 20"):
+    video_codec(tile=(30, 20))
+
+
+def test_what_a_published_video_vae_says_can_be_set_and_is_what_the_network_gets():
+  published = {
+    "in_channels": 3,
+    "latent_channels": 4,
+    "block_out_channels": [8, 16, 16],
+    "layers_per_block": 2,
+    "norm_num_groups": 4,
+    "sample_height": 48,
+    "sample_width": 80,
+  }
+  sizes = port.arguments("vae_video", published)
+  codec = codecs.VideoAutoencoder(**{k: v for k, v in sizes.items() if k != "c_in"})
+  assert dict(codec.networks["vae"].sizes) == sizes
+  assert codec.networks["vae"].abstract().tile == (24, 40)
+
+
+def test_a_length_that_would_not_come_back_has_no_latents():
+  codec = video_codec()
+  assert [codec.latent_frames(n) for n in (1, 9, 17, 5, 8)] == [1, 3, 5, None, None]

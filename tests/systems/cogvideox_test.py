@@ -73,10 +73,7 @@ def test_the_network_hears_state_time_text_and_frame(setting):
     assert np.abs(other - out).max() > 1e-5
 
 
-def test_a_clip_comes_back_in_its_length_or_is_refused_at_the_start(setting):
+def test_a_clip_comes_back_in_its_length(setting):
   system, _, frozen, batch = setting
   z0, _, _ = jax.eval_shape(system.encode, frozen, batch, keys())
   assert jax.eval_shape(system.decode, frozen, z0).shape == batch["video"].shape
-  short = batch | {"video": batch["video"][:, :5]}
-  with pytest.raises(ValueError, match="clips of 5 frames .* such as 1 or 9"):
-    jax.eval_shape(system.encode, frozen, short, keys())

@@ -3,12 +3,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import golden
+import toy
+from fbjax import build
 from fbjax.bridge import diffusion, prediction, process
 from fbjax.systems import base, formulation, networks
-from fbjax.train import objectives
+from fbjax.train import objectives, step
 
 
 class Cond(NamedTuple):
@@ -41,7 +44,7 @@ class Oracle(networks.NetworkSet):
     self.seen = {"text": cond.text, "image": cond.image}
     return cond
 
-  def denoise(self, params, x, t_net, cond, key=None):
+  def denoise(self, params, x, t_net, cond, keys=None):
     self.seen |= {"x": x, "t_net": t_net}
     # Without alignment the published index tells the time: (i + 1) / 1001.
     time = (t_net + 1) / 1001
@@ -89,6 +92,9 @@ def test_times_cover_the_published_grid_and_shift_towards_the_prior(batch):
   index = np.asarray(seen["t_net"])
   assert index.min() >= -1e-3 and index.max() <= 999.001
   assert abs(index.mean() - 499.5) < 60
+  _, seen = loss_of(form._replace(steps=50), batch)
+  np.testing.assert_allclose(seen["t_net"], np.round(seen["t_net"]), atol=1e-3)
+  assert 45 < np.max(seen["t_net"]) < 49.01
   _, seen = loss_of(form, batch, shift=20.0)
   # u = 1/2 lands at 20/21.
   assert np.median((np.asarray(seen["t_net"]) + 1) / 1001) == pytest.approx(20 / 21, abs=0.02)
@@ -115,7 +121,7 @@ def test_shares_beyond_all_clips_are_refused():
 def test_aligned_input_has_unit_variance_where_the_data_has(batch):
   form = formulation.Formulation(process.Gmax(), "v", diffusion.videocrafter())
   system = Oracle(form)
-  system.denoise = lambda params, x, t_net, cond, key=None: (
+  system.denoise = lambda params, x, t_net, cond, keys=None: (
     system.seen.update(x=x, t_net=t_net) or x
   )
   keys = jax.random.split(jax.random.key(0), 256)
@@ -137,6 +143,42 @@ def test_a_clips_loss_does_not_depend_on_its_batch(batch):
       for i in range(4)
     ]
   assert whole == pytest.approx(np.mean(alone), rel=1e-5)
+
+
+def test_dropout_does_not_depend_on_accumulation():
+  """The gradients of a batch are the same in one part and in two."""
+  config = toy.config()
+  config["system"]["unet"] |= {"dropout": 0.5, "temporal_conv": True}
+  tokenizer = build.make_tokenizer(config)
+  system, form = build.make_system(config, tokenizer), build.make_formulation(config)
+  rng = np.random.default_rng(0)
+  batch = {
+    "video": jnp.asarray(rng.integers(0, 256, (4, 3, 8, 8, 3), np.uint8)),
+    "tokens": jnp.asarray(tokenizer(["up", "down", "left", "right"])),
+    "stride": jnp.ones(4, jnp.int32),
+  }
+  params = jax.tree.map(
+    lambda x: jnp.asarray(0.2 * rng.standard_normal(x.shape), x.dtype),
+    jax.eval_shape(system.init, jax.random.key(0)),
+  )
+  tx = optax.sgd(1.0)
+
+  def moved(dropout, accumulate):
+    config["system"]["unet"]["dropout"] = dropout
+    system = build.make_system(config, tokenizer)
+    loss = objectives.bridge_loss(system, form)
+    train = step.make_train_step(loss, tx, ema_decay=0.0, seed=0, accumulate=accumulate)
+    state, _ = jax.jit(train)(step.init_state(params, tx), {}, batch)
+    return jax.tree.leaves(
+      jax.tree.map(lambda new, old: np.asarray(new - old), state.params, params)
+    )
+
+  whole, parts, without = moved(0.5, 1), moved(0.5, 2), moved(0.0, 1)
+  largest = max(np.abs(x).max() for x in whole)
+  for one, two in zip(whole, parts, strict=True):
+    np.testing.assert_allclose(one, two, atol=1e-4 * largest)
+  difference = max(np.abs(x - y).max() for x, y in zip(whole, without, strict=True))
+  assert difference > 0.01 * largest
 
 
 def test_conditions_are_dropped_as_published(shared):

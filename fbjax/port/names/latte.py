@@ -69,7 +69,6 @@ def _sizes(config: dict[str, Any]) -> dict[str, Any]:
     "patch": patch,
     "classes": config["num_classes"] if config.get("extras", 1) == 2 else None,
     "mult": round(config.get("mlp_ratio", 4)),
-    "label_dropout": config.get("class_dropout_prob", 0.1),
   }
 
 

@@ -1,0 +1,220 @@
+"""The transformers of the video UNet: within each frame, and along time at each place.
+
+x  b t h w c    text  b n d, seen by every frame    image  b t m d, m tokens for each frame
+"""
+
+import functools
+from typing import Any
+
+import einops
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from fbjax.models import layers
+
+
+class SelfAttention(nnx.Module):
+  """Attention of tokens to each other, optionally causal, optionally with relative positions.
+
+  `positions` is the largest distance told apart. Its two tables are shared by the heads: the
+  query meets one in the logits, and the weights gather the other into the output.
+  """
+
+  def __init__(
+    self,
+    c: int,
+    *,
+    heads: int,
+    positions: int = 0,
+    causal: bool = False,
+    dtype: Any,
+    rngs: layers.Rngs,
+  ):
+    kwargs = {"dtype": dtype, "rngs": rngs}
+    self.q = layers.linear(c, c, bias=False, **kwargs)
+    self.k = layers.linear(c, c, bias=False, **kwargs)
+    self.v = layers.linear(c, c, bias=False, **kwargs)
+    self.out = layers.linear(c, c, **kwargs)
+
+    def distances() -> nnx.Param | None:
+      shape = (2 * positions + 1, c // heads)
+      init = nnx.initializers.xavier_uniform()
+      return nnx.Param(init(rngs.params(), shape)) if positions else None
+
+    self.key_table = distances()
+    self.value_table = distances()
+    self.heads = heads
+    self.causal = causal
+
+  def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
+    q, k, v = (layers.split_heads(f(x), self.heads) for f in (self.q, self.k, self.v))
+    bias = layers.causal_bias(x.shape[1]) if self.causal else None
+    if self.key_table is None:
+      y = layers.attention(q, k, v, bias=bias)
+    else:
+      y = relative_attention(q, k, v, self.key_table[...], self.value_table[...], bias)
+    return self.out(layers.merge_heads(y))
+
+
+class CrossAttention(nnx.Module):
+  """Attention of one clip's tokens to its text, plus (tanh(alpha) + 1) that to each frame's image.
+
+  Both share the query and the output projection.
+  """
+
+  def __init__(
+    self, c: int, c_context: int, *, heads: int, image: bool, dtype: Any, rngs: layers.Rngs
+  ):
+    kwargs = {"dtype": dtype, "rngs": rngs}
+    self.q = layers.linear(c, c, bias=False, **kwargs)
+    self.k = layers.linear(c_context, c, bias=False, **kwargs)
+    self.v = layers.linear(c_context, c, bias=False, **kwargs)
+    self.out = layers.linear(c, c, **kwargs)
+    self.image_k = layers.linear(c_context, c, bias=False, **kwargs) if image else None
+    self.image_v = layers.linear(c_context, c, bias=False, **kwargs) if image else None
+    self.alpha = nnx.Param(jnp.zeros(())) if image else None
+    self.heads = heads
+
+  def __call__(
+    self,
+    x: Float[Array, "bt n c"],
+    text: Float[Array, "b l d"],
+    image: Float[Array, "bt m d"] | None,
+  ) -> Float[Array, "bt n c"]:
+    heads = functools.partial(layers.split_heads, heads=self.heads)
+    q = self.q(x)
+    # All frames of a clip meet the same text: one long query instead of repeated keys.
+    clips = q.reshape(text.shape[0], -1, q.shape[-1])
+    y = layers.attention(heads(clips), heads(self.k(text)), heads(self.v(text)))
+    y = y.reshape(*q.shape[:2], self.heads, -1)
+    if image is not None:
+      seen = layers.attention(heads(q), heads(self.image_k(image)), heads(self.image_v(image)))
+      y = y + seen * (jnp.tanh(self.alpha[...]) + 1).astype(y.dtype)
+    return self.out(layers.merge_heads(y))
+
+
+class TransformerBlock(nnx.Module):
+  """LayerNorm and attention, twice, then LayerNorm and GEGLU, each added to its input."""
+
+  def __init__(
+    self, c: int, attn1: nnx.Module, attn2: nnx.Module, *, dtype: Any, rngs: layers.Rngs
+  ):
+    kwargs = {"dtype": dtype, "rngs": rngs}
+    self.norm1 = layers.layer_norm(c, rngs=rngs)
+    self.attn1 = attn1
+    self.norm2 = layers.layer_norm(c, rngs=rngs)
+    self.attn2 = attn2
+    self.norm3 = layers.layer_norm(c, rngs=rngs)
+    self.ff = layers.Geglu(c, **kwargs)
+
+  def __call__(
+    self, x: Float[Array, "b n c"], *context: Float[Array, "..."] | None
+  ) -> Float[Array, "b n c"]:
+    x = x + self.attn1(self.norm1(x))
+    x = x + self.attn2(self.norm2(x), *context)
+    return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nnx.Module):
+  """Within each frame: GroupNorm, Linear, blocks of self- and cross-attention, Linear, added."""
+
+  def __init__(
+    self,
+    c: int,
+    c_context: int,
+    *,
+    heads: int,
+    depth: int,
+    image: bool,
+    groups: int,
+    dtype: Any,
+    rngs: layers.Rngs,
+  ):
+    kwargs = {"dtype": dtype, "rngs": rngs}
+    self.norm = layers.GroupNorm(c, groups=groups, epsilon=1e-6)
+    self.proj_in = layers.linear(c, c, **kwargs)
+    self.blocks = nnx.List([])
+    for _ in range(depth):
+      attn1 = SelfAttention(c, heads=heads, **kwargs)
+      attn2 = CrossAttention(c, c_context, heads=heads, image=image, **kwargs)
+      self.blocks.append(TransformerBlock(c, attn1, attn2, **kwargs))
+    self.proj_out = layers.linear(c, c, zero=True, **kwargs)
+
+  def __call__(
+    self,
+    x: Float[Array, "b t h w c"],
+    text: Float[Array, "b l d"],
+    image: Float[Array, "b t m d"] | None,
+  ) -> Float[Array, "b t h w c"]:
+    tokens = einops.rearrange(per_frame(self.norm, x), "b t h w c -> (b t) (h w) c")
+    tokens = self.proj_in(tokens).astype(jnp.float32)
+    image = None if image is None else einops.rearrange(image, "b t m d -> (b t) m d")
+    for block in self.blocks:
+      tokens = block(tokens, text, image)
+    return x + self.proj_out(tokens).reshape(x.shape)
+
+
+class TemporalTransformer(nnx.Module):
+  """Along time at each place: GroupNorm over the clip, Linear, blocks of attention, Linear, added."""
+
+  def __init__(
+    self,
+    c: int,
+    *,
+    heads: int,
+    head_dim: int,
+    depth: int,
+    positions: int,
+    causal: bool,
+    groups: int,
+    dtype: Any,
+    rngs: layers.Rngs,
+  ):
+    kwargs = {"dtype": dtype, "rngs": rngs}
+    c_inner = heads * head_dim
+    self.norm = layers.GroupNorm(c, groups=groups, epsilon=1e-6)
+    self.proj_in = layers.linear(c, c_inner, **kwargs)
+    self.blocks = nnx.List([])
+    for _ in range(depth):
+      attn1, attn2 = (
+        SelfAttention(c_inner, heads=heads, positions=positions, causal=causal, **kwargs)
+        for _ in range(2)
+      )
+      self.blocks.append(TransformerBlock(c_inner, attn1, attn2, **kwargs))
+    self.proj_out = layers.linear(c_inner, c, zero=True, **kwargs)
+
+  def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
+    b, _, h, w, _ = x.shape
+    tokens = einops.rearrange(self.norm(x), "b t h w c -> (b h w) t c")
+    tokens = self.proj_in(tokens).astype(jnp.float32)
+    for block in self.blocks:
+      tokens = block(tokens)
+    tokens = self.proj_out(tokens)
+    return x + einops.rearrange(tokens, "(b h w) t c -> b t h w c", b=b, h=h, w=w)
+
+
+def per_frame(norm: layers.GroupNorm, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
+  return norm(x.reshape(-1, *x.shape[2:])).reshape(x.shape)
+
+
+def relative_attention(
+  q: Float[Array, "b n k d"],
+  k: Float[Array, "b n k d"],
+  v: Float[Array, "b n k d"],
+  key_table: Float[Array, "p d"],
+  value_table: Float[Array, "p d"],
+  bias: Float[Array, "1 1 n n"] | None,
+) -> Float[Array, "b n k d"]:
+  """Attention along time in which query and output also meet a vector for the distance j - i."""
+  n, far = q.shape[1], key_table.shape[0] // 2
+  place = jnp.arange(n)
+  index = jnp.clip(place[None] - place[:, None], -far, far) + far
+  logits = jnp.einsum("bikd,bjkd->bkij", q, k, preferred_element_type=jnp.float32)
+  near = key_table[index].astype(q.dtype)
+  logits += jnp.einsum("bikd,ijd->bkij", q, near, preferred_element_type=jnp.float32)
+  logits *= q.shape[-1] ** -0.5
+  weights = jax.nn.softmax(logits if bias is None else logits + bias).astype(v.dtype)
+  out = jnp.einsum("bkij,bjkd->bikd", weights, v)
+  return out + jnp.einsum("bkij,ijd->bikd", weights, value_table[index].astype(v.dtype))

@@ -1,0 +1,86 @@
+"""What the systems share that denoise the latents of a codec: which clips they take, and decoding."""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fbjax import errors
+from fbjax.systems import base, codecs, networks
+
+
+class LatentSystem(networks.NetworkSet):
+  """Networks around a codec, for clips of `frames` frames.
+
+  Their weights depend on neither length nor size of a clip beyond what their sizes say, so that the
+  same ones serve clips of other lengths and sizes (`for_clips`).
+  """
+
+  def __init__(self, specs: Mapping[str, networks.NetworkSpec], codec: codecs.Codec, frames: int):
+    super().__init__(dict(specs) | codec.networks)
+    self.codec, self.frames = codec, frames
+
+  @property
+  def unit(self) -> tuple[int, int]:
+    """Frames, and pixels of a side, of latents that the network can only take as a whole."""
+    raise NotImplementedError
+
+  def check_clip(self, frames: int, size: tuple[int, int]) -> None:
+    time, side = self.unit
+
+    def fits(frames: int) -> bool:
+      latents = self.codec.latent_frames(frames)
+      return latents is not None and latents % time == 0
+
+    check_frames(frames, fits)
+    check_size(size, self.codec.factor * side)
+
+  def for_clips(self, frames: int, size: tuple[int, int]) -> "LatentSystem":
+    self.check_clip(frames, size)
+    other = copy.copy(self)
+    other.frames = frames
+    return other
+
+  def embed(self, weights: base.Params, cond: base.Cond) -> base.Cond:
+    del weights
+    return cond
+
+  def decode(
+    self, frozen: base.Params, z: Float[Array, "b t h w c"]
+  ) -> Float[Array, "b frames height width 3"]:
+    return self.codec.decode(frozen, z)
+
+
+def beside(x: Float[Array, "b t h w c"], *told: Any | None) -> Float[Array, "b t h w c2"]:
+  """x and the videos that the network is told, as more channels; None is left out."""
+  return jnp.concatenate([x, *(video for video in told if video is not None)], axis=-1)
+
+
+def check_frames(frames: int, fits: Callable[[int], bool]) -> None:
+  """Raises a UserError that names the nearest lengths that fit."""
+  if frames > 0 and fits(frames):
+    return
+  near = [
+    next((n for n in lengths if fits(n)), None)
+    for lengths in (range(frames - 1, 0, -1), range(max(frames, 0) + 1, max(frames, 0) + 65))
+  ]
+  takes = " or ".join(str(n) for n in near if n is not None)
+  raise errors.UserError(
+    f"clips of {frames} frames do not fit this system; the nearest that do have "
+    f"{takes or 'another number of'} frames (--frames, config.data.frames)"
+  )
+
+
+def check_size(size: tuple[int, int], multiple: int) -> None:
+  """Raises a UserError that names the nearest sizes, height x width, with sides that are multiples."""
+  if all(side > 0 and side % multiple == 0 for side in size):
+    return
+  below = [max(side // multiple, 1) * multiple for side in size]
+  above = [max(-(-side // multiple), 1) * multiple for side in size]
+  near = dict.fromkeys("x".join(map(str, sides)) for sides in (below, above))
+  raise errors.UserError(
+    f"clips of {'x'.join(map(str, size))} pixels do not fit this system: height and width must each "
+    f"be a multiple of {multiple}, such as {' or '.join(near)} (--size, config.data.size)"
+  )
