@@ -17,7 +17,7 @@ import numpy as np
 
 from fbjax import errors, sampling, sharding, start, trees
 from fbjax.bridge import alignment, diffusion, grids, prediction, process, samplers
-from fbjax.data import pipeline, sources, synthetic, tfds_clips, tokenizers, video
+from fbjax.data import checks, pipeline, sources, synthetic, tfds_clips, tokenizers
 from fbjax.systems import (
   adapters,
   base,
@@ -299,7 +299,8 @@ def make_networks(config: Spec, tokenizer: Any | None) -> base.System:
     options = {k: v for k, v in prior.items() if k not in spec}
     made = make_architecture(config, spec | own | {"name": f"{spec['name']}_prior"}, tokenizer)
     system = call(neural_prior.WithNeuralPrior, options, "prior", system=system, prior=made)
-  return system.for_clips(config["data"]["frames"], video.pair(config["data"]["size"]))
+  size = checks.pair("data.size", config["data"]["size"], "height and width")
+  return system.for_clips(checks.whole("data.frames", config["data"]["frames"]), size)
 
 
 def of_prior_run(config: Spec, system: base.System) -> list[str]:

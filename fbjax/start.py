@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from fbjax import errors, sharding, trees
 from fbjax import weights as weights_lib
-from fbjax.systems import adapters, base
+from fbjax.systems import adapters, base, networks
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ Rules = Mapping[str, Mapping[str, Iterable[str]]]
 KINDS = ("new", "zero", "widen")
 
 
-def check_rules(rules: Rules, system: base.System) -> None:
+def check_rules(rules: Rules, system: networks.NetworkSet) -> None:
   """Raises a UserError for a network that the system has not, or a rule that does not exist."""
   for name, own in rules.items():
     if name not in system.networks:
@@ -43,7 +43,7 @@ def check_rules(rules: Rules, system: base.System) -> None:
 
 
 def sources(
-  system: base.System, folder: str, rules: Rules, elsewhere: Iterable[str] = ()
+  system: networks.NetworkSet, folder: str, rules: Rules, elsewhere: Iterable[str] = ()
 ) -> dict[str, Source]:
   """Where each leaf of the system's networks comes from, by `network/leaf`.
 
@@ -92,7 +92,7 @@ def sources(
 
 
 def started_anew(
-  system: base.System, chosen: Mapping[str, Source], folder: str, rules: Rules
+  system: networks.NetworkSet, chosen: Mapping[str, Source], folder: str, rules: Rules
 ) -> set[str]:
   """The leaves of trained networks that no pretrained network stands behind, by `network/leaf`.
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs import ucf101_bridge, webvid_saf, webvid_saf_cogvideox
-from fbjax import build
+from fbjax import build, errors, trees
 from fbjax.systems import adapters, base, networks
 
 
@@ -47,60 +47,79 @@ def run(system, params, frozen):
   return system.denoise(system.weights(params, frozen), jnp.ones((2, 4)))
 
 
-@pytest.mark.parametrize(
-  "adapt",
-  [
-    lambda s: adapters.matching(s, pattern="last/0/kernel$"),
-    lambda s: adapters.lora(s, rank=2, pattern="kernel$"),
-  ],
-)
-def test_an_adapted_system_starts_as_the_whole_one(linear, adapt):
-  system = adapt(linear)
+def adapted(linear, **changes):
+  options = {"added": ["net/q/kernel"], "whole": ["net/q/bias"], "rank": 2} | changes
+  system = adapters.LoRA(linear, **options)
   assert isinstance(system, base.System)
-  whole = linear.init(jax.random.key(0))
-  params, kept = system.split(whole, jax.random.key(1))
-  frozen = {"base": kept}
+  key = jax.random.key(1)
+  return system, system.init(key), system.init_frozen(key)
+
+
+def test_a_system_with_additions_starts_as_the_whole_one(linear):
+  system, params, frozen = adapted(linear)
+  whole = linear.init(jax.random.key(1))
   np.testing.assert_allclose(run(system, params, frozen), run(linear, whole, {}), rtol=1e-6)
-  structure = jax.tree.structure(system.weights(params, frozen))
-  assert structure == jax.tree.structure(whole)
+  assert jax.tree.structure(system.weights(params, frozen)) == jax.tree.structure(whole)
 
 
-def test_only_what_matches_trains(linear):
-  system = adapters.matching(linear, pattern="last")
-  params, kept = system.split(linear.init(jax.random.key(0)), jax.random.key(1))
-  assert set(params) == {"net/last/0/kernel"}
-  assert set(kept) == {"net/q/kernel", "net/q/bias"}
-
-
-def test_low_rank_additions_are_the_product_of_two(linear):
-  system = adapters.lora(linear, rank=2, pattern="q/kernel$", scale=4.0)
-  whole = linear.init(jax.random.key(0))
-  params, kept = system.split(whole, jax.random.key(1))
-  assert {k: x.shape for k, x in params.items()} == {
+def test_additions_and_whole_leaves_train_and_all_others_are_frozen(linear):
+  _, params, frozen = adapted(linear)
+  shapes = {path: x.shape for path, x in trees.flatten(params).items()}
+  assert shapes == {
+    "net/q/bias": (5,),
     "net/q/kernel/a": (4, 2),
     "net/q/kernel/b": (2, 5),
   }
-  params["net/q/kernel/b"] = jnp.ones((2, 5))
-  merged = system.weights(params, {"base": kept})
-  expected = whole["net"]["q"]["kernel"] + 2 * params["net/q/kernel/a"] @ jnp.ones((2, 5))
+  assert trees.flatten(frozen).keys() == {"vae", "base/net/q/kernel", "base/net/last/0/kernel"}
+
+
+def test_low_rank_additions_are_the_product_of_two(linear):
+  system, params, frozen = adapted(linear, scale=4.0)
+  params["net"]["q"]["kernel"]["b"] = jnp.ones((2, 5))
+  merged = system.weights(params, frozen)
+  kept = frozen["base"]["net"]
+  expected = kept["q"]["kernel"] + 2 * params["net"]["q"]["kernel"]["a"] @ jnp.ones((2, 5))
   np.testing.assert_allclose(merged["net"]["q"]["kernel"], expected, rtol=1e-6)
-  np.testing.assert_array_equal(
-    merged["net"]["last"][0]["kernel"], whole["net"]["last"][0]["kernel"]
-  )
+  np.testing.assert_array_equal(merged["net"]["last"][0]["kernel"], kept["last"][0]["kernel"])
 
 
-def test_gradients_reach_what_trains_and_nothing_else(linear):
-  system = adapters.lora(linear, rank=1, pattern="q/kernel$")
-  params, kept = system.split(linear.init(jax.random.key(0)), jax.random.key(1))
-  grads = jax.grad(lambda p: jnp.sum(run(system, p, {"base": kept})))(params)
+def test_a_small_addition_to_a_bfloat16_kernel_is_not_rounded_away(linear):
+  system, params, frozen = adapted(linear)
+  frozen = jax.tree.map(lambda x: x.astype(jnp.bfloat16), frozen)
+  before = system.weights(params, frozen)["net"]["q"]["kernel"]
+  params["net"]["q"]["kernel"]["b"] += 1e-5
+  after = system.weights(params, frozen)["net"]["q"]["kernel"]
+  assert np.abs(after - before).max() > 1e-6
+
+
+def test_gradients_reach_what_trains(linear):
+  system, params, frozen = adapted(linear)
+  grads = jax.grad(lambda p: jnp.sum(run(system, p, frozen)))(params)["net"]["q"]
   # b is zero, so a cannot matter yet.
-  assert np.abs(grads["net/q/kernel/b"]).min() > 1e-6
-  assert np.abs(grads["net/q/kernel/a"]).max() == 0
+  assert np.abs(grads["kernel"]["b"]).min() > 1e-6 and np.abs(grads["bias"]).min() > 1e-6
+  assert np.abs(grads["kernel"]["a"]).max() == 0
 
 
-def test_a_pattern_that_matches_nothing_is_refused(linear):
-  with pytest.raises(ValueError, match="config.trainable.pattern='nowhere' matches no weight"):
-    adapters.matching(linear, pattern="nowhere").init(jax.random.key(0))
+def test_patterns_name_leaves_and_what_is_new():
+  names = ["unet/q/kernel", "unet/k/kernel", "unet/q/bias"]
+  assert adapters.chosen(names, ("/q/",), set()) == ["unet/q/kernel", "unet/q/bias"]
+  assert adapters.chosen(names, ("new", "k/kernel"), {"unet/q/bias"}) == names[1:]
+  assert adapters.chosen(names, ("new",), set()) == []
+
+
+@pytest.mark.parametrize(
+  ("pattern", "sentence"),
+  [("nowhere", "'nowhere', which matches no weight"), ("(", "which is no regular expression")],
+)
+def test_a_pattern_that_cannot_be_meant_is_refused(pattern, sentence):
+  with pytest.raises(errors.UserError, match=f"config.trainable.lora has .*{sentence}"):
+    adapters.chosen(["unet/kernel"], (pattern,), set(), "lora")
+
+
+def test_a_leaf_that_starts_anew_and_would_never_train_is_refused():
+  adapters.check_anew(["a", "b"], {"a"})
+  with pytest.raises(errors.UserError, match="1 weights start anew and would never train, a among"):
+    adapters.check_anew(["b"], {"a"})
 
 
 @pytest.mark.parametrize(
@@ -113,8 +132,9 @@ def test_a_pattern_that_matches_nothing_is_refused(linear):
 )
 def test_low_rank_additions_go_to_the_attention_of_every_system(module, expected):
   config = module.get_config("smoke").to_dict()
-  config["trainable"] = {"name": "lora", "rank": 2}
+  config["start"] = {}
+  config["trainable"] = {"lora": (adapters.ATTENTION,), "whole": (adapters.NEW,), "rank": 2}
   system = build.make_system(config, build.make_tokenizer(config))
-  trained = jax.eval_shape(system.init, jax.random.key(0))
+  trained = trees.flatten(jax.eval_shape(system.init, jax.random.key(0)))
   layers = {"/".join(name.split("/")[-4:-2]) for name in trained}
   assert expected <= layers and layers <= expected | {"attn2/out", "attn/q", "attn/kv", "attn/out"}
