@@ -44,7 +44,7 @@ def starting_weights(
   Raises:
     UserError: for folders that do not fit the config; names every leaf.
   """
-  folder, rules, key = config["weights"], config["start"], jax.random.key(config["seed"])
+  folder, rules, seed = config["weights"], config["start"], config["seed"]
   elsewhere = build.of_prior_run(config, system)
   chosen = start.sources(system.whole, folder, rules, elsewhere)
   check_frozen(config, system, chosen)
@@ -56,12 +56,13 @@ def starting_weights(
   def frozen_init(key: jax.Array) -> base.Params:
     return here(system.init_frozen(key))
 
-  like = halved(jax.eval_shape(frozen_init, key), build.DTYPES[config["system"]["dtype"]])
-  frozen = start.load(frozen_init, like, chosen, folder, mesh, key)
+  dtype = build.DTYPES[config["system"]["dtype"]]
+  like = halved(jax.eval_shape(frozen_init, jax.random.key(0)), dtype)
+  frozen = start.load(frozen_init, like, chosen, folder, mesh, jax.random.key(seed))
 
   def params() -> base.Params:
-    like = jax.eval_shape(system.init, key)
-    return start.load(system.init, like, chosen, folder, mesh, key)
+    like = jax.eval_shape(system.init, jax.random.key(0))
+    return start.load(system.init, like, chosen, folder, mesh, jax.random.key(seed))
 
   origin: dict[str, Any] = {}
   if folder:

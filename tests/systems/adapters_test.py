@@ -51,8 +51,7 @@ def adapted(linear, **changes):
   options = {"added": ["net/q/kernel"], "whole": ["net/q/bias"], "rank": 2} | changes
   system = adapters.LoRA(linear, **options)
   assert isinstance(system, base.System)
-  key = jax.random.key(1)
-  return system, system.init(key), system.init_frozen(key)
+  return system, system.init(jax.random.key(1)), system.init_frozen(jax.random.key(1))
 
 
 def test_a_system_with_additions_starts_as_the_whole_one(linear):
