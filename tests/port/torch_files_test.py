@@ -78,6 +78,7 @@ def test_a_state_for_a_dtype_leaves_numpy_as_it_was(tmp_path):
     (dict(shape=(1,) * 99, stride=(1,) * 99), "impossible shape"),
     (dict(shape=(10**12,), stride=(0,)), "spreads 16 bytes over"),
     (dict(shape=(2**31, 2**31, 2**31), stride=(0, 0, 0)), "spreads 16 bytes over"),
+    (dict(shape=(2000,), stride=(0,)), "more than the file has"),
     (dict(key="1"), "lacks the values of a"),
     (dict(key="../version"), "lacks the values of a"),
   ],
