@@ -118,7 +118,7 @@ class Checkpoints:
 
   def intact(self) -> str:
     """What there is to go on from, as half a sentence."""
-    saved = [step for step in steps(self.folder) if step != self._writing]
+    saved = [step for step in _listed(self.folder) if step != self._writing]
     if not saved:
       return "there is no earlier checkpoint"
     return f"the checkpoint of step {saved[-1]} is intact"
@@ -165,15 +165,19 @@ def steps(folder: epath.Path) -> list[int]:
 
   Those that are being written, or were left unfinished, are none.
   """
-  found = []
-  if jax.process_index() == 0:
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-      found = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal())
+  found = _listed(folder)
   if jax.process_count() == 1:
     return found
   count = int(multihost_utils.broadcast_one_to_all(np.int32(len(found))))
-  mine = np.array(found or [0] * count, np.int32)
+  mine = np.resize(np.array(found, np.int32), count) if found else np.zeros(count, np.int32)
   return [int(step) for step in multihost_utils.broadcast_one_to_all(mine)]
+
+
+def _listed(folder: epath.Path) -> list[int]:
+  try:
+    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal())
+  except (FileNotFoundError, NotADirectoryError):
+    return []
 
 
 def _newest_intact(folder: epath.Path, wanted: Any, whole: bool) -> tuple[seals.Seal, Any]:

@@ -18,7 +18,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from fbjax import errors, run, sharding
+from fbjax import errors, processes, run
 
 CONFIG = config_flags.DEFINE_config_file(
   "config", None, "A file of configs/, such as configs/quickstart.py or configs/quickstart.py:smoke"
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
   del argv
   absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax tells of every file it renames.
   absl_logging.get_absl_handler().setFormatter(FORMAT)
-  sharding.join_processes()
+  processes.join()
   config = CONFIG.value.to_dict()
   match MODE.value:
     case "train":

@@ -44,7 +44,7 @@ def train(config: dict[str, Any], workdir: str) -> None:
   Raises:
     UserError: for keys or sizes that do not fit, or a workdir trained with another config.
     UserError: for data or a workdir that is not there.
-    FloatingPointError: when the loss is not finite.
+    UserError: when the loss is not finite.
   """
   mesh = build.make_mesh(config)
   tokenizer = build.make_tokenizer(config)
@@ -268,15 +268,11 @@ def load_ema(workdir: str, system: Any, mesh: jax.sharding.Mesh) -> Any:
 
 def newest_ema(workdir: str, wanted: Any, mesh: jax.sharding.Mesh) -> Any:
   """The part of `load_ema` that is `wanted`, a tree of shapes."""
-  checkpoints = checkpoint.Checkpoints(workdir)
-  if checkpoints.latest is None:
-    raise errors.UserError(f"{workdir} holds no checkpoint yet; train it first")
   shapes = {"ema": wanted}
   placed = sharding.placed(shapes, sharding.tree(shapes, mesh))
-  params = checkpoints.restore_part(checkpoints.latest, placed)["ema"]
-  logger.info("Restored step %d of %s.", checkpoints.latest, workdir)
-  checkpoints.close()
-  return params
+  step, found = checkpoint.load(workdir, placed)
+  logger.info("Restored step %d of %s.", step, workdir)
+  return found["ema"]
 
 
 def load_start(
