@@ -1,13 +1,13 @@
 """The weights that a mode works with: what a run starts from, and what a run has trained."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from fbjax import build, checkpoint, errors, sharding, start, trees
+from fbjax import build, checkpoint, digest, errors, sharding, start, trees
 from fbjax import weights as weights_lib
 from fbjax import workdir as workdir_lib
 from fbjax.systems import base, neural_prior
@@ -147,20 +147,11 @@ def prior_weights(
       )
   wanted = {name: made[name].shapes() for name in names.values()}
   found = averaged_weights(workdir, wanted, mesh)
-  return {ours: found[name] for ours, name in names.items()}, digest(found)
-
-
-def digest(params: base.Params) -> str:
-  """A number that tells weights apart: a sum of all their bits, the same on any mesh."""
-
-  def bits(x: jax.Array) -> jax.Array:
-    words = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
-    # By place: equal values in another order are other weights. Integer sums have no order.
-    place = jnp.arange(words.size, dtype=jnp.uint32).reshape(words.shape) * jnp.uint32(2654435761)
-    return jnp.sum((words ^ place) * jnp.uint32(2246822519), dtype=jnp.uint32)
-
-  total = jax.jit(lambda tree: sum(jax.tree.leaves(jax.tree.map(bits, tree))))(params)
-  return f"{int(total):08x}"
+  told = "".join(digest.of_tree(found).values())
+  return (
+    {ours: found[name] for ours, name in names.items()},
+    hashlib.blake2b(told.encode(), digest_size=16).hexdigest(),
+  )
 
 
 def trained_weights(workdir: str, system: base.System, mesh: jax.sharding.Mesh) -> base.Params:
@@ -179,12 +170,7 @@ def averaged_weights(workdir: str, wanted: Any, mesh: jax.sharding.Mesh) -> base
   Raises:
     UserError: when the workdir holds no checkpoint.
   """
-  checkpoints = checkpoint.Checkpoints(workdir)
-  if checkpoints.latest is None:
-    raise errors.UserError(f"{workdir} holds no checkpoint yet; train it first")
   shapes = {"ema": wanted}
-  placed = sharding.placed(shapes, sharding.tree(shapes, mesh))
-  params = checkpoints.restore_part(checkpoints.latest, placed)["ema"]
-  logger.info("Restored step %d of %s.", checkpoints.latest, workdir)
-  checkpoints.close()
-  return params
+  step, found = checkpoint.load(workdir, sharding.placed(shapes, sharding.tree(shapes, mesh)))
+  logger.info("Restored step %d of %s.", step, workdir)
+  return found["ema"]

@@ -18,7 +18,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from fbjax import build, errors, sharding
+from fbjax import build, errors, processes
 from fbjax.modes import export, port, sample, train
 
 MODES = ("train", "sample", "port", "export")
@@ -76,7 +76,7 @@ def main(config: dict[str, Any] | None) -> None:
   workdir, out = home(WORKDIR.value), home(OUT.value)
   if config is not None:
     build.check(config)
-  sharding.join_processes()
+  processes.join()
   match MODE.value:
     case "train":
       train.train(config, workdir)

@@ -5,7 +5,6 @@ costs N / fsdp on each device.
 """
 
 import re
-import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -105,20 +104,3 @@ def put_batch(local: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
         f"do not divide; make train.batch_size a multiple of {mesh.size}"
       )
   return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in local.items()}
-
-
-def join_processes() -> None:
-  """Connects the processes of this run; a lone process connects to itself.
-
-  Also alone, since without the coordination service nobody notices SIGTERM and a preempted run
-  would lose what it did since its last checkpoint.
-  """
-  if jax.distributed.is_initialized():
-    return
-  try:
-    jax.distributed.initialize()  # TPU pods, SLURM, MPI, Kubernetes, JAX_COORDINATOR_ADDRESS
-  except ValueError:
-    with socket.socket() as probe:
-      probe.bind(("127.0.0.1", 0))
-      port = probe.getsockname()[1]
-    jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=1, process_id=0)

@@ -8,7 +8,8 @@ import pytest
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "fbjax"
 
 FLOORS = [
-  {"errors", "lazy", "places", "trees"},
+  {"digest", "errors", "lazy", "places", "trees"},
+  {"seal", "processes"},
   {"sharding", "checkpoint", "tracker", "weights", "workdir"},
   {"bridge", "models", "data", "port"},
   {"systems", "evaluation"},

@@ -21,10 +21,10 @@ workdir, steps, process, processes, port = sys.argv[2], *map(int, sys.argv[3:])
 if processes > 1:
   jax.distributed.initialize(f"127.0.0.1:{port}", processes, process, heartbeat_timeout_seconds=30)
 import toy
-from fbjax import sharding
+from fbjax import processes as joined
 from fbjax.modes import train
 logging.basicConfig(level=logging.INFO, format="%(message)s")
-sharding.join_processes()
+joined.join()
 config = toy.config(steps=steps, log_every=1, save_every=3, preview_every=6)
 # Adam turns rounding noise in dead biases into full steps.
 config["optim"] = dict(config["optim"], name="sgd", lr=0.1, schedule="constant", warmup=0)

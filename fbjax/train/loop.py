@@ -1,16 +1,17 @@
 """The one training loop. It orders things; what is learnt is in the loss it is handed."""
 
+import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from fbjax import checkpoint, errors, sharding, tracker
+from fbjax import checkpoint, errors, processes, sharding, tracker
 from fbjax.train import optim
 from fbjax.train import step as train_step
 
@@ -28,6 +29,8 @@ class Data(Protocol):
 
 # Fields of a batch for people, not for the device.
 HOST_FIELDS = ("index", "replaced")
+# Clips of a batch that an error names.
+NAMED = 16
 
 
 def train(
@@ -73,7 +76,7 @@ def train(
     ema_warmup: whether the average forgets the first steps sooner; see `step.make_train_step`.
     accumulate: parts a batch is cut into to save memory.
     rules: sharding rules before the default one.
-    log_every: steps between lines of progress.
+    log_every: steps between lines of progress; 0 for the last step alone, as for the next two.
     save_every: steps between checkpoints; the last step is always saved.
     preview_every: steps between previews; the last step always gets one.
     keep: checkpoints kept.
@@ -85,9 +88,13 @@ def train(
     The last state; its step is below `steps` when preempted.
 
   Raises:
-    FloatingPointError: when the loss is not finite; names the step and the batch's clips.
-    UserError: when the batch does not divide by the accumulation and the mesh.
+    UserError: when the loss is not finite; names the step and the batch's clips.
+    UserError: when a checkpoint cannot be written, or none that is there can be read.
+    UserError: when the batch does not divide by the accumulation and the mesh, or a number makes no
+      sense.
   """
+  _check_at_least(1, steps=steps, batch_size=batch_size, accumulate=accumulate, keep=keep)
+  _check_at_least(0, log_every=log_every, save_every=save_every, preview_every=preview_every)
   if batch_size % (accumulate * mesh.size):
     raise errors.UserError(
       f"train.batch_size={batch_size} must be a multiple of train.accumulate={accumulate} "
@@ -97,80 +104,93 @@ def train(
   new_state = lambda key: train_step.init_state(init(key), tx)  # noqa: E731
   shapes = jax.eval_shape(new_state, key)
   state_sharding = sharding.tree(shapes, mesh, rules)
-  checkpoints = checkpoint.Checkpoints(workdir, keep)
-  if checkpoints.latest is None:
-    if start is None:
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(processes.telling_of_lost_peers())
+    checkpoints = stack.enter_context(contextlib.closing(checkpoint.Checkpoints(workdir, keep)))
+    restored = checkpoints.restore(sharding.placed(shapes, state_sharding))
+    if restored:
+      state, data.position = restored
+      del restored  # The step below reuses its memory.
+      logger.info("Resumed %s at step %d of %d.", workdir, int(state.step), steps)
+    elif start is None:
       state = jax.jit(new_state, out_shardings=state_sharding)(key)
     else:
       first = functools.partial(train_step.init_state, tx=tx)
       state = jax.jit(first, out_shardings=state_sharding, donate_argnums=0)(start())
-  else:
-    placed = sharding.placed(shapes, state_sharding)
-    state, data.position = checkpoints.restore(checkpoints.latest, placed)
-    logger.info("Resumed %s at step %d of %d.", workdir, int(state.step), steps)
-  resumed = int(state.step)
-  if resumed >= steps:
-    logger.info("%s is already trained to step %d.", workdir, resumed)
-    checkpoints.close()
-    return state
+    resumed = int(state.step)
+    if resumed >= steps:
+      logger.info("%s is already trained to step %d.", workdir, resumed)
+      return state
 
-  waited_from = time.perf_counter()
-  host, batch = _next_batch(data, mesh)
-  program, flops = _compile(
-    train_step.make_train_step(
-      loss_fn, tx, ema_decay=ema_decay, ema_warmup=ema_warmup, seed=seed, accumulate=accumulate
-    ),
-    (state, frozen, batch),
-    state_sharding,
-    mesh,
-    accumulate,
-  )
-  logger.info("First batch and compilation took %.0f s.", time.perf_counter() - waited_from)
-  log = tracker.Tracker(workdir, steps=steps, batch_size=batch_size, start=resumed, flops=flops)
-  replaced = 0
-  step, saved = resumed, resumed
-  pending = None
-  leave = False
-  try:
-    with jax.transfer_guard("disallow"):
-      while step < steps and not leave:
-        step += 1
-        state, metrics = program(state, frozen, batch)
-        # The next batch is fetched and the last step's loss read while this step runs.
-        if pending is not None:
-          _check_finite(*pending, clip_name)
-        pending = (step, metrics, host)
-        replaced += int(np.sum(host.get("replaced", 0)))
-        leave = preempted(step)
-        due = {
-          "log": step % log_every == 0 or step == steps,
-          "save": step % save_every == 0 or step == steps or leave,
-          "preview": preview is not None and (step % preview_every == 0 or step == steps),
-        }
-        if any(due.values()):
-          values = _check_finite(*pending, clip_name)
-          pending = None
-          if due["log"]:
-            log.write(step, values | {"replaced": replaced})
-          if due["save"]:
-            # The batch of the next step is not drawn yet: the position is that of `step` batches.
+    waited_from = time.perf_counter()
+    host, batch = _next_batch(data, mesh)
+    program, flops = _compile(
+      train_step.make_train_step(
+        loss_fn, tx, ema_decay=ema_decay, ema_warmup=ema_warmup, seed=seed, accumulate=accumulate
+      ),
+      (state, frozen, batch),
+      state_sharding,
+      mesh,
+      accumulate,
+    )
+    logger.info("First batch and compilation took %.0f s.", time.perf_counter() - waited_from)
+    log = stack.enter_context(
+      contextlib.closing(
+        tracker.Tracker(workdir, steps=steps, batch_size=batch_size, start=resumed, flops=flops)
+      )
+    )
+    # Whatever ends the loop: first of all what is being saved gets on disk.
+    stack.callback(checkpoints.wait)
+    stack.enter_context(jax.transfer_guard("disallow"))
+
+    replaced = 0
+    step, saved = resumed, resumed
+    pending = None
+    leave = False
+    while step < steps and not leave:
+      step += 1
+      state, metrics = program(state, frozen, batch)
+      # The next batch is fetched and the last step's loss read while this step runs.
+      if pending is not None:
+        _read_metrics(*pending, clip_name, checkpoints)
+      checkpoints.check()
+      pending = (step, metrics, host)
+      replaced += int(np.sum(host.get("replaced", 0)))
+      leave = preempted(step)
+      due_log, due_save, due_preview = (
+        step == steps or (every and step % every == 0)
+        for every in (log_every, save_every, preview_every)
+      )
+      due_save = due_save or leave
+      due_preview = due_preview and preview is not None and not leave
+      if due_log or due_save or due_preview:
+        values = _read_metrics(*pending, clip_name, checkpoints)
+        pending = None
+        if due_log:
+          log.write(step, values | {"replaced": replaced})
+        if due_save:
+          # The batch of the next step is not drawn yet: the position is that of `step` batches.
+          with jax.transfer_guard("allow"):
             checkpoints.save(step, state, data.position)
-            saved = step
-          if due["preview"] and not leave:
-            with jax.transfer_guard("allow"):
-              log.picture("preview", step, preview(step, state.ema))
-            log.restart_clock(step)
-        if step < steps and not leave:
-          waited_from = time.perf_counter()
-          host, batch = _next_batch(data, mesh)
-          if metrics["loss"].is_ready():  # The device had nothing left to do meanwhile.
-            log.waited(time.perf_counter() - waited_from)
-  finally:
-    log.close()
-    checkpoints.close()
+          saved = step
+        if due_preview:
+          with log.attempt("draw a preview"), jax.transfer_guard("allow"):
+            log.picture("preview", step, preview(step, state.ema))
+          log.restart_clock(step)
+      if step < steps and not leave:
+        waited_from = time.perf_counter()
+        host, batch = _next_batch(data, mesh)
+        if metrics["loss"].is_ready():  # The device had nothing left to do meanwhile.
+          log.waited(time.perf_counter() - waited_from)
   if leave and step < steps:
     logger.info("Asked to stop: saved step %d of %d; run the same command to go on.", saved, steps)
   return state
+
+
+def _check_at_least(least: int, **numbers: int) -> None:
+  for name, value in numbers.items():
+    if value < least:
+      raise errors.UserError(f"train.{name}={value} must be at least {least}")
 
 
 def _compile(
@@ -193,17 +213,26 @@ def _next_batch(data: Data, mesh: Mesh) -> tuple[dict[str, np.ndarray], dict[str
     return host, sharding.put_batch(batch, mesh)
 
 
-def _check_finite(
+def _read_metrics(
   step: int,
   metrics: dict[str, jax.Array],
   host: dict[str, np.ndarray],
   clip_name: Callable[[int], str],
+  checkpoints: checkpoint.Checkpoints,
 ) -> dict[str, float]:
+  """The metrics of a step, once it has run.
+
+  Raises:
+    UserError: when the loss or its gradient is not finite.
+  """
   values = {name: float(value) for name, value in jax.device_get(metrics).items()}
   if not (np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"])):
-    names: Sequence[str] = [clip_name(int(i)) for i in host.get("index", ())]
-    raise FloatingPointError(
-      f"loss {values['loss']}, gradient norm {values['grad_norm']} at step {step}, in a batch of {', '.join(names) or 'clips'}; "
-      "nothing was saved since: lower optim.lr, or look at these clips"
+    names = [clip_name(int(i)) for i in host.get("index", ())]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    checkpoints.wait()
+    raise errors.UserError(
+      f"loss {values['loss']}, gradient norm {values['grad_norm']} at step {step}, in a batch of "
+      f"{', '.join(names[:NAMED]) or 'clips'}{more}: lower optim.lr, or look at these clips; "
+      f"{checkpoints.intact()}"
     )
   return values

@@ -36,9 +36,9 @@ import jax, toy
 jax.config.update("jax_compilation_cache_dir", sys.argv[3])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 logging.basicConfig(level=logging.INFO, format="%(message)s")
-from fbjax import sharding
+from fbjax import processes
 from fbjax.modes import train
-sharding.join_processes()
+processes.join()
 train.train(toy.config(steps=int(sys.argv[2]), save_every=2), sys.argv[1])
 """
 
@@ -53,7 +53,9 @@ def final_state(workdir, step):
   config = toy.config()
   system = build.make_system(config, build.make_tokenizer(config))
   shapes = {"params": jax.eval_shape(system.init, jax.random.key(0))}
-  return checkpoint.Checkpoints(str(workdir)).restore_part(step, shapes)["params"]
+  found, part = checkpoint.load(str(workdir), shapes)
+  assert found == step
+  return part["params"]
 
 
 def wait_for(process, steps) -> None:

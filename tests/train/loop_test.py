@@ -6,11 +6,10 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from fbjax import sharding, tracker
-from fbjax.train import loop
+from fbjax.train import loop, optim
 
 
 class Numbers:
@@ -41,7 +40,7 @@ def loss_fn(params, frozen, batch, keys):
 def run(workdir, steps=10, data=None, mesh=None, **kwargs):
   return loop.train(
     loss_fn=loss_fn,
-    tx=optax.sgd(0.05),
+    tx=optim.make_optimizer(name="sgd", lr=0.05, steps=100),
     init=lambda key: {"w": jax.random.normal(key, (4,))},
     frozen={},
     data=data or Numbers(),

@@ -1,11 +1,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from fbjax.systems import base
-from fbjax.train import step
+from fbjax.train import optim, step
 
 
 def noisy_square(params, frozen, batch, keys):
@@ -22,7 +21,7 @@ def setting():
 
 
 def make(accumulate=1, ema_decay=0.9, lr=0.1):
-  tx = optax.sgd(lr)
+  tx = optim.make_optimizer(name="sgd", lr=lr, steps=1)
   fn = step.make_train_step(noisy_square, tx, ema_decay=ema_decay, seed=3, accumulate=accumulate)
   return jax.jit(fn), tx
 

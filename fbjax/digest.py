@@ -1,0 +1,142 @@
+"""A digest of an array's bits that does not depend on how the array is split over devices.
+
+Every element is mixed with its place in the array, and what comes out is summed. A sum has no order,
+so each process digests the pieces it holds, and the total is the same on any mesh and in any number
+of processes. Mixing is one-to-one: damage to a single element changes the digest for certain, any
+other goes unnoticed once in 2^64.
+
+The pieces are read on the host, which a checkpoint copies them to anyway: on the device the program
+would be another one for every shape.
+"""
+
+import concurrent.futures
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import UInt64
+
+# The odd number next to 2^32 over the golden ratio: successive places share no pattern of bits.
+PLACE = 0x9E3779B1
+# Elements mixed at a time: small enough to stay in a core's cache.
+BLOCK = 1 << 16
+
+
+def paths(tree: Any) -> dict[str, Any]:
+  """The leaves of a tree by path, `params/conv/kernel`; fields and keys are written alike."""
+  leaves = jax.tree.leaves_with_path(tree)
+  return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def of_tree(tree: Any) -> dict[str, str]:
+  """The digest of each array of a tree, 32 hexadecimal digits, by path."""
+  sums = _sums(tree, lambda shard: shard.replica_id == 0)
+  return {path: f"{first:016x}{second:016x}" for path, (first, second) in sums.items()}
+
+
+def differing(tree: Any, digests: Mapping[str, str]) -> list[str]:
+  """Paths of the arrays of a tree of which any copy on any device has another digest than given."""
+  leaves = paths(tree)
+  wrong = []
+  for path, total in _sums(tree, lambda shard: True).items():
+    expected = np.array([int(digests[path][:16], 16), int(digests[path][16:], 16)], np.uint64)
+    if np.any(total != expected * np.uint64(copies(leaves[path]))):
+      wrong.append(path)
+  return wrong
+
+
+def copies(x: jax.Array) -> int:
+  """How many times the devices hold an array."""
+  held = math.prod(x.sharding.shard_shape(x.shape)) * x.sharding.num_devices
+  return held // max(x.size, 1)
+
+
+def _sums(tree: Any, counted: Callable[[jax.Shard], bool]) -> dict[str, UInt64[np.ndarray, "2"]]:
+  """The sums over the counted pieces of each array, those of all processes."""
+  leaves = paths(tree)
+  if not leaves:
+    return {}
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    jobs = [_submit(pool, leaf, counted) for leaf in leaves.values()]
+    here = np.stack(
+      [sum((job.result() for job in of_leaf), np.zeros(2, np.uint64)) for of_leaf in jobs]
+    )
+  # As halves: without 64-bit types JAX would drop the upper ones.
+  halves = np.asarray(multihost_utils.process_allgather(here.view(np.uint32)))
+  total = halves.reshape(-1, len(leaves), 4).view(np.uint64).sum(0)
+  return dict(zip(leaves, total, strict=True))
+
+
+def _submit(
+  pool: concurrent.futures.Executor, x: jax.Array, counted: Callable[[jax.Shard], bool]
+) -> list[concurrent.futures.Future]:
+  """A job for each counted piece that this process holds; equal pieces share one."""
+  jobs, found = {}, []
+  for shard in filter(counted, x.addressable_shards):
+    start = tuple(index.start or 0 for index in shard.index)
+    if start not in jobs:
+      jobs[start] = pool.submit(of_piece, shard.data, start, x.shape)
+    found.append(jobs[start])
+  return found
+
+
+def of_piece(piece: Any, start: tuple[int, ...], shape: tuple[int, ...]) -> UInt64[np.ndarray, "2"]:
+  """The sums over a piece of an array of `shape` that begins at `start`."""
+  words = _words(np.asarray(piece))
+  start, shape = start + (0,), shape + words.shape[-1:]
+  # Elements behind the last axis that is cut are neighbours in the whole array too.
+  cut = [axis for axis, size in enumerate(shape) if words.shape[axis] != size]
+  runs_from = cut[-1] if cut else 0
+  strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+  first_places = np.zeros((), np.uint32)
+  for axis in range(runs_from):
+    places = (start[axis] + np.arange(words.shape[axis], dtype=np.uint64)) * np.uint64(
+      strides[axis]
+    )
+    first_places = np.add.outer(first_places, places.astype(np.uint32))
+  begin = start[runs_from] * strides[runs_from]
+  rows = words.reshape(first_places.size, -1)
+  first_places = (first_places.reshape(-1) + np.uint32(begin % 2**32)) * np.uint32(PLACE)
+
+  total = np.zeros(2, np.uint64)
+  width = min(rows.shape[1], BLOCK)
+  height = max(1, BLOCK // max(width, 1))
+  mixed, spare = np.empty((2, height * width), np.uint32)
+  for column in range(0, rows.shape[1], max(width, 1)):
+    along = np.arange(column, min(column + width, rows.shape[1]), dtype=np.uint64)
+    along = along.astype(np.uint32) * np.uint32(PLACE)
+    for row in range(0, len(rows), height):
+      block = rows[row : row + height, column : column + width]
+      h, s = (buffer[: block.size].reshape(block.shape) for buffer in (mixed, spare))
+      np.add.outer(first_places[row : row + height], along, out=h)
+      total += _mix(h, s, block)
+  return total
+
+
+def _mix(h: np.ndarray, s: np.ndarray, words: np.ndarray) -> UInt64[np.ndarray, "2"]:
+  """Sums of the mixed words; `h` holds a number for each place, `s` is memory to work in."""
+  h ^= words
+  for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+    np.right_shift(h, shift, out=s)
+    h ^= s
+    h *= np.uint32(factor)
+  np.right_shift(h, 16, out=s)
+  h ^= s
+  first = h.sum(dtype=np.uint64)
+  np.right_shift(h, 15, out=s)
+  s ^= h
+  s *= np.uint32(0x2C1B3C6D)
+  np.right_shift(s, 13, out=h)
+  s ^= h
+  return np.stack([first, s.sum(dtype=np.uint64)])
+
+
+def _words(x: np.ndarray) -> np.ndarray:
+  """The bits of every element as unsigned words along a new last axis."""
+  size = min(x.dtype.itemsize, 4)
+  words = np.ascontiguousarray(x).reshape(-1).view(f"uint{8 * size}")
+  return words.reshape(*x.shape, x.dtype.itemsize // size)

@@ -1,0 +1,100 @@
+"""The processes of one run: how they find each other, and what is said when one is lost."""
+
+import contextlib
+import functools
+import itertools
+import logging
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax._src import distributed  # the client of the coordination service has no public name
+
+from fbjax import errors
+
+logger = logging.getLogger(__name__)
+
+# What Gloo and NCCL say when the other end is gone.
+LOST = r"Connection (reset|closed) by peer|Broken pipe|Socket closed|remote process exited"
+
+
+def join(silence: float = 60.0) -> None:
+  """Connects the processes of this run; a lone process connects to itself.
+
+  Also alone, since without the coordination service nobody notices SIGTERM and a preempted run
+  would lose what it did since its last checkpoint.
+
+  Args:
+    silence: seconds without a sign of life after which a process counts as dead, and the others end
+      with one sentence. JAX itself aborts them with a stack of C++ after its heartbeat's 100 s, and
+      at once when the dead one is process 0, which holds the coordination service.
+
+  Raises:
+    UserError: when the environment tells of other processes, but not enough to join them.
+  """
+  if not jax.distributed.is_initialized():
+    try:
+      jax.distributed.initialize()  # TPU pods, SLURM, MPI, Kubernetes, JAX_COORDINATOR_ADDRESS
+    except ValueError as error:
+      if coordinator := os.environ.get("JAX_COORDINATOR_ADDRESS"):
+        raise errors.UserError(
+          f"JAX_COORDINATOR_ADDRESS={coordinator} asks for several processes: set "
+          "JAX_NUM_PROCESSES and JAX_PROCESS_ID too, or unset it to run one alone"
+        ) from error
+      with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+      jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=1, process_id=0)
+  _watch_peers(silence)
+
+
+@functools.cache
+def _watch_peers(silence: float) -> None:
+  """Starts the thread that tells of dead peers; a collective that waits for one never returns."""
+  state = distributed.global_state
+  if state.num_processes > 1:
+    threading.Thread(target=_watch, args=(state, silence), daemon=True).start()
+
+
+def _watch(state: Any, silence: float) -> None:
+  peers = [i for i in range(state.num_processes) if i != state.process_id]
+  heard = dict.fromkeys(peers, ("", time.monotonic()))
+  for beat in itertools.count():
+    try:
+      state.client.key_value_set(f"fbjax/alive/{state.process_id}", str(beat), allow_overwrite=True)
+      told = dict(state.client.key_value_dir_get("fbjax/alive/"))
+    except (jax.errors.JaxRuntimeError, AttributeError):
+      return  # This run is over, or JAX is about to say that process 0 is.
+    now = time.monotonic()
+    for i in peers:
+      sign = told.get(f"fbjax/alive/{i}", "")
+      if sign != heard[i][0]:
+        heard[i] = sign, now
+      elif now - heard[i][1] > silence:
+        logger.error("error: %s", lost_peer(f"process {i} is silent for {silence:.0f} s"))
+        os._exit(1)  # The main thread may wait for the dead one forever.
+    time.sleep(silence / 10)
+
+
+def lost_peer(sign: str) -> str:
+  """What to do when another process of this run ended."""
+  return (
+    f"{sign}, so another process of this run has ended; its own log says why: run the same command "
+    "in all processes again, to go on from the newest checkpoint"
+  )
+
+
+@contextlib.contextmanager
+def telling_of_lost_peers() -> Iterator[None]:
+  """Turns a collective that fails for a dead peer into a UserError."""
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if jax.process_count() > 1 and re.search(LOST, str(error)):
+      raise errors.UserError(lost_peer("a connection broke")) from error
+    raise

@@ -1,0 +1,124 @@
+"""What a run tells of itself: one line of progress, metrics in files and TensorBoard, plots, sheets.
+
+Nothing of it is worth a training: what fails here is told once, and the run goes on.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+
+from fbjax import places
+from fbjax.tracker import plots, writers
+from fbjax.tracker.plots import contact_sheet, plot_loss, write_png
+from fbjax.tracker.progress import duration, peak_flops, progress_line
+from fbjax.tracker.writers import read_metrics
+
+__all__ = [
+  "Tracker",
+  "contact_sheet",
+  "duration",
+  "peak_flops",
+  "plot_loss",
+  "progress_line",
+  "read_metrics",
+  "write_png",
+]
+
+logger = logging.getLogger(__name__)
+
+
+class Tracker:
+  """Writes a run's metrics into its workdir; only the first process writes.
+
+  No method raises for a file, a disk or a library that fails. Metrics of steps behind `start` are
+  dropped, since a resumed run writes those again.
+  """
+
+  def __init__(
+    self,
+    workdir: str,
+    *,
+    steps: int,
+    batch_size: int,
+    start: int = 0,
+    flops: float | None = None,
+  ):
+    self._home = workdir
+    self.workdir = places.local(workdir)
+    self.steps, self.batch_size, self.flops = steps, batch_size, flops
+    self._active = jax.process_index() == 0
+    self._peak = peak_flops(jax.devices()[0])
+    self._last_step, self._last_time, self._waited = start, time.perf_counter(), 0.0
+    self._failed: set[str] = set()
+    self._writers: list[writers.Writer] = []
+    if self._active:
+      with self.attempt("write metrics.jsonl"):
+        places.pull(workdir, "metrics.jsonl")
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        self._writers.append(writers.Jsonl(self.workdir / "metrics.jsonl", start))
+      with self.attempt("write tensorboard"):
+        self._writers.append(writers.TensorBoard(self.workdir / "tensorboard", start))
+
+  @contextlib.contextmanager
+  def attempt(self, what: str) -> Iterator[None]:
+    """Lets what happens inside fail; says so the first time."""
+    try:
+      yield
+    except Exception as error:
+      if what not in self._failed:
+        self._failed.add(what)
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        logger.warning("Could not %s (%s): training goes on without it.", what, reason)
+
+  def waited(self, seconds: float) -> None:
+    """Adds time during which the step waited for data."""
+    self._waited += seconds
+
+  def restart_clock(self, step: int) -> None:
+    """Starts the next line's rates here, to leave out what is not training."""
+    self._last_step, self._last_time, self._waited = step, time.perf_counter(), 0.0
+
+  def write(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Logs one line and keeps the metrics of `step`, with rates since the last call."""
+    now = time.perf_counter()
+    seconds = max(now - self._last_time, 1e-9)
+    rate = (step - self._last_step) / seconds
+    waiting = self._waited / seconds
+    self._last_step, self._last_time, self._waited = step, now, 0.0
+    row = dict(metrics)
+    row |= {"steps_per_s": rate, "clips_per_s": rate * self.batch_size, "data_wait": waiting}
+    if self.flops and self._peak:
+      row["mfu"] = self.flops * rate / (self._peak * jax.device_count())
+    if not self._active:
+      return
+    logger.info(progress_line(step, self.steps, row))
+    for writer in self._writers:
+      with self.attempt(f"write {writer.name}"):
+        writer.scalars(step, row)
+    self._push()
+
+  def picture(self, name: str, step: int, image: UInt8[np.ndarray, "_ _ 3"]) -> None:
+    """Shows a picture."""
+    for writer in self._writers:
+      with self.attempt(f"write {writer.name}"):
+        writer.picture(name, step, image)
+
+  def close(self) -> None:
+    """Draws loss.png and closes the writers."""
+    if not self._active:
+      return
+    with self.attempt("draw loss.png"):
+      plots.plot_loss(self.workdir / "metrics.jsonl", self.workdir / "loss.png")
+    for writer in self._writers:
+      with self.attempt(f"write {writer.name}"):
+        writer.close()
+    self._push()
+
+  def _push(self) -> None:
+    with self.attempt(f"copy to {self._home}"):
+      places.push(self._home)

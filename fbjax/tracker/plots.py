@@ -1,0 +1,77 @@
+"""Pictures of a run: its loss over the steps, and clips as sheets."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw
+
+from fbjax.tracker import writers
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+
+def plot_loss(metrics: str | os.PathLike, out: str | os.PathLike) -> None:
+  """Draws the loss over steps, raw and averaged, on logarithmic axes; nothing without rows."""
+  rows = [row for row in writers.read_metrics(metrics) if writers.is_number(row.get("loss"))]
+  if not rows:
+    return
+  step = np.array([row["step"] for row in rows])
+  loss = np.array([row["loss"] for row in rows])
+  window = max(1, len(loss) // 20)
+  weight = np.convolve(np.ones_like(loss), np.ones(window))[: len(loss)]
+  mean = np.convolve(loss, np.ones(window))[: len(loss)] / weight
+  figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+  try:
+    axes.plot(step, loss, color="0.75", linewidth=1, label="logged")
+    axes.plot(step, mean, color="tab:blue", linewidth=1.8, label=f"mean of the last {window}")
+    axes.set(xlabel="step", ylabel="loss", yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(frameon=False)
+    figure.savefig(out, dpi=120)
+  finally:
+    plt.close(figure)
+
+
+def contact_sheet(
+  rows: Sequence[Mapping[str, UInt8[np.ndarray, "_ h w 3"]]],
+  captions: Sequence[str],
+  cell: int = 64,
+) -> UInt8[np.ndarray, "height width 3"]:
+  """Clips as a picture: one row a clip, its frames left to right, named blocks side by side.
+
+  Args:
+    rows: for each clip, its blocks in order, such as given image, truth and sample. All rows have
+      the same blocks, and a block has the same frames in all rows.
+    captions: one line above each row.
+    cell: width in pixels that a frame is enlarged or reduced to.
+  """
+  _, h, w, _ = next(iter(rows[0].values())).shape
+  height = max(1, round(cell * h / w))
+  gap, line = 6, 14
+  names = list(rows[0])
+  widths = [cell * len(rows[0][name]) for name in names]
+  sheet = Image.new(
+    "RGB", (sum(widths) + gap * (len(names) + 1), line + len(rows) * (height + line + gap)), "white"
+  )
+  draw = ImageDraw.Draw(sheet)
+  for r, (row, caption) in enumerate(zip(rows, captions, strict=True)):
+    top = line + r * (height + line + gap)
+    draw.text((gap, top), caption, fill="black")
+    left = gap
+    for name, width in zip(names, widths, strict=True):
+      if r == 0:
+        draw.text((left, 1), name, fill=(31, 119, 180))
+      for f, frame in enumerate(row[name]):
+        tile = Image.fromarray(frame).resize((cell, height), Image.Resampling.NEAREST)
+        sheet.paste(tile, (left + f * cell, top + line))
+      left += width + gap
+  return np.asarray(sheet)
+
+
+def write_png(file: str | os.PathLike, image: UInt8[np.ndarray, "_ _ 3"]) -> None:
+  """Writes a picture."""
+  Image.fromarray(image).save(file)

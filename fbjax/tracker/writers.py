@@ -1,0 +1,123 @@
+"""Where the metrics of a run go: a file of json lines, TensorBoard."""
+
+import json
+import logging
+import math
+import os
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2
+
+logger = logging.getLogger(__name__)
+
+
+class Writer(Protocol):
+  """A place for metrics; any method may raise, which costs the run no more than this step's."""
+
+  name: str
+
+  def scalars(self, step: int, row: Mapping[str, float]) -> None:
+    """Keeps the metrics of a step."""
+
+  def picture(self, name: str, step: int, image: UInt8[np.ndarray, "_ _ 3"]) -> None:
+    """Shows a picture, where the place can."""
+
+  def close(self) -> None:
+    """Finishes what is written."""
+
+
+class Jsonl:
+  """One line of json for each step, those up to `start` kept from the run before.
+
+  What is in the file but not of this kind stays beside it, in `<file>.damaged`.
+  """
+
+  def __init__(self, file: pathlib.Path, start: int):
+    self.name, self._file = file.name, file
+    rows = read_metrics(file)
+    if strange := _strange_lines(file):
+      aside = file.with_name(file.name + ".damaged")
+      os.replace(file, aside)
+      logger.warning("%s has %d lines that are no metrics: kept as %s.", file, strange, aside)
+    text = "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= start)
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, file)
+
+  def scalars(self, step: int, row: Mapping[str, float]) -> None:
+    with self._file.open("a") as file:
+      file.write(json.dumps({"step": step} | dict(row)) + "\n")
+
+  def picture(self, name: str, step: int, image: UInt8[np.ndarray, "_ _ 3"]) -> None:
+    pass
+
+  def close(self) -> None:
+    pass
+
+
+class TensorBoard:
+  """Event files; steps behind `start`, which a resumed run writes again, are hidden.
+
+  Written at once and not by tensorboardX's thread: that one dies of a full disk, and whoever puts
+  the next event into its queue waits forever.
+  """
+
+  def __init__(self, folder: pathlib.Path, start: int):
+    self.name = folder.name
+    folder.mkdir(parents=True, exist_ok=True)
+    self._events = event_file_writer.EventsWriter(str(folder / "events"))
+    restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._write(start + 1, session_log=restart)
+
+  def scalars(self, step: int, row: Mapping[str, float]) -> None:
+    values = [summary.scalar(name, value).value[0] for name, value in row.items()]
+    self._write(step, summary=summary.Summary(value=values))
+
+  def picture(self, name: str, step: int, image: UInt8[np.ndarray, "_ _ 3"]) -> None:
+    self._write(step, summary=summary.image(name, image, dataformats="HWC"))
+
+  def close(self) -> None:
+    self._events.close()
+
+  def _write(self, step: int, **content: Any) -> None:
+    self._events.write_event(event_pb2.Event(wall_time=time.time(), step=step, **content))
+    self._events.flush()
+
+
+def read_metrics(file: str | os.PathLike) -> list[dict[str, float]]:
+  """The rows of a metrics.jsonl; none when it is missing. Lines that are no metrics are left out."""
+  return [row for row in map(_row, _lines(file)) if row]
+
+
+def _lines(file: str | os.PathLike) -> list[str]:
+  if not os.path.exists(file):
+    return []
+  return pathlib.Path(file).read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def _row(line: str) -> dict[str, float] | None:
+  try:
+    row = json.loads(line)
+  except (ValueError, RecursionError):
+    return None
+  whole = isinstance(row, dict) and isinstance(row.get("step"), int)
+  return row if whole and not isinstance(row["step"], bool) else None
+
+
+def _strange_lines(file: pathlib.Path) -> int:
+  """How many lines are no rows; the last may be cut off by a kill."""
+  lines = _lines(file)
+  return sum(1 for line in lines[:-1] if line.strip() and not _row(line)) + (
+    bool(lines) and not lines[-1].startswith("{")
+  )
+
+
+def is_number(x: Any) -> bool:
+  """Whether x is a finite number."""
+  return isinstance(x, (int, float)) and math.isfinite(x)
