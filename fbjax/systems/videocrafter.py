@@ -177,11 +177,11 @@ class VideoCrafter(latents.LatentSystem):
   def _predict(
     self,
     weights: base.Params,
-    x: Float[Array, "b t h w c"],
+    x: Float[Array, "b t h w c_in"],
     t_net: Float[Array, "b"],
     cond: Cond,
     keys: jax.Array | None,
-  ) -> Float[Array, "b t h w c"]:
+  ) -> Float[Array, "b t h w c_out"]:
     stride = cond.stride if self.networks["unet"].sizes.get("stride_embedding", True) else None
     return self.run("unet", weights)(x, t_net, cond.text, cond.image, stride, keys)
 

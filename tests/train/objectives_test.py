@@ -37,6 +37,11 @@ class Oracle(networks.NetworkSet):
   def decode(self, frozen, z):
     return z
 
+  def check_clip(self, frames, size): ...
+
+  def for_clips(self, frames, size):
+    return self
+
   def drop(self, cond, text, image):
     return cond._replace(text=cond.text * ~text, image=cond.image * ~image)
 
