@@ -67,10 +67,10 @@ class Checkpoints:
     Raises:
       UserError: when no checkpoint is intact, or what was saved has other arrays.
     """
-    if not steps(self.folder):
+    if not _steps(self.folder):
       return None
     seal, restored = _newest_intact(self.folder, state, whole=True)
-    _set_aside(self.folder, [step for step in steps(self.folder) if step > seal.step])
+    _set_aside(self.folder, [step for step in _steps(self.folder) if step > seal.step])
     self._manager.reload()
     return restored, seal.position
 
@@ -149,10 +149,15 @@ def load(workdir: str, part: dict[str, Any]) -> tuple[int, dict[str, Any]]:
   Raises:
     UserError: when nothing was saved, no checkpoint is intact, or what was saved has other arrays.
   """
-  if not steps(folder(workdir)):
+  if not _steps(folder(workdir)):
     raise errors.UserError(f"{workdir} holds no checkpoint yet; train it first")
   seal, found = _newest_intact(folder(workdir), part, whole=False)
   return seal.step, found
+
+
+def steps(workdir: str) -> list[int]:
+  """The steps that have a checkpoint, intact or not, in order."""
+  return _steps(folder(workdir))
 
 
 def folder(workdir: str) -> epath.Path:
@@ -160,7 +165,7 @@ def folder(workdir: str) -> epath.Path:
   return places.absolute(workdir) / "checkpoints"
 
 
-def steps(folder: epath.Path) -> list[int]:
+def _steps(folder: epath.Path) -> list[int]:
   """The steps with a checkpoint, in order, as the first process sees them.
 
   Those that are being written, or were left unfinished, are none.
@@ -187,7 +192,7 @@ def _newest_intact(folder: epath.Path, wanted: Any, whole: bool) -> tuple[seals.
   have written something newer.
   """
   failed: dict[int, str] = {}
-  while left := [step for step in steps(folder) if step not in failed]:
+  while left := [step for step in _steps(folder) if step not in failed]:
     try:
       found = _read_together(folder / str(left[-1]), wanted, whole)
     except seals.Damaged as damage:

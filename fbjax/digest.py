@@ -39,7 +39,10 @@ def of_tree(tree: Any) -> dict[str, str]:
 
 
 def differing(tree: Any, digests: Mapping[str, str]) -> list[str]:
-  """Paths of the arrays of a tree of which any copy on any device has another digest than given."""
+  """Paths of the arrays of a tree that have another digest than given in any process.
+
+  Copies on several devices of one process count as read from the disk once.
+  """
   leaves = paths(tree)
   wrong = []
   for path, total in _sums(tree, lambda shard: True).items():

@@ -104,7 +104,7 @@ def test_other_arrays_than_were_saved_are_named_and_no_damage(tmp_path, state):
   assert "no ema/layers/2, a ema/layers/0 of shape (8, 8) instead of (8, 9)" in str(error.value)
   with pytest.raises(errors.UserError, match="a ema/layers/0, which nothing here takes"):
     restored(tmp_path, state._replace(ema={}))
-  assert checkpoint.steps(checkpoint.folder(str(tmp_path))) == [2, 7]
+  assert checkpoint.steps(str(tmp_path)) == [2, 7]
 
 
 def test_a_donated_state_is_saved_as_it_was(tmp_path, state):
@@ -244,7 +244,7 @@ def test_an_empty_folder_of_a_later_step_is_no_checkpoint(tmp_path):
   assert same(checkpoints.restore(make_state())[0], make_state(4))
   checkpoints.save(6, make_state(6), 60)
   checkpoints.close()
-  assert checkpoint.steps(checkpoint.folder(str(tmp_path))) == [4, 6]
+  assert checkpoint.steps(str(tmp_path)) == [4, 6]
 
 
 def test_when_none_is_intact_one_sentence_says_which_and_why(tmp_path):
@@ -257,7 +257,7 @@ def test_when_none_is_intact_one_sentence_says_which_and_why(tmp_path):
   for part in (str(folder), "step 2: its seal is missing", "step 4: ", "put back a copy of one"):
     assert part in str(error.value)
   assert "\n" not in str(error.value)
-  assert checkpoint.steps(checkpoint.folder(str(tmp_path))) == [2, 4]
+  assert checkpoint.steps(str(tmp_path)) == [2, 4]
 
 
 # Two at once.

@@ -1,11 +1,15 @@
 import json
 import logging
+import os
+import struct
 import types
 
 import numpy as np
 import pytest
+from tensorboardX.proto import event_pb2
 
 from fbjax import tracker
+from fbjax.tracker import progress, writers
 
 
 def test_a_line_of_progress_tells_everything(monkeypatch, tmp_path, caplog):
@@ -15,11 +19,26 @@ def test_a_line_of_progress_tells_everything(monkeypatch, tmp_path, caplog):
   log = tracker.Tracker(str(tmp_path), steps=400, batch_size=16, flops=8 * 2e11)
   log.waited(2.5)
   with caplog.at_level(logging.INFO, "fbjax"):
-    log.write(20, {"loss": 0.25, "replaced": 3})
+    log.write(20, {"loss": 0.01234, "grad_norm": 0.5221, "lr": 3e-4, "replaced": 3})
   log.close()
   assert caplog.messages[-1] == (
-    "step 20/400  loss 0.25000  2.00 steps/s  32.0 clips/s  data 25%  ETA 3m10s  MFU 40%"
-    "  3 clips replaced"
+    "step 20/400  loss 0.01234  grad 0.522  lr 3.0e-04  2 steps/s  32 clips/s  data 25%  ETA 3m10s"
+    "  MFU 40%  3 clips replaced"
+  )
+
+
+@pytest.mark.parametrize(
+  ("x", "text"),
+  [(9.1234, "9.12"), (146.4, "146"), (20480.0, "20480"), (2.0, "2"), (1e-7, "1e-07"), (0.0, "0")],
+)
+def test_numbers_have_three_digits_or_are_whole(x, text):
+  assert progress.number(x) == text
+
+
+def test_a_line_leaves_out_what_is_not_known():
+  row = {"loss": 1.0, "steps_per_s": 1.0, "clips_per_s": 8.0, "data_wait": 0.0}
+  assert progress.progress_line(1, 3, row) == (
+    "step 1/3  loss 1  1 steps/s  8 clips/s  data 0%  ETA 2s"
   )
 
 
@@ -48,6 +67,112 @@ def test_a_resumed_run_overwrites_the_steps_it_repeats(tmp_path):
   log.close()
   rows = tracker.read_metrics(tmp_path / "metrics.jsonl")
   assert [(row["step"], row["loss"]) for row in rows] == [(2, 2.0), (4, 4.0), (6, 60.0)]
+
+
+def events(workdir) -> list[event_pb2.Event]:
+  """What TensorBoard would read."""
+  found = []
+  for file in sorted((workdir / "tensorboard").iterdir()):
+    content = file.read_bytes()
+    while content:
+      (length,) = struct.unpack("<Q", content[:8])
+      found.append(event_pb2.Event.FromString(content[12 : 12 + length]))
+      content = content[12 + length + 4 :]
+  return found
+
+
+def test_tensorboard_gets_scalars_pictures_and_where_a_run_was_resumed(tmp_path):
+  log = tracker.Tracker(str(tmp_path), steps=10, batch_size=2, start=4)
+  log.write(6, {"loss": 0.5})
+  log.picture("sheet", 6, np.zeros((4, 5, 3), np.uint8))
+  # At once: a killed run has them too.
+  assert events(tmp_path)[1].session_log.status == event_pb2.SessionLog.START
+  assert events(tmp_path)[1].step == 5
+  scalars, picture = events(tmp_path)[2:]
+  values = {value.tag: value.simple_value for value in scalars.summary.value}
+  assert scalars.step == 6 and values["loss"] == 0.5 and values["clips_per_s"] > 0
+  assert (picture.summary.value[0].image.height, picture.summary.value[0].image.width) == (4, 5)
+  log.close()
+
+
+STRANGE = {
+  "binary": b"\x00\xff\xfe\x80 not text\n",
+  "other json": b'[1, 2]\n"text"\n3\nnull\n',
+  "no step": b'{"loss": 1.0}\n',
+  "no loss": b'{"step": 1}\n{"step": 2, "loss": null}\n{"step": 3, "loss": "high"}\n',
+  "strange steps": b'{"step": "1"}\n{"step": true}\n{"step": 1.5}\n',
+  "not finite": b'{"step": 1, "loss": NaN}\n{"step": 2, "loss": Infinity}\n',
+  "empty": b"",
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_strange_metrics_cost_nothing_and_are_kept_beside(tmp_path, kind, caplog):
+  (tmp_path / "metrics.jsonl").write_bytes(STRANGE[kind])
+  with caplog.at_level(logging.WARNING, "fbjax"):
+    log = tracker.Tracker(str(tmp_path), steps=10, batch_size=2, start=4)
+    log.write(5, {"loss": 0.5})
+    log.close()
+  rows = tracker.read_metrics(tmp_path / "metrics.jsonl")
+  assert (rows[-1]["step"], rows[-1]["loss"]) == (5, 0.5)
+  assert (tmp_path / "loss.png").exists()
+  if kind in ("binary", "other json", "no step", "strange steps"):
+    assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == STRANGE[kind]
+    assert len(caplog.messages) == 1
+  else:
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "loss.png", "tensorboard"])
+def test_what_is_in_the_way_of_a_log_is_told_once_and_the_rest_is_written(tmp_path, name, caplog):
+  """A folder where a file is wanted, and the other way round."""
+  if name == "tensorboard":
+    (tmp_path / name).write_text("")
+  else:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "inside").write_text("")
+  with caplog.at_level(logging.WARNING, "fbjax"):
+    log = tracker.Tracker(str(tmp_path), steps=10, batch_size=2)
+    for step in (5, 10):
+      log.write(step, {"loss": 0.5})
+      log.picture("sheet", step, np.zeros((4, 4, 3), np.uint8))
+    log.close()
+  told = [message for message in caplog.messages if f" {name} (" in message]
+  assert len(told) == 1 and "training goes on without it" in told[0]
+  if name != "metrics.jsonl":
+    assert len(tracker.read_metrics(tmp_path / "metrics.jsonl")) == 2
+  if name != "tensorboard":
+    assert len(events(tmp_path)) == 6
+
+
+class Broken:
+  """A writer of which everything fails, as on a full disk."""
+
+  name = "broken"
+
+  def __init__(self, *args):
+    pass
+
+  def scalars(self, step, row):
+    raise OSError(28, os.strerror(28))
+
+  picture = scalars
+
+  def close(self):
+    raise OSError("handle is closed")
+
+
+def test_a_writer_whose_disk_is_full_is_told_of_once(tmp_path, monkeypatch, caplog):
+  monkeypatch.setattr(writers, "TensorBoard", Broken)
+  with caplog.at_level(logging.WARNING, "fbjax"):
+    log = tracker.Tracker(str(tmp_path), steps=1000, batch_size=2)
+    for step in range(1, 40):
+      log.write(step, {"loss": 0.5})
+    log.close()
+  assert caplog.messages == [
+    "Could not write broken (OSError: [Errno 28] No space left on device): training goes on without it."
+  ]
+  assert len(tracker.read_metrics(tmp_path / "metrics.jsonl")) == 39
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class Jsonl:
   def __init__(self, file: pathlib.Path, start: int):
     self.name, self._file = file.name, file
     rows = read_metrics(file)
-    if strange := _strange_lines(file):
+    if strange := sum(1 for line in _lines(file) if line.strip() and not _row(line)):
       aside = file.with_name(file.name + ".damaged")
       os.replace(file, aside)
       logger.warning("%s has %d lines that are no metrics: kept as %s.", file, strange, aside)
@@ -96,9 +96,10 @@ def read_metrics(file: str | os.PathLike) -> list[dict[str, float]]:
 
 
 def _lines(file: str | os.PathLike) -> list[str]:
+  """What a file holds, by lines that have an end; a kill may have cut off one behind them."""
   if not os.path.exists(file):
     return []
-  return pathlib.Path(file).read_text(encoding="utf-8", errors="replace").splitlines()
+  return pathlib.Path(file).read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
 
 
 def _row(line: str) -> dict[str, float] | None:
@@ -108,14 +109,6 @@ def _row(line: str) -> dict[str, float] | None:
     return None
   whole = isinstance(row, dict) and isinstance(row.get("step"), int)
   return row if whole and not isinstance(row["step"], bool) else None
-
-
-def _strange_lines(file: pathlib.Path) -> int:
-  """How many lines are no rows; the last may be cut off by a kill."""
-  lines = _lines(file)
-  return sum(1 for line in lines[:-1] if line.strip() and not _row(line)) + (
-    bool(lines) and not lines[-1].startswith("{")
-  )
 
 
 def is_number(x: Any) -> bool:

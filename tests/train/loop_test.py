@@ -1,14 +1,18 @@
 """The loop with a loss of one weight: everything but the networks."""
 
+import gc
 import logging
+import os
+import time
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as orbax
 import pytest
 
-from fbjax import sharding, tracker
+from fbjax import checkpoint, errors, sharding, tracker
 from fbjax.train import loop, optim
 
 
@@ -79,9 +83,135 @@ def test_metrics_cover_every_logged_step_once(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_clips(tmp_path):
-  with pytest.raises(FloatingPointError, match=r"at step 6, in a batch of clip40, .*clip47"):
-    run(tmp_path, data=Numbers(broken_at=5), save_every=6, clip_name=lambda i: f"clip{i}")
+  with pytest.raises(errors.UserError) as error:
+    run(tmp_path, data=Numbers(broken_at=5), save_every=2, clip_name=lambda i: f"clip{i}")
+  for part in ("at step 6, in a batch of clip40, ", "clip47", "checkpoint of step 4 is intact"):
+    assert part in str(error.value)
   assert not list((tmp_path / "checkpoints").glob("6*"))  # nothing broken was saved
+
+
+def test_nothing_in_the_way_of_logs_costs_a_checkpoint(tmp_path, caplog):
+  """Folders for files, files for folders, previews that fail: all steps are trained and saved."""
+  (tmp_path / "metrics.jsonl").mkdir()
+  (tmp_path / "loss.png").mkdir()
+  (tmp_path / "tensorboard").write_text("")
+
+  def preview(step, ema):
+    raise NotADirectoryError("samples is a file")
+
+  with caplog.at_level(logging.WARNING, "fbjax"):
+    state = run(tmp_path, preview=preview, preview_every=2, log_every=1)
+  jax.tree.map(np.testing.assert_array_equal, run(tmp_path), state)
+  assert len([message for message in caplog.messages if "draw a preview" in message]) == 1
+  assert len(caplog.messages) == 4
+
+
+def test_a_failing_log_leaves_the_save_in_flight_whole(tmp_path, monkeypatch):
+  """However badly the log fails: what was asked to be saved is waited for first."""
+
+  def close(self):
+    raise RuntimeError("a bug")
+
+  monkeypatch.setattr(tracker.Tracker, "close", close)
+  with pytest.raises(RuntimeError, match="a bug"):
+    run(tmp_path, steps=4, save_every=4)
+  assert checkpoint.steps(str(tmp_path)) == [4]
+
+
+def test_a_save_that_fails_ends_the_run_before_the_next_save(tmp_path, monkeypatch):
+  """The disk fills up while a save runs in the background."""
+  finalize = orbax.CheckpointManager._finalize
+
+  def full(self, step, *args):
+    finalize(self, step, *args)
+    if step == 2:
+      raise ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device")
+
+  monkeypatch.setattr(orbax.CheckpointManager, "_finalize", full)
+
+  class Slow(Numbers):
+    def __next__(self):
+      time.sleep(0.3 if self.position > 1 else 0)
+      return super().__next__()
+
+  data = Slow()
+  with pytest.raises(errors.UserError, match="step 2 could not be saved in .*no space left on dev"):
+    run(tmp_path, steps=40, save_every=2, data=data)
+  assert data.position < 30
+
+
+def test_zero_means_at_the_end_alone(tmp_path):
+  seen = []
+
+  def preview(step, ema):
+    seen.append(step)
+    return np.zeros((4, 4, 3), np.uint8)
+
+  run(tmp_path, steps=5, log_every=0, save_every=0, preview_every=0, preview=preview)
+  assert seen == [5]
+  assert checkpoint.steps(str(tmp_path)) == [5]
+  assert [row["step"] for row in tracker.read_metrics(tmp_path / "metrics.jsonl")] == [5]
+
+
+@pytest.mark.parametrize(
+  "wrong",
+  [
+    {"steps": 0},
+    {"keep": 0},
+    {"accumulate": 0},
+    {"accumulate": -8},
+    {"log_every": -1},
+    {"save_every": -1},
+    {"preview_every": -2},
+  ],
+)
+def test_numbers_that_make_no_sense_are_named_by_their_key(tmp_path, wrong):
+  ((name, value),) = wrong.items()
+  with pytest.raises(errors.UserError, match=rf"train\.{name}={value} must be at least [01]"):
+    run(tmp_path, **wrong)
+  assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_resumed_run_reads_no_weights_to_start_from_and_keeps_none_twice(tmp_path):
+  """The memory of a resumed run: the state that was read is the one that is trained."""
+  run(tmp_path, steps=2)
+  reads = []
+
+  def start():
+    reads.append(1)
+    return {"w": jnp.ones(4)}
+
+  def preempted(step):
+    gc.collect()
+    alive.append(sum(x.shape == (4,) and not x.is_deleted() for x in jax.live_arrays()))
+    return False
+
+  alive: list[int] = []
+  before = sum(x.shape == (4,) and not x.is_deleted() for x in jax.live_arrays())
+  run(tmp_path, steps=8, start=start, preempted=preempted)
+  assert not reads
+  assert max(alive) - before <= 2  # weights and their average
+
+
+def test_many_saves_and_logs_keep_no_files_open(tmp_path):
+  opened = []
+
+  def preempted(step):
+    opened.append(len(os.listdir("/proc/self/fd")))
+    return False
+
+  run(tmp_path, steps=40, save_every=1, log_every=1, preempted=preempted)
+  assert max(opened[20:]) <= max(opened[5:20]) + 2
+
+
+def test_a_checkpoint_that_is_damaged_costs_only_the_steps_behind_the_one_before(tmp_path, caplog):
+  whole = run(tmp_path / "whole")
+  run(tmp_path / "parts", steps=6)
+  (tmp_path / "parts/checkpoints/6/state/manifest.ocdbt").write_bytes(b"")
+  with caplog.at_level(logging.WARNING, "fbjax"):
+    resumed = run(tmp_path / "parts")
+  assert "going back to that of step 3" in caplog.text
+  jax.tree.map(np.testing.assert_array_equal, whole, resumed)
 
 
 def test_previews_are_drawn_from_the_average_and_at_the_end(tmp_path):
