@@ -59,7 +59,7 @@ def port_files(config: dict[str, Any], weights: Sequence[str], out: str | None) 
   leaves, about, count = {}, {}, 0
   kept = left_over(opened, list(located.values()), ignore[""])
   if kept:
-    logger.info("Of no network: %s.", ", ".join(sorted(kept)))
+    logger.info("Of no network: %s.", ", ".join(sorted(map(files.printable, kept))))
   for name, found in located.items():
     spec = wanted[name]
     params, report = fill(name, spec, found.tensors, rules.get(name, {}), ignore.get(name, ()))
@@ -73,6 +73,8 @@ def port_files(config: dict[str, Any], weights: Sequence[str], out: str | None) 
     # What the network does not need is kept for the way back.
     kept |= {prefix + key: found.tensors[key] for key in report.left if key in found.tensors}
 
+  for key in [key for key, x in kept.items() if isinstance(x, files.Unread)]:
+    logger.info("Not kept for the way back: %s.", kept.pop(key).problem)
   leaves |= {f"left/{key}": x for key, x in kept.items()}
   weights_lib.write(out, leaves, check, {"files": list(weights), "parts": about})
   for name in wanted.keys() - located.keys():
@@ -163,7 +165,9 @@ def left_over(
   # A buffer of the schedule has no module before its name: they are computed here.
   unknown = [key for key in left if "." in key and not convert.match(ignore, [key])]
   if unknown:
-    lines = "\n".join(f"  {key} {tuple(left[key].shape)}" for key in sorted(unknown))
+    lines = "\n".join(
+      f"  {files.printable(key)} {tuple(left[key].shape)}" for key in sorted(unknown)
+    )
     raise errors.UserError(
       f"the files hold {len(unknown)} tensors of no network of this config:\n{lines}\n"
       "Name them in config.port.ignore if they are not needed"

@@ -9,7 +9,7 @@ import numpy as np
 
 from fbjax import errors, lazy, trees
 from fbjax.port import leaf as leaf_lib
-from fbjax.port import table
+from fbjax.port import dtypes, keys, table
 
 Params = dict[Any, Any]
 Tensors = Mapping[str, Any]
@@ -30,7 +30,9 @@ class Report(NamedTuple):
       f"{len(self.lacks)} lacking, {len(self.left)} left over"
     ]
     for title, entries in (("used", self.used), ("lacks", self.lacks), ("left", self.left)):
-      lines += [f"  {title:5} {name}  {what}".rstrip() for name, what in entries.items()]
+      lines += [
+        f"  {title:5} {keys.printable(name)}  {what}".rstrip() for name, what in entries.items()
+      ]
     return "\n".join(lines)
 
 
@@ -224,12 +226,25 @@ def _problems(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Any])
   def shape(name):
     return tuple(found[name].shape)
 
+  shown = keys.printable
   problems = [f"  missing    {name} {expected[name]}" for name in expected.keys() - found.keys()]
-  problems += [f"  unexpected {name} {shape(name)}" for name in found.keys() - expected.keys()]
+  problems += [
+    f"  unexpected {shown(name)} {shape(name)}" for name in found.keys() - expected.keys()
+  ]
   problems += [
     f"  misshapen  {name}: {shape(name)}, expected {wanted}"
     for name, wanted in expected.items()
     if name in found and shape(name) != wanted
+  ]
+  problems += [
+    f"  unreadable {shown(name)}: {found[name].problem}"
+    for name in expected.keys() & found.keys()
+    if isinstance(found[name], dtypes.Unread)
+  ]
+  problems += [
+    f"  no weights {shown(name)}: whole numbers ({found[name].dtype})"
+    for name in expected.keys() & found.keys()
+    if np.dtype(found[name].dtype).kind in "iub"
   ]
   return sorted(problems)
 

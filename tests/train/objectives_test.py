@@ -3,7 +3,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import golden
@@ -11,7 +10,7 @@ import toy
 from fbjax import build
 from fbjax.bridge import diffusion, prediction, process
 from fbjax.systems import base, formulation, networks
-from fbjax.train import objectives, step
+from fbjax.train import objectives, optim, step
 
 
 class Cond(NamedTuple):
@@ -166,7 +165,7 @@ def test_dropout_does_not_depend_on_accumulation():
     lambda x: jnp.asarray(0.2 * rng.standard_normal(x.shape), x.dtype),
     jax.eval_shape(system.init, jax.random.key(0)),
   )
-  tx = optax.sgd(1.0)
+  tx = optim.make_optimizer(name="sgd", lr=1.0, steps=1)
 
   def moved(dropout, accumulate):
     config["system"]["unet"]["dropout"] = dropout
