@@ -74,7 +74,7 @@ def recipe(name, changes):
 
 def port(config, folder):
   """Writes what the checkpoint that a config starts from would hold: nothing in it is zero."""
-  system = build.make_networks(config, None)
+  system = build.make_networks(config, build.make_tokenizer(config))
   rng = np.random.default_rng(0)
   leaves = {}
   for name, spec in system.networks.items():

@@ -24,7 +24,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple, TypeVar
 
 import av
@@ -140,7 +140,7 @@ def count_frames(path: Path, data: bytes | None, identity: Hashable) -> int:
   return _memo((identity, "count"), count)
 
 
-def from_keyframe(video: Video, index: Index, wanted: range) -> Iterator[Picture]:
+def from_keyframe(video: Video, index: Index, wanted: Sequence[int]) -> Iterator[Picture]:
   """Yields the wanted frames, decoded from the last keyframe before the first of them.
 
   Ends early where the file does not keep what its index promises. Spares decoding what lies before:
@@ -172,7 +172,7 @@ def from_keyframe(video: Video, index: Index, wanted: range) -> Iterator[Picture
     return
 
 
-def from_start(path: Path, data: bytes | None, wanted: range) -> Iterator[Picture]:
+def from_start(path: Path, data: bytes | None, wanted: Sequence[int]) -> Iterator[Picture]:
   """Yields the wanted frames, decoded from the start of the file."""
   with opened(path, data) as video:  # Anew: after a seek, some decoders lack their palette.
     screen = _Screen(video.stream)

@@ -36,6 +36,9 @@ class Videos:
   uniform choice) say which; see video.read_clip.
   """
 
+  choose: video_lib.Choose = staticmethod(video_lib.evenly)
+  flip = False  # every second clip is mirrored
+
   def __init__(
     self,
     root: video_lib.Path,
@@ -76,8 +79,12 @@ class Videos:
   def read(self, index: int, rng: np.random.Generator) -> video_lib.Clip:
     """A random stretch of this file, drawn with `rng`; BrokenClip where it cannot be had."""
     entry, path = self.entries[index], self.path(index)
-    video, stride = video_lib.read_clip(path, self.frames, self.size, self.strides, rng)
-    return video_lib.Clip(video, entry.caption, stride, entry.label)
+    video, stride = video_lib.read_clip(
+      path, self.frames, self.size, self.strides, rng, choose=self.choose
+    )
+    if self.flip and rng.integers(2):
+      video = video[:, :, ::-1]
+    return video_lib.Clip(np.ascontiguousarray(video), entry.caption, stride, entry.label)
 
 
 class WebVid(Videos):
@@ -203,8 +210,9 @@ class UCF101(Videos):
 
   A clip's label is its class's number in classInd.txt from 0, its caption the class's name in words.
   `protocol` "official" keeps the lists of `fold` apart; "all", the published setting, trains on every
-  clip and holds out the same ones. `strides` 3 is constant, where the published loader drifts
-  between 3 and 4.
+  clip and holds out the same ones. `spacing` "even" keeps the stride, "published" drifts between it
+  and one more as the released loader does. With `flip`, as published, half of the training clips
+  are mirrored.
   """
 
   def __init__(
@@ -214,11 +222,16 @@ class UCF101(Videos):
     *,
     protocol: str = "official",
     fold: int = 1,
+    spacing: str = "even",
+    flip: bool = False,
     frames: int = 16,
     size: int | Sequence[int] = 256,
     strides: int | Sequence[int] = 3,
   ):
     check_protocol(protocol)
+    if spacing not in _SPACINGS:
+      raise errors.UserError(f"data.spacing is {spacing!r}; expected 'even' or 'published'")
+    self.choose, self.flip = _SPACINGS[spacing], flip and split == "train"
     root, fold = folder(path), checks.whole("data.fold", fold)
     lists = root / "ucfTrainTestlist"
     self.classes = [line.split()[-1] for line in text.lines(lists / "classInd.txt")]
@@ -237,6 +250,7 @@ class UCF101(Videos):
     super().__init__(folder(root / "UCF-101"), entries, frames=frames, size=size, strides=strides)
 
 
+_SPACINGS = {"even": video_lib.evenly, "published": video_lib.in_window}
 _UCF_LISTS = {"train": "trainlist", "val": "testlist"}
 
 

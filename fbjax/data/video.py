@@ -12,7 +12,7 @@ import fractions
 import os
 import pathlib
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 import av
@@ -69,6 +69,36 @@ def choose_frames(
   return int(rng.integers(count - stride * (frames - 1))), stride
 
 
+# (frames of the video, of the clip, least and most stride, rng) -> frames to take, and their stride.
+Choose = Callable[
+  [int, int, tuple[int, int], np.random.Generator], tuple[Sequence[int] | range, int]
+]
+
+
+def evenly(
+  count: int, frames: int, strides: tuple[int, int], rng: np.random.Generator
+) -> tuple[range, int]:
+  """Frames a constant stride apart; see `choose_frames`."""
+  start, stride = choose_frames(count, frames, strides, rng)
+  return range(start, start + stride * (frames - 1) + 1, stride), stride
+
+
+def in_window(
+  count: int, frames: int, strides: tuple[int, int], rng: np.random.Generator
+) -> tuple[list[int], int]:
+  """Frames spread over a window of stride x frames, as released for UCF-101 (FrameBridge, §6.2).
+
+  Their distance drifts between the stride and one more; a shorter video is compressed.
+  """
+  if count < frames:
+    raise BrokenClip(f"has {count} frames, fewer than the {frames} of a clip")
+  stride = strides[0]
+  window = stride * frames
+  start = int(rng.integers(max(count - window, 1)))
+  end = min(start + window, count)
+  return np.linspace(start, end - 1, frames).astype(int).tolist(), stride
+
+
 def read_clip(
   path: Path,
   frames: int,
@@ -76,29 +106,32 @@ def read_clip(
   strides: tuple[int, int],
   rng: np.random.Generator,
   data: bytes | None = None,
+  choose: Choose | None = None,
 ) -> tuple[UInt8[np.ndarray, "t h w 3"], int]:
   """Returns a random stretch of a video and its stride; BrokenClip where the file has none.
 
   `data` is the content of a file that is not on disk; `path` then only says in errors which it is.
+  `choose` picks the frames; by default they are `evenly` spaced.
   """
+  choose = choose or evenly
   with _named(path):
     with playback.opened(path, data) as video:
       identity, index = video.identity, playback.read_index(video)
       if index is not None:
         state = rng.bit_generator.state
-        wanted = _choose(len(index.pts), frames, strides, rng)
+        wanted, stride = choose(len(index.pts), frames, strides, rng)
         images = [
           resize_crop(p.image, size, p.aspect) for p in playback.from_keyframe(video, index, wanted)
         ]
         if len(images) == frames:
-          return np.stack(images), wanted.step
+          return np.stack(images), stride
         rng.bit_generator.state = state
-    wanted = _choose(playback.count_frames(path, data, identity), frames, strides, rng)
+    wanted, stride = choose(playback.count_frames(path, data, identity), frames, strides, rng)
     pictures = playback.from_start(path, data, wanted)
     images = [resize_crop(p.image, size, p.aspect) for p in pictures]
     if len(images) < frames:
       raise BrokenClip(f"ends before frame {wanted[-1]}")
-    return np.stack(images), wanted.step
+    return np.stack(images), stride
 
 
 def frame_rate(path: Path) -> float:
@@ -122,11 +155,6 @@ def _named(path: Path) -> Iterator[None]:
     yield
   except (BrokenClip, playback.Unplayable) as e:
     raise BrokenClip(f"{path} {e}.") from None
-
-
-def _choose(count: int, frames: int, strides: tuple[int, int], rng) -> range:
-  start, stride = choose_frames(count, frames, strides, rng)
-  return range(start, start + stride * (frames - 1) + 1, stride)
 
 
 def resize_crop(

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fbjax import errors, lazy, trees
-from fbjax.port import leaf as leaf_lib
 from fbjax.port import dtypes, keys, table
+from fbjax.port import leaf as leaf_lib
 
 Params = dict[Any, Any]
 Tensors = Mapping[str, Any]
