@@ -143,7 +143,7 @@ def test_a_worker_that_is_killed_ends_in_one_sentence_at_once(victim):
   """Also where the others have batches left, and leaves no process behind."""
   iterator = batches(patchy(), workers=2, prefetch=3)
   next(iterator)
-  processes = multiprocessing.active_children()
+  processes = sorted(multiprocessing.active_children(), key=lambda process: process.pid)
   os.kill(processes[victim].pid, signal.SIGKILL)
   processes[victim].join()
   began = time.monotonic()

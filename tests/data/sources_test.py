@@ -149,6 +149,7 @@ def test_links_in_circles_end(tmp_path):
     for j in range(12):
       (tmp_path / f"{i}/a{j}").symlink_to(tmp_path / f"{j}")
   (tmp_path / "0/up").symlink_to(tmp_path)
+  (tmp_path / "00").symlink_to("5")
   (tmp_path / "0/self").symlink_to("self")
   (tmp_path / "self.mp4").symlink_to("self.mp4")
   found = listed(sources.Folder(tmp_path))
