@@ -93,6 +93,13 @@ class NetworkSet:
       if spec.trained == trained
     }
 
+  def check_clip(self, frames: int, size: tuple[int, int]) -> None:
+    """Any clip will do, unless a system knows better."""
+
+  def for_clips(self, frames: int, size: tuple[int, int]) -> "NetworkSet":
+    self.check_clip(frames, size)
+    return self
+
   @property
   def whole(self) -> "NetworkSet":
     return self

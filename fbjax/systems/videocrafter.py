@@ -175,7 +175,7 @@ class VideoCrafter(latents.LatentSystem):
   def _predict(
     self,
     weights: base.Params,
-    x: Float[Array, "b t h w c"],
+    x: Float[Array, "b t h w c_in"],
     t_net: Float[Array, "b"],
     cond: Cond,
     keys: jax.Array | None,
