@@ -1,4 +1,4 @@
-"""The networks that a system is made of: what each is called where, and how to run it."""
+"""The networks of a system: how each is built, initialised and applied, and its name in the port."""
 
 import functools
 import inspect
@@ -17,10 +17,10 @@ Params = Any
 
 
 class NetworkSpec(NamedTuple):
-  """One network.
+  """How one network is built.
 
-  make: the class, taking `sizes` and `rngs`.
-  sizes: arguments of its constructor.
+  make: its class.
+  sizes: arguments of the constructor that decide the shapes of weights.
   network: its name in the port.
   trained: whether its weights are among the trainable ones.
   options: further arguments that change no weights, such as dtype.
@@ -64,9 +64,10 @@ class NetworkSpec(NamedTuple):
 
 
 class NetworkSet:
-  """Networks by name; weights are nested dicts of arrays, one for each name.
+  """Networks by name. Their weights are nested dicts of arrays, keyed by these names first.
 
-  What every system is at its core: it says which networks train, and trains them as a whole.
+  The base class of all systems: `params` are the weights of the networks that train, `frozen` those
+  of the others.
   """
 
   fixed: tuple[str, ...] = ()
