@@ -17,8 +17,6 @@ bridge. Rows are written in the form that has a limit at both ends wherever ther
 
 from typing import Literal, NamedTuple
 
-import jax.numpy as jnp
-
 from fbjax.bridge import process as process_lib
 
 Kind = Literal["z0", "noise", "v", "psi", "velocity"]
@@ -155,26 +153,6 @@ def gain(kind: Kind, process: Process, time: Times) -> Times:
 def loss_weight(kind: Kind, like: Kind, process: Process, time: Times) -> Times:
   """Weight that turns the square loss of `kind` into that of `like` (§1.3, column 5)."""
   return divide(gain(kind, process, time), gain(like, process, time)) ** 2
-
-
-def stable_weight(
-  kind: Kind,
-  process: Process,
-  z0: Clips,
-  z1: Clips,
-  time: PerClip,
-) -> PerClip:
-  """|z1 - z0|^2 / E |F|^2 over the noise: the stabilised loss of a prediction that diverges.
-
-  For the velocity of a Brownian bridge this is the variance-stabilised velocity matching of
-  ViBT (arXiv:2511.23199); 0 where the clip equals its prior.
-  """
-  p, q, r = rows(kind, process, time).forward
-  axes = tuple(range(1, z0.ndim))
-  mean = process_lib.per_clip(p, z0) * z0 + process_lib.per_clip(q, z0) * z1
-  size = z0[0].size
-  distance = jnp.sum((z1 - z0) ** 2, axes)
-  return divide(distance, jnp.sum(mean**2, axes) + size * r**2)
 
 
 def _apply(row: tuple[PerClip, PerClip, PerClip], *values: Clips) -> Clips:

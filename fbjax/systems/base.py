@@ -1,7 +1,8 @@
-"""What every architecture answers: how clips become latents and conditions, and who denoises.
+"""The interface of a system: a video model with its encoders, as training and sampling see it.
 
-Objectives and samplers know this protocol only. A neural prior, a last frame or the previous chunk
-of a long video are other ways to make `z1`; nobody else has to know.
+A system encodes clips into latents z0, a prior z1 and conditions, denoises, and decodes. Objectives
+and samplers know this protocol only: whether z1 is the given frame repeated, a way between two frames
+or the coarse video of a neural prior is the system's own business.
 """
 
 from collections.abc import Mapping
@@ -71,11 +72,11 @@ class System(Protocol):
     ...
 
   def init_frozen(self, key: jax.Array) -> Params:
-    """New weights of what is never trained; for trying out, where nothing was ported."""
+    """New weights of the networks that are not trained, where no ported ones are at hand."""
     ...
 
   def weights(self, params: Params, frozen: Params) -> Params:
-    """What `embed` and `denoise` run with: `params`, unless only a part of them is trained."""
+    """The weights that `embed` and `denoise` take: `params`, unless an adapter trains a part of them."""
     ...
 
   def encode(self, frozen: Params, batch: Batch, keys: jax.Array) -> Example:

@@ -1,4 +1,4 @@
-"""How a system turns videos in [-1, 1] into latents and back."""
+"""Codecs: videos in [-1, 1] to latents and back."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable

@@ -33,7 +33,7 @@ class Cond(NamedTuple):
 
 
 class CogVideoX(latents.LatentSystem):
-  """Implements `base.System`."""
+  """The transformer with its codec and T5. Implements `base.System`."""
 
   # What the transformer sees: the state and the given frame.
   inputs = 2
@@ -138,9 +138,10 @@ class CogVideoX(latents.LatentSystem):
 
 
 class CogVideoXPrior(neural_prior.NeuralPrior, CogVideoX):
-  """Its neural prior: the transformer sees still frames in place of a state, and no time passes.
+  """Its neural prior: the transformer sees the given frame repeated, at time 0, in place of a state.
 
-  It has the input channels of the text-to-video network, whose weights it can start from."""
+  It has the input channels of the text-to-video network, whose weights it can start from.
+  """
 
   inputs = 1
 

@@ -1,4 +1,4 @@
-"""What a network is asked. Training and sampling read the same one, so they cannot disagree."""
+"""Process, prediction and alignment of a model, read by its loss and by its sampler alike."""
 
 from typing import NamedTuple
 

@@ -27,7 +27,7 @@ class Cond(NamedTuple):
 
 
 class Latte(latents.LatentSystem):
-  """Implements `base.System`."""
+  """Latte with its codec. Implements `base.System`."""
 
   fixed = (r"(^|/)positions/(space|time)$",)
 

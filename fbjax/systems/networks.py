@@ -1,4 +1,4 @@
-"""The networks that a system is made of: what each is called where, and how to run it."""
+"""The networks of a system: how each is built, initialised and applied, and its name in the port."""
 
 import inspect
 import zlib
@@ -15,10 +15,10 @@ Params = Any
 
 
 class NetworkSpec(NamedTuple):
-  """One network.
+  """How one network is built.
 
-  make: the class, taking `sizes` and `rngs`.
-  sizes: arguments of its constructor.
+  make: its class.
+  sizes: arguments of the constructor that decide the shapes of weights.
   network: its name in the port.
   trained: whether its weights are among the trainable ones.
   options: further arguments that change no weights, such as dtype.
@@ -66,9 +66,10 @@ class NetworkSpec(NamedTuple):
 
 
 class NetworkSet:
-  """Networks by name; weights are nested dicts of arrays, one for each name.
+  """Networks by name. Their weights are nested dicts of arrays, keyed by these names first.
 
-  What every system is at its core: it says which networks train, and trains them as a whole.
+  The base class of all systems: `params` are the weights of the networks that train, `frozen` those
+  of the others.
   """
 
   # Regexes of leaves, as `network/leaf`, that hold constants: they never train and never decay.
@@ -97,6 +98,13 @@ class NetworkSet:
       for name, spec in self.networks.items()
       if spec.trained == trained
     }
+
+  def check_clip(self, frames: int, size: tuple[int, int]) -> None:
+    """Any clip will do, unless a system knows better."""
+
+  def for_clips(self, frames: int, size: tuple[int, int]) -> "NetworkSet":
+    self.check_clip(frames, size)
+    return self
 
   @property
   def whole(self) -> "NetworkSet":

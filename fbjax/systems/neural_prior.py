@@ -1,6 +1,6 @@
-"""Bridges that start from a coarse video: any system behind a neural prior (FrameBridge, §4e).
+"""A neural prior predicts a coarse video, from which the bridge starts (FrameBridge, §4e).
 
-example of the system -> neural prior -> coarse video -> z1 and one more condition, or this alone
+conditions -> neural prior -> coarse video -> prior z1 of the bridge, and a condition of the network
 
 The neural prior is a system of the same family, `LattePrior` for `Latte`, so that one encoding of a
 clip serves both. Frozen, another run has trained it by regression. Trained along, it is supervised
@@ -26,10 +26,10 @@ def names_in(names: Iterable[str]) -> list[str]:
 
 
 class NeuralPrior:
-  """Makes a system its own neural prior: a denoiser that looks at neither state nor time.
+  """Mixin of the systems that are neural priors: they predict z0 from the conditions alone.
 
-  Trained to predict z0, the loss of a bridge is then regression on the video, and a sampler of one
-  step shows what it makes.
+  As a denoiser such a system ignores state and time, so that the loss of a bridge that predicts z0 is
+  regression on the clip, and one step of a sampler gives the coarse video.
   """
 
   def coarse(
@@ -51,7 +51,7 @@ class NeuralPrior:
 
 
 class WithNeuralPrior(networks.NetworkSet):
-  """Implements `base.System`."""
+  """A system and the neural prior in front of it. Implements `base.System`."""
 
   def __init__(
     self,

@@ -40,7 +40,7 @@ class Cond(NamedTuple):
 
 
 class VideoCrafter(latents.LatentSystem):
-  """Implements `base.System`."""
+  """The video UNet with its codec, text and image networks. Implements `base.System`."""
 
   # What the UNet sees: the state and the given frame.
   inputs = 2
@@ -187,9 +187,10 @@ class VideoCrafter(latents.LatentSystem):
 
 
 class VideoCrafterPrior(neural_prior.NeuralPrior, VideoCrafter):
-  """Its neural prior: the UNet sees still frames in place of a state, and no time passes.
+  """Its neural prior: the UNet sees the given frame repeated, at time 0, in place of a noisy state.
 
-  It has the input channels of the text-to-video network, whose weights it can start from."""
+  It has the input channels of the text-to-video network, whose weights it can start from.
+  """
 
   inputs = 1
 

@@ -1,4 +1,4 @@
-"""Losses. A new method is a new loss here, never a new loop."""
+"""Losses of `train.step`: functions of (params, frozen, batch, keys)."""
 
 from collections.abc import Mapping
 
@@ -26,8 +26,8 @@ def bridge_loss(
   """Mean square of the network's error at a random time of the bridge (FrameBridge, §1.3 and §2.4).
 
   Args:
-    system: who encodes and denoises.
-    form: the bridge, and what the network sees of it and predicts.
+    system: the model.
+    form: the bridge, the kind of prediction, and the alignment with a pretrained diffusion.
     shift: above 1 draws more times next to the prior, where all that the network knows is its
       conditions: a uniform u becomes shift u / (1 + (shift - 1) u) (arXiv:2403.03206, eq. 23).
     weight_like: weight the error over time as if this kind were predicted; "z0" makes the loss the

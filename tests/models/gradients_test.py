@@ -14,7 +14,17 @@ from models.torch_parity import check_function, check_module, cotangent, gradien
 
 from benchmarks import torch_networks
 from fbjax import trees
-from fbjax.models import clip, cogvideox, latte, resampler, t5, unet3d, vae_image, vae_video
+from fbjax.models import (
+  clip,
+  cogvideox,
+  latte,
+  resampler,
+  t5,
+  unet3d,
+  unet3d_transformers,
+  vae_image,
+  vae_video,
+)
 from fbjax.port.names import cogvideox as cogvideox_names
 from fbjax.port.names import t5 as t5_names
 from fbjax.port.names import vae_video as vae_video_names
@@ -281,7 +291,7 @@ def test_the_unet_changes_as_its_gradients_say(unet):
 def test_a_temporal_transformer_has_the_gradients_of_torch(positions, causal):
   sizes = dict(c=8, heads=3, head_dim=4, depth=2, positions=positions, causal=causal, groups=2)
   sizes |= dict(dtype=jnp.float32)
-  network = unet3d.TemporalTransformer
+  network = unet3d_transformers.TemporalTransformer
   check_function(
     gradients(lambda model, x: model(x), network, **sizes),
     networks.params(network, **sizes),

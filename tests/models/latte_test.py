@@ -219,7 +219,7 @@ def test_larger_and_longer_videos_meet_the_positions_of_a_larger_table():
   np.testing.assert_allclose(positions.of_frames(9), latte.line_table(9, 64), atol=1e-6)
   # A table whose first row stands twice is one frame behind, and stays so.
   table = latte.line_table(5, 64)
-  positions.time[...] = jnp.asarray(np.concatenate([table[:1], table]))
+  positions.time = nnx.Param(jnp.asarray(np.concatenate([table[:1], table])))
   np.testing.assert_allclose(positions.of_frames(10)[1:], latte.line_table(9, 64), atol=1e-6)
 
 

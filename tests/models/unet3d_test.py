@@ -7,7 +7,7 @@ from models import networks
 
 import golden
 from fbjax import port
-from fbjax.models import layers, unet3d
+from fbjax.models import layers, unet3d, unet3d_transformers
 
 TINY = dict(
   c_in=4,
@@ -209,8 +209,8 @@ def test_a_temporal_convolution_is_a_conv3d_of_three_frames():
 
 def test_causal_frames_see_no_later_frame():
   sizes = TRANSFORMER | {"causal": True, "positions": 2}
-  graph, _ = networks.split(unet3d.TemporalTransformer, **sizes)
-  params = networks.params(unet3d.TemporalTransformer, **sizes)
+  graph, _ = networks.split(unet3d_transformers.TemporalTransformer, **sizes)
+  params = networks.params(unet3d_transformers.TemporalTransformer, **sizes)
   forward = networks.call(graph)
   x = normal(1, 4, 2, 2, 8)
   # The group norm in front sees the whole clip, so a change must leave its statistics alone.

@@ -83,7 +83,9 @@ def test_the_latent_is_drawn_with_its_own_mean_and_deviation():
 
 
 def test_shrinking_pads_the_far_edges_only():
-  down = vae_image.Downsample(1, dtype=jnp.float32, rngs=layers.Keys(jax.random.key(0)))
+  down = layers.Downsample(
+    1, padding=layers.END_PADDING, dtype=jnp.float32, rngs=layers.Keys(jax.random.key(0))
+  )
   down.conv.kernel[...] = jnp.zeros((3, 3, 1, 1)).at[0, 0].set(1)
   down.conv.bias[...] = jnp.zeros(1)
   x = jnp.arange(16.0).reshape(1, 4, 4, 1)

@@ -152,7 +152,7 @@ def test_a_clips_loss_does_not_depend_on_its_batch(batch):
 def test_dropout_does_not_depend_on_accumulation():
   """The gradients of a batch are the same in one part and in two."""
   config = toy.config()
-  config["system"]["unet"] |= {"dropout": 0.5, "temporal_conv": True}
+  config["system"]["unet"]["dropout"] = 0.5
   tokenizer = build.make_tokenizer(config)
   system, form = build.make_system(config, tokenizer), build.make_formulation(config)
   rng = np.random.default_rng(0)
