@@ -29,8 +29,10 @@ from fbjax import seal as seals
 
 logger = logging.getLogger(__name__)
 
-# Orbax logs what goes wrong in each of its threads with a traceback, and then raises it to us.
+# Orbax logs what goes wrong in each of its threads with a traceback and then raises it to us; what
+# else failed along with it is never asked for.
 absl_logging.get_absl_logger().addFilter(lambda record: "/orbax/" not in record.pathname)
+logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
 
 
 class Checkpoints:
