@@ -110,7 +110,9 @@ def opened(path: Path, data: bytes | None = None) -> Iterator[Video]:
 
 def open_regular(path: Path) -> BinaryIO:
   """Opens a file to read; OSError for what is none, such as a pipe, which might never answer."""
-  file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+  file = open(  # noqa: SIM115
+    path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
+  )
   if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
     file.close()
     raise OSError(errno.EINVAL, "it is no regular file")
@@ -127,7 +129,7 @@ def read_index(video: Video) -> Index | None:
   kind = video.container.format.name.split(",")[0]
   if kind not in _INDEXED_FORMATS:
     return None
-  return _memo((video.identity, "index"), lambda: _read_index(video, kind))
+  return _memo(video.identity, "index", lambda: _read_index(video, kind))
 
 
 def count_frames(path: Path, data: bytes | None, identity: Hashable) -> int:
@@ -137,7 +139,7 @@ def count_frames(path: Path, data: bytes | None, identity: Hashable) -> int:
     with opened(path, data) as video:
       return sum(1 for _ in _frames(video))
 
-  return _memo((identity, "count"), count)
+  return _memo(identity, "count", count)
 
 
 def from_keyframe(video: Video, index: Index, wanted: Sequence[int]) -> Iterator[Picture]:
@@ -206,16 +208,17 @@ class _Screen:
 
 
 class _Memo:
-  """Results by key, made once; forgets those unused for longest beyond `limit` bytes."""
+  """What was found out of files, once; forgets what is unused for longest beyond `limit` bytes."""
 
   def __init__(self, limit: int):
     self._limit, self._size, self._lock = limit, 0, threading.Lock()
     self._kept: collections.OrderedDict[Hashable, tuple[object, int]] = collections.OrderedDict()
 
-  def __call__(self, key: Hashable | None, make: Callable[[], T]) -> T:
-    """The result of `make`; a key of None keeps nothing."""
-    if key is None:
+  def __call__(self, identity: Hashable | None, name: str, make: Callable[[], T]) -> T:
+    """The result of `make`, kept under a name for each identity; nothing is kept for None."""
+    if identity is None:
       return make()
+    key = identity, name
     with self._lock:
       if key in self._kept:
         self._kept.move_to_end(key)

@@ -114,21 +114,22 @@ def read_clip(
   `choose` picks the frames; by default they are `evenly` spaced.
   """
   choose = choose or evenly
+
+  def fit(picture: playback.Picture) -> np.ndarray:
+    return resize_crop(picture.image, size, picture.aspect)
+
   with _named(path):
     with playback.opened(path, data) as video:
       identity, index = video.identity, playback.read_index(video)
       if index is not None:
         state = rng.bit_generator.state
         wanted, stride = choose(len(index.pts), frames, strides, rng)
-        images = [
-          resize_crop(p.image, size, p.aspect) for p in playback.from_keyframe(video, index, wanted)
-        ]
+        images = list(map(fit, playback.from_keyframe(video, index, wanted)))
         if len(images) == frames:
           return np.stack(images), stride
         rng.bit_generator.state = state
     wanted, stride = choose(playback.count_frames(path, data, identity), frames, strides, rng)
-    pictures = playback.from_start(path, data, wanted)
-    images = [resize_crop(p.image, size, p.aspect) for p in pictures]
+    images = list(map(fit, playback.from_start(path, data, wanted)))
     if len(images) < frames:
       raise BrokenClip(f"ends before frame {wanted[-1]}")
     return np.stack(images), stride

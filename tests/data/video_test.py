@@ -1,11 +1,17 @@
 import fractions
+import gc
+import os
+import pathlib
+import socket
 import struct
+import zlib
 
 import av
 import numpy as np
 import PIL.Image
 import pytest
 
+from fbjax.data import playback
 from fbjax.data import video as video_lib
 
 STEP = 4  # Grey levels between two frames of a counting video.
@@ -63,17 +69,256 @@ def test_the_first_and_the_last_frame_can_be_drawn(tmp_path):
   assert {f[0] for f in found} == {0, 1, 2} and {f[-1] for f in found} == {7, 8, 9}
 
 
+def played(path):
+  """The numbers of the frames that decoding a counting video from its start shows."""
+  with av.open(str(path)) as container:
+    frames = container.decode(container.streams.best("video"))
+    return numbers(np.stack([f.to_ndarray(format="rgb24") for f in frames]))
+
+
+def sought(path, wanted):
+  with playback.opened(path) as video:
+    index = playback.read_index(video)
+    return index and [p.image for p in playback.from_keyframe(video, index, wanted)]
+
+
+def check_even(path, count, frames=8, seeds=24):
+  """Clips are frames of what is shown, evenly spaced by the stride told, from all of the file."""
+  shown, starts = played(path), set()
+  assert len(shown) == count
+  for seed in range(seeds):
+    rng = np.random.default_rng(seed)
+    start, stride = video_lib.choose_frames(count, frames, (1, 6), rng)
+    video, used = read(path, frames, strides=(1, 6), seed=seed)
+    assert used == stride and numbers(video) == shown[start : start + frames * stride : stride]
+    starts.add(start)
+  assert len(starts) > 3
+
+
 def test_seeking_changes_speed_but_not_frames(tmp_path):
   """From the last keyframe before the start on, or from the beginning of the file: the same."""
   path = write_counting(tmp_path / "a.mp4", 60, gop=10)
   wanted = range(43, 58, 2)
+  with playback.opened(path) as video:
+    index = playback.read_index(video)
+  assert len(index.pts) == 60 and len(index.keys) == 6
+  found = np.stack(sought(path, wanted))
+  assert numbers(found) == list(wanted)
+  np.testing.assert_array_equal(found, [p.image for p in playback.from_start(path, None, wanted)])
+
+
+def test_a_file_that_does_not_keep_what_its_packets_promise_is_played(tmp_path, monkeypatch):
+  """Not one frame comes from a seek that disagrees with the index, and the draw is that of a file
+  whose packets say nothing."""
+  path = write_counting(tmp_path / "a.mp4", 60, gop=10)
+  read_index, trusted = playback.read_index, []
+
+  def lies(video):
+    index = read_index(video)
+    trusted.append(index)
+    return playback.Index(np.sort(np.append(index.pts, index.pts[45] + 1)), index.keys)
+
+  monkeypatch.setattr(playback, "read_index", lies)
+  for seed in range(12):
+    video, stride = read(path, frames=30, strides=(1, 1), seed=seed)
+    assert set(np.diff(numbers(video))) == {1}
+  monkeypatch.setattr(playback, "read_index", lambda video: None)
+  silent = [read(path, seed=seed)[0] for seed in range(4)]
+  monkeypatch.setattr(playback, "read_index", read_index)
+  for seed, video in enumerate(silent):
+    np.testing.assert_array_equal(video, read(path, seed=seed)[0])
+  assert trusted
+
+
+@pytest.mark.parametrize("name, codec", [("a.mp4", "libx264"), ("a.avi", "mpeg4")])
+def test_a_draw_does_not_depend_on_what_is_remembered(tmp_path, monkeypatch, name, codec):
+  path = write_counting(tmp_path / name, 40, codec=codec)
+  os.utime(path, (1, 1))
+  played, decode = [], playback._frames
+  monkeypatch.setattr(playback, "_frames", lambda video: played.append(1) or decode(video))
+  draws = []
+  for memo in (playback._Memo(1), playback._Memo(2**20)):  # The first has room for nothing.
+    monkeypatch.setattr(playback, "_memo", memo)
+    draws += [read(path, seed=seed) for seed in (0, 1, 2, 0)]
+  for (ours, stride), (theirs, other) in zip(draws[:4], draws[4:], strict=True):
+    np.testing.assert_array_equal(ours, theirs)
+    assert stride == other
+  # Each draw decodes for its frames, and once more to count them, unless the count is known.
+  assert len(played) == (0 if name == "a.mp4" else (4 + 4) + (1 + 4))
+
+
+def test_what_is_remembered_is_bounded_and_forgotten_with_the_file(tmp_path):
+  memo = playback._Memo(5000)
+  made = [memo(i, "x", lambda i=i: i) for i in range(100)]
+  assert made == list(range(100)) and len(memo._kept) == 10
+  assert memo(99, "x", lambda: None) == 99 and memo(0, "x", lambda: "anew") == "anew"
+  path = write_counting(tmp_path / "a.avi", 20, codec="mpeg4")
+  os.utime(path, (1, 1))
+  assert len(numbers(read(path, frames=20)[0])) == 20
+  os.utime(write_counting(path, 30, codec="mpeg4"), (1, 1))
+  assert len(numbers(read(path, frames=30)[0])) == 30
+
+
+def remux(source, path, keep=None, change=None, **options):
+  """Copies the packets of a video."""
+  with av.open(str(source)) as old, av.open(str(path), "w", options=options) as new:
+    stream = new.add_stream_from_template(old.streams.video[0])
+    packets = [p for p in old.demux(video=0) if p.size]
+    for packet in packets if keep is None else packets[keep]:
+      packet.stream = stream
+      if change:
+        change(packet)
+      new.mux(packet)
+  return path
+
+
+def with_b_frames(path, count=60, codec="libx264", **options):
+  with av.open(str(path), "w") as container:
+    stream = container.add_stream(codec, rate=25)
+    stream.height, stream.width, stream.pix_fmt, stream.gop_size = 48, 64, "yuv420p", 20
+    stream.codec_context.max_b_frames = 2
+    quality = {"crf": "1"} if codec == "libx264" else {"qmin": "1", "qmax": "1"}
+    stream.options = quality | options
+    for k in range(count):
+      frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), STEP * k, np.uint8), format="rgb24")
+      frame.pts = k
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+  return path
+
+
+@pytest.mark.parametrize(
+  "name, codec",
+  [
+    ("a.avi", "libx264"),
+    ("a.avi", "mpeg4"),
+    ("a.mp4", "mpeg4"),
+    ("a.flv", "libx264"),
+    ("a.ts", "libx264"),
+    ("a.mpg", "mpeg2video"),
+    ("a.mov", "libx264"),
+    ("a.mkv", "libx264"),
+  ],
+)
+def test_b_frames_come_in_the_order_shown(tmp_path, name, codec):
+  check_even(with_b_frames(tmp_path / name, codec=codec), 60)
+
+
+def test_packed_b_frames_and_those_never_shown_are_not_counted(shared):
+  for name in ("06-vp8-alt-ref/alt_ref.webm", "07-avi-b-frames/ucf_packed_b1_g50.avi"):
+    path = shared / "cases" / name
+    with av.open(str(path)) as container:
+      shown = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+    for seed in range(6):
+      rng = np.random.default_rng(seed)
+      start, stride = video_lib.choose_frames(len(shown), 16, (6, 6), rng)
+      video, _ = read(path, 16, shown[0].shape[:2], (6, 6), seed)
+      np.testing.assert_array_equal(video, shown[start : start + 16 * stride : stride])
+
+
+def test_empty_chunks_of_an_avi_are_no_frames(tmp_path):
+  """Its muxer fills the gaps of a variable frame rate with them, and its header counts them."""
+  times = [2 * k for k in range(20)] + [60, 61, 62]
+  path = write_counting(tmp_path / "a.avi", 23, codec="mpeg4", times=times)
   with av.open(str(path)) as container:
-    index = video_lib._index(container)
-    assert index.frames == 60 and len(index.keyframes) == 6
-    sought = video_lib._frames_from_keyframe(container, index, wanted, (48, 64))
-    played = video_lib._frames_from_start(container, wanted, (48, 64))
-  assert numbers(np.stack(sought)) == list(wanted)
-  np.testing.assert_array_equal(sought, played)
+    assert container.streams.video[0].frames == 63
+  check_even(path, 23)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "a.ts"])
+@pytest.mark.parametrize("first", [15, 33])
+def test_a_stream_cut_out_of_another_shows_what_can_be_decoded(tmp_path, name, first):
+  """Begins and ends in the middle of a group of pictures: only some of its packets are shown."""
+  whole = with_b_frames(tmp_path / "whole.ts", 60)
+  path = remux(whole, tmp_path / name, slice(first, 57))
+  shown = played(path)
+  assert len(shown) < 57 - first
+  check_even(path, len(shown), frames=4)
+
+
+def test_an_edit_list_trims(tmp_path):
+  """As phones and QuickTime cut: all is in the file, the edit list says what of it is shown."""
+  data = bytearray(write_counting(tmp_path / "a.mp4", 60, gop=12).read_bytes())
+  at = data.index(b"elst")
+  assert struct.unpack(">III", data[at + 4 : at + 16])[1] == 1
+  duration, start = struct.unpack(">Ii", data[at + 12 : at + 20])
+  for first, count in ((10, 40), (40, 20), (17, 12)):
+    ticks = start + first * 512  # In 12800ths of a second; the duration is in thousandths.
+    data[at + 12 : at + 20] = struct.pack(">Ii", duration * count // 60, ticks)
+    path = tmp_path / f"{first}.mp4"
+    path.write_bytes(data)
+    assert played(path) == list(range(first, first + count))
+    check_even(path, count, frames=4)
+    assert sought(path, range(2, 6)) is not None
+
+
+def test_time_stamps_may_wrap(tmp_path):
+  """Those of MPEG-TS have 33 bits."""
+  whole = with_b_frames(tmp_path / "whole.mp4", 60)
+
+  def shift(packet):
+    ticks = int((2**33 / 90000 - 1) / packet.time_base)
+    packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
+
+  path = remux(whole, tmp_path / "a.ts", change=shift, muxdelay="0", mpegts_copyts="1")
+  with av.open(str(path)) as container:
+    assert container.streams.video[0].start_time < 0  # FFmpeg has seen it wrap.
+  check_even(path, 60)
+
+
+def test_cover_art_and_thumbnails_are_not_the_video(tmp_path):
+  video = write_counting(tmp_path / "a.mkv", 30)
+  for name, disposition in (("cover.mp4", "attached_pic"), ("thumb.mkv", "forced")):
+    path = tmp_path / name
+    with av.open(str(video)) as old, av.open(str(path), "w") as new:
+      picture = new.add_stream("mjpeg", rate=25)
+      picture.width, picture.height, picture.pix_fmt = 200, 200, "yuvj420p"
+      picture.disposition = av.stream.Disposition[disposition]
+      stream = new.add_stream_from_template(old.streams.video[0])
+      stream.disposition = av.stream.Disposition.default
+      frame = av.VideoFrame.from_ndarray(np.zeros((200, 200, 3), np.uint8), format="rgb24")
+      new.mux(picture.encode(frame))
+      new.mux(picture.encode())
+      for packet in old.demux(video=0):
+        if packet.size:
+          packet.stream = stream
+          new.mux(packet)
+    assert numbers(read(path, frames=30)[0]) == list(range(30))
+  with av.open(str(tmp_path / "only.mp4"), "w") as new:
+    picture = new.add_stream("mjpeg", rate=25)
+    picture.width, picture.height, picture.pix_fmt = 200, 200, "yuvj420p"
+    picture.disposition = av.stream.Disposition.attached_pic
+    new.mux(picture.encode(frame))
+    new.mux(picture.encode())
+  with pytest.raises(video_lib.BrokenClip, match="has no video stream"):
+    read(tmp_path / "only.mp4")
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_palettes_keep_their_colours(tmp_path, grey):
+  path = tmp_path / ("a.mov" if grey else "a.avi")
+  rng = np.random.default_rng(0)
+  colours = np.full((256, 4), 255, np.uint8)
+  colours[:, 1:] = np.arange(256)[:, None] if grey else rng.integers(0, 256, (256, 3))
+  indices = rng.integers(0, 256, (12, 48, 64), dtype=np.uint8)
+  with av.open(str(path), "w") as container:
+    stream = container.add_stream("qtrle" if grey else "rawvideo", rate=25)
+    stream.width, stream.height, stream.pix_fmt = 64, 48, "gray" if grey else "pal8"
+    for image in indices:
+      given = (image, "gray") if grey else ((image, colours), "pal8")
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(given[0], format=given[1])))
+    container.mux(stream.encode())
+  video, _ = read(path, frames=12)
+  np.testing.assert_allclose(video, colours[indices][..., 1:], atol=2)
+
+
+def test_sizes_may_change_on_the_way(tmp_path):
+  parts = []
+  for size in ((48, 64), (96, 128), (48, 80)):
+    parts.append(write_counting(tmp_path / "part.ts", 20, size=size).read_bytes())
+  (tmp_path / "a.ts").write_bytes(b"".join(parts))
+  video, _ = read(tmp_path / "a.ts", frames=60, strides=(1, 1))
+  assert numbers(video) == list(range(20)) * 3
 
 
 def test_a_variable_frame_rate_is_read_by_order(tmp_path):
@@ -184,20 +429,214 @@ def test_a_video_that_breaks_off_is_broken_wherever_the_clip_would_start(tmp_pat
       read(cut, seed=seed)
 
 
-@pytest.mark.parametrize(
-  "matrix, turns", [((0, 1, -1, 0), -1), ((0, -1, 1, 0), 1), ((-1, 0, 0, -1), 2)]
-)
-def test_the_rotation_flag_is_honoured(tmp_path, matrix, turns):
-  """The track header's matrix maps (x, y) to (a x + c y, b x + d y), y pointing down."""
-  data = bytearray(write_counting(tmp_path / "a.mp4", 10).read_bytes())
+def with_matrix(path, matrix):
+  """Writes (a, b, c, d) into the track header: it maps (x, y) to (a x + c y, b x + d y)."""
+  data = bytearray(path.read_bytes())
   at = data.index(b"tkhd") + 4 + 40
   a, b, c, d = (value << 16 for value in matrix)
   data[at : at + 20] = struct.pack(">5i", a, b, 0, c, d)
-  path = tmp_path / "turned.mp4"
-  path.write_bytes(data)
-  plain = read(tmp_path / "a.mp4", size=(48, 64))[0]
-  size = (64, 48) if turns % 2 else (48, 64)
-  np.testing.assert_array_equal(read(path, size=size)[0], np.rot90(plain, turns, axes=(1, 2)))
+  turned = path.with_stem("turned")
+  turned.write_bytes(data)
+  return turned
+
+
+# Corners of what is shown, by those of the file: upper left 0, upper right 1, lower left 2, lower
+# right 3; as ffmpeg shows files with these matrices.
+@pytest.mark.parametrize(
+  "matrix, corners",
+  [
+    ((1, 0, 0, 1), (0, 1, 2, 3)),
+    ((0, 1, -1, 0), (2, 0, 3, 1)),
+    ((-1, 0, 0, -1), (3, 2, 1, 0)),
+    ((0, -1, 1, 0), (1, 3, 0, 2)),
+    ((-1, 0, 0, 1), (1, 0, 3, 2)),
+    ((1, 0, 0, -1), (2, 3, 0, 1)),
+    ((0, 1, 1, 0), (0, 2, 1, 3)),
+    ((0, -1, -1, 0), (3, 1, 2, 0)),
+  ],
+)
+def test_pictures_are_turned_and_mirrored_as_players_do(tmp_path, matrix, corners):
+  image = np.zeros((48, 64, 3), np.uint8)
+  image[:24, 32:], image[24:, :32], image[24:, 32:] = 80, 160, 240
+  video_lib.write_mp4(tmp_path / "a.mp4", np.stack([image] * 8))
+  size = (48, 64) if matrix[0] else (64, 48)
+  shown = read(with_matrix(tmp_path / "a.mp4", matrix), size=size)[0][0, ..., 0]
+  found = shown[np.ix_((10, -10), (10, -10))].ravel() / 80
+  assert found.round().astype(int).tolist() == list(corners)
+
+
+@pytest.mark.parametrize("matrix", [(1, 0, 0, 1), (0, 1, -1, 0)])
+def test_pixels_that_are_not_square_are_shown_as_wide_as_they_are(tmp_path, matrix):
+  y, x = np.mgrid[:96, :96]
+  disc = np.where(np.hypot((x - 47.5) * 2, y - 47.5) < 40, 255, 0).astype(np.uint8)
+  with av.open(str(tmp_path / "a.mp4"), "w") as container:
+    stream = container.add_stream("libx264", rate=25)
+    stream.width, stream.height, stream.pix_fmt = 96, 96, "yuv420p"
+    stream.codec_context.sample_aspect_ratio = fractions.Fraction(2, 1)
+    for _ in range(8):
+      frame = av.VideoFrame.from_ndarray(np.stack([disc] * 3, -1), format="rgb24")
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+  path = with_matrix(tmp_path / "a.mp4", matrix)
+  for size in ((96, 96), (192, 192), (96, 192)):
+    shown = read(path, size=size)[0][0, ..., 0] > 127
+    # 192 wide and 96 high, or turned; the scale that covers the size.
+    scale = max(np.divide(size, (96, 192) if matrix[0] else (192, 96)))
+    expected = np.minimum(80 * scale, size[::-1])
+    np.testing.assert_allclose((shown.any(0).sum(), shown.any(1).sum()), expected, atol=3)
+
+
+def test_what_is_no_regular_file_ends_at_once(tmp_path):
+  os.mkfifo(tmp_path / "pipe.mp4")
+  (tmp_path / "folder.mp4").mkdir()
+  (tmp_path / "device.mp4").symlink_to("/dev/zero")
+  with socket.socket(socket.AF_UNIX) as listener:
+    listener.bind(str(tmp_path / "socket.mp4"))
+  for path in tmp_path.iterdir():
+    with pytest.raises(video_lib.BrokenClip, match=f"{path.name} cannot be decoded: "):
+      read(path)
+    with pytest.raises(video_lib.BrokenData, match=f"{path.name} cannot be read: "):
+      video_lib.read_image(path)
+  with pytest.raises(video_lib.BrokenClip, match="cannot be decoded"):
+    read("a\0b.mp4")
+
+
+@pytest.mark.parametrize(
+  "name", ["12:30 cat.mp4", "http:x.mp4", "-x.mp4", "%03d.mp4", "a?b#c.mp4", "concat:a|b.mp4"]
+)
+def test_names_are_nothing_but_names(tmp_path, monkeypatch, name):
+  monkeypatch.chdir(tmp_path)
+  written = write_counting(tmp_path / "a.mp4", 10)
+  pathlib.Path(name).write_bytes(written.read_bytes())
+  assert set(np.diff(numbers(read(name)[0]))) == {1}
+  video_lib.write_mp4("to:" + name, read(name)[0])
+  assert len(read("to:" + name)[0]) == 8
+  video_lib.write_gif("gif:" + name, read(name)[0])
+  assert video_lib.read_image("gif:" + name).shape == (48, 64, 3)
+
+
+def test_a_video_that_refers_to_other_files_is_none(tmp_path):
+  other = write_counting(tmp_path / "other.mp4", 20)
+  segment = write_counting(tmp_path / "other.ts", 20)
+  for text in (
+    f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{segment}\n#EXT-X-ENDLIST\n",
+    f"ffconcat version 1.0\nfile {other.name}\n",
+    f"ffconcat version 1.0\nfile '{other}'\n",
+  ):
+    (tmp_path / "x.mp4").write_text(text)
+    with pytest.raises(video_lib.BrokenClip, match="x.mp4 cannot be decoded"):
+      read(tmp_path / "x.mp4")
+    with pytest.raises(video_lib.BrokenClip, match="it cannot be decoded"):
+      video_lib.read_clip("it", 8, (48, 64), (1, 6), np.random.default_rng(0), text.encode())
+
+
+def test_frames_too_large_are_not_decoded(tmp_path, monkeypatch):
+  path = write_counting(tmp_path / "a.mp4", 10, size=(48, 64))
+  monkeypatch.setattr(playback, "MAX_PIXELS", 48 * 64)
+  assert numbers(read(path)[0])
+  monkeypatch.setattr(playback, "MAX_PIXELS", 48 * 64 - 1)
+  with pytest.raises(video_lib.BrokenClip, match="has frames of 64 x 48, more than 0 megapixels"):
+    read(path)
+  # Nor those to which a video changes on its way.
+  large = write_counting(tmp_path / "large.ts", 10, size=(96, 128)).read_bytes()
+  small = write_counting(tmp_path / "small.ts", 10, size=(48, 64)).read_bytes()
+  (tmp_path / "a.ts").write_bytes(small + large)
+  monkeypatch.setattr(playback, "MAX_PIXELS", 48 * 64)
+  with pytest.raises(video_lib.BrokenClip, match="cannot be decoded"):
+    read(tmp_path / "a.ts", frames=20)
+
+
+def test_a_title_in_another_encoding_is_no_obstacle(tmp_path):
+  path = tmp_path / "a.avi"
+  with av.open(str(path), "w") as container:
+    container.metadata["title"] = "cafeXteria"
+    stream = container.add_stream("mpeg4", rate=25)
+    stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+    stream.options = {"qmin": "1", "qmax": "1"}
+    for k in range(10):
+      frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), STEP * k, np.uint8), format="rgb24")
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+  path.write_bytes(path.read_bytes().replace(b"cafeX", b"caf\xe9 "))
+  assert set(np.diff(numbers(read(path)[0]))) == {1}
+
+
+def test_an_index_keeps_no_packets(tmp_path, monkeypatch):
+  """A video of 1 GB would cost 1 GB."""
+  path, packets, alive = write_counting(tmp_path / "a.mp4", 60), playback._packets, []
+
+  def watched(video):
+    for packet in packets(video):
+      alive.append(sum(isinstance(o, av.Packet) for o in gc.get_objects()))
+      yield packet
+
+  monkeypatch.setattr(playback, "_packets", watched)
+  with playback.opened(path) as video:
+    assert len(playback.read_index(video).pts) == 60
+  assert len(alive) == 61 and 1 <= max(alive) < 5
+
+
+def mutated(data, rng):
+  """Flips bits, cuts, or moves a stretch of a file."""
+  data = bytearray(data)
+  kind = rng.integers(3)
+  if kind == 0:
+    for at in rng.integers(0, len(data), rng.integers(1, 40)):
+      data[at] ^= 1 << rng.integers(8)
+  elif kind == 1:
+    data = data[: rng.integers(1, len(data))]
+  else:
+    a, b, n = rng.integers(0, len(data), 3)
+    data[a : a + n // 8] = data[b : b + n // 8]
+  return bytes(data)
+
+
+def test_damaged_files_are_read_or_refused(tmp_path):
+  """Nothing but BrokenClip and BrokenData, with the name of the file, comes of them."""
+  rng, read_well = np.random.default_rng(0), 0
+  videos = [
+    write_counting(tmp_path / "a.mp4", 20).read_bytes(),
+    write_counting(tmp_path / "b.avi", 20, codec="mpeg4").read_bytes(),
+    with_b_frames(tmp_path / "c.mkv", 20).read_bytes(),
+    with_b_frames(tmp_path / "d.ts", 20).read_bytes(),
+  ]
+  image = PIL.Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+  images = []
+  for name in ("png", "jpeg", "webp", "bmp", "tiff", "gif"):
+    image.save(tmp_path / f"a.{name}")
+    images.append((tmp_path / f"a.{name}").read_bytes())
+  path = tmp_path / "hurt"
+  for data in videos * 12:
+    path.write_bytes(mutated(data, rng))
+    try:
+      read_well += len(read(path)[0]) > 0
+    except video_lib.BrokenClip as e:
+      assert str(path) in str(e)
+  for data in images * 20:
+    path.write_bytes(mutated(data, rng))
+    try:
+      read_well += video_lib.read_image(path).shape[2] == 3
+    except video_lib.BrokenData as e:
+      assert str(path) in str(e)
+  assert read_well > 20
+
+
+def test_the_box_of_a_resize_never_leaves_the_image():
+  """Not by rounding either, whatever the sizes are."""
+  rng = np.random.default_rng(0)
+  pairs = [
+    ((98, 98), (16, 16)),
+    ((392, 700), (256, 256)),
+    ((47, 63), (48, 64)),
+    ((1, 300), (40, 1)),
+  ]
+  pairs += [((n, n + k), (2**e, 2**e)) for n in range(1, 200, 3) for k in (0, 7) for e in (4, 5)]
+  pairs += [(rng.integers(1, 300, 2), rng.integers(1, 80, 2)) for _ in range(600)]
+  for shape, size in pairs:
+    image = np.full((*shape, 3), 100, np.uint8)
+    for aspect in (1, float(rng.uniform(0.3, 3))):
+      resized = video_lib.resize_crop(image, tuple(map(int, size)), aspect)
+      assert resized.shape == (*size, 3) and (resized == 100).all()
 
 
 def test_resizing_keeps_the_centre_and_the_aspect_ratio():
@@ -283,6 +722,38 @@ def test_unreadable_images_end_in_one_sentence(tmp_path):
     video_lib.read_image(tmp_path)
 
 
+def test_images_are_of_the_formats_that_are_named(tmp_path):
+  image = PIL.Image.fromarray(np.full((4, 6, 3), 90, np.uint8))
+  for name in video_lib.IMAGE_FORMATS:
+    image.save(tmp_path / "named.png", name)
+    assert np.abs(video_lib.read_image(tmp_path / "named.png").astype(int) - 90).max() < 4
+  for name in ("EPS", "PPM", "PCX", "ICO"):
+    image.save(tmp_path / "named.png", name)
+    with pytest.raises(video_lib.BrokenData, match="named.png is not an image of a format that"):
+      video_lib.read_image(tmp_path / "named.png")
+  frames = [PIL.Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+  frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+  assert (video_lib.read_image(tmp_path / "a.gif") == (255, 0, 0)).all()
+
+
+def test_images_too_large_are_not_decoded(tmp_path, monkeypatch):
+  """Their size is known before; a few kB of PNG may say 20,000 x 20,000."""
+  path = tmp_path / "a.png"
+  PIL.Image.new("L", (16, 10)).save(path)
+  monkeypatch.setattr(video_lib, "MAX_IMAGE_PIXELS", 160)
+  assert video_lib.read_image(path).shape == (10, 16, 3)
+  monkeypatch.setattr(video_lib, "MAX_IMAGE_PIXELS", 159)
+  monkeypatch.setattr(PIL.Image.Image, "load", None)
+  with pytest.raises(video_lib.BrokenData, match="a.png has more than 0 megapixels"):
+    video_lib.read_image(path)
+  data = bytearray(path.read_bytes())
+  data[16:24] = struct.pack(">II", 20000, 20000)
+  data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+  path.write_bytes(data)
+  with pytest.raises(video_lib.BrokenData, match="more than 0 megapixels"):
+    video_lib.read_image(path)
+
+
 @pytest.mark.parametrize("h, w", [(32, 32), (33, 47)])
 def test_written_videos_read_back(tmp_path, h, w):
   y, x = np.mgrid[:h, :w] / 10
@@ -296,6 +767,47 @@ def test_written_videos_read_back(tmp_path, h, w):
     back = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
   assert back.shape == (9, h + h % 2, w + w % 2, 3)
   assert np.abs(back[:, :h, :w].astype(int) - video).mean() < 4
+
+
+@pytest.mark.parametrize("write", [video_lib.write_mp4, video_lib.write_gif])
+def test_a_file_is_complete_or_not_there(tmp_path, monkeypatch, write):
+  path = tmp_path / "new" / "a.clip"
+  video = np.zeros((4, 16, 16, 3), np.uint8)
+  write(path, video)
+  before = path.read_bytes()
+  seen = []
+
+  def fails(*_, **__):
+    seen.extend(path.parent.iterdir())
+    raise OSError("no space")
+
+  monkeypatch.setattr(pathlib.Path, "replace", fails)
+  with pytest.raises(OSError, match="no space"):
+    write(path, video + 9)
+  assert len(seen) == 2  # It was written beside.
+  assert list(path.parent.iterdir()) == [path] and path.read_bytes() == before
+
+
+def test_a_gif_shows_the_clip_again_and_again(tmp_path):
+  y, x = np.mgrid[:40, :48]
+  phases = np.arange(10)[:, None, None, None] / 2 + np.array([0.0, 2.0, 4.0])
+  video = (127 + 120 * np.sin((x + 2 * y)[None, ..., None] / 15 + phases)).astype(np.uint8)
+  video_lib.write_gif(tmp_path / "a.gif", video, fps=12)
+  with PIL.Image.open(tmp_path / "a.gif") as gif:
+    assert gif.format == "GIF" and gif.info["loop"] == 0 and gif.n_frames == 10
+    times = []
+    for k in range(10):
+      gif.seek(k)
+      times.append(gif.info["duration"])
+      shown = np.asarray(gif.convert("RGB")).astype(int)
+      assert np.abs(shown - video[k]).mean() < 8
+  assert set(times) == {80, 90} and sum(times) == 830  # 10 frames, 12 a second.
+  flat = np.stack([np.full((8, 8, 3), level, np.uint8) for level in (0, 77, 255)])
+  video_lib.write_gif(tmp_path / "b.gif", flat)
+  with PIL.Image.open(tmp_path / "b.gif") as gif:
+    for k in range(3):
+      gif.seek(k)
+      np.testing.assert_array_equal(np.asarray(gif.convert("RGB")), flat[k])
 
 
 def test_every_corrupt_file_has_a_sensible_end(shared):
