@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -27,14 +28,50 @@ def test_the_gradient_is_clipped_by_its_global_norm(clip, expected):
   np.testing.assert_allclose(updates["a"], -expected)
 
 
-def test_adamw_decays_weights():
-  tx = optim.make_optimizer(steps=10, lr=0.1, weight_decay=0.5)
-  params = {"a": jnp.full(1, 2.0)}
-  updates, _ = tx.update({"a": jnp.zeros(1)}, tx.init(params), params)
-  np.testing.assert_allclose(updates["a"], -0.1 * 0.5 * 2.0, rtol=1e-6)
-
-
 @pytest.mark.parametrize("spec", [{"name": "lion"}, {"schedule": "linear"}])
 def test_an_unknown_name_says_what_is_expected(spec):
   with pytest.raises(ValueError, match="expected '"):
     optim.make_optimizer(steps=10, **spec)
+
+
+def test_what_does_not_train_stays_and_has_no_state():
+  tx = optim.make_optimizer(steps=10, lr=0.1, weight_decay=0.5, trains=lambda path: "b" not in path)
+  params = {"a": {"kernel": jnp.ones(3)}, "b": {"kernel": jnp.ones(3)}}
+  state = tx.init(params)
+  updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
+  assert np.all(updates["a"]["kernel"] < -0.01) and not np.any(updates["b"]["kernel"])
+  moments = [x for x in jax.tree.leaves(state) if x.shape == (3,)]
+  assert len(moments) == 2  # of a alone
+
+
+def test_the_norm_that_is_clipped_is_that_of_what_trains():
+  tx = optim.make_optimizer(steps=10, name="sgd", lr=1.0, clip=1.0, trains=lambda path: path == "a")
+  params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
+  updates, _ = tx.update({"a": jnp.ones(1), "b": jnp.full(1, 100.0)}, tx.init(params), params)
+  np.testing.assert_allclose(updates["a"], -1.0)
+
+
+@pytest.mark.parametrize(("decays", "norm"), [("matrices", 0.0), ("all", -0.1)])
+def test_decay_falls_on_matrices_alone_unless_as_published(decays, norm):
+  tx = optim.make_optimizer(steps=10, lr=0.1, weight_decay=1.0, decays=decays)
+  layer = {"kernel": jnp.ones((2, 2)), "scale": jnp.ones((3, 2)), "bias": jnp.ones(2)}
+  updates, _ = tx.update(jax.tree.map(jnp.zeros_like, layer), tx.init(layer), layer)
+  np.testing.assert_allclose(updates["kernel"], -0.1, rtol=1e-5)
+  for name in ("scale", "bias"):
+    np.testing.assert_allclose(updates[name], norm, rtol=1e-5)
+
+
+def test_clipping_begins_at_its_step():
+  tx = optim.make_optimizer(steps=10, name="sgd", lr=1.0, clip=1.0, clip_from=2)
+  params = {"a": jnp.zeros(1)}
+  state, moved = tx.init(params), []
+  for _ in range(4):
+    updates, state = tx.update({"a": jnp.full(1, 30.0)}, state, params)
+    moved.append(float(updates["a"][0]))
+  np.testing.assert_allclose(moved, [-30, -30, -1, -1])
+
+
+def test_a_run_may_begin_to_clip_with_the_state_it_has():
+  params = {"a": {"kernel": jnp.zeros(1)}}
+  states = [optim.make_optimizer(steps=10, clip=clip).init(params) for clip in (0.0, 1.0)]
+  assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
