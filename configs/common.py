@@ -188,13 +188,11 @@ def toy_videocrafter(c: ConfigDict) -> None:
   c.weights, c.prior_run = "", ""
   c.data = dict(name="synthetic", frames=4, size=32)
   c.tokenizer = dict(name="bytes", length=16)
-  with c.unlocked():
-    del c.system.text["vocab"], c.system.text["length"]
   c.system.codec.update(width=8, mult=(1, 2, 2), blocks=1, groups=4)
   # No dropout: a draw for each would take most of the compilation.
   c.system.unet.update(width=16, mult=(1,), blocks=1, attention_levels=(), groups=8, head_dim=8)
   c.system.unet.dropout = 0.0
-  c.system.text.update(width=32, layers=2, heads=2, c_out=16)
+  c.system.text.update(vocab=302, length=16, width=32, layers=2, heads=2, c_out=16)
   c.system.image.update(size=28, width=32, layers=2, heads=2, c_out=16)
   c.system.resampler.update(width=32, depth=1, heads=2, head_dim=8, queries=2)
   c.train.batch_size = 8

@@ -55,11 +55,9 @@ def smoke(c: ConfigDict) -> None:
   c.weights, c.prior_run = "", ""
   c.data = dict(name="synthetic", frames=9, size=16)
   c.tokenizer = dict(name="bytes", length=16)
-  with c.unlocked():
-    del c.system.text["vocab"]
   c.system.codec.update(widths=(8, 8, 16), blocks=1, groups=4, c_latent=4)
   c.system.transformer.update(depth=2, heads=2, head_dim=16, time_dim=16)
-  c.system.text.update(width=16, layers=1, heads=2, head_dim=8, mlp=16)
+  c.system.text.update(vocab=302, width=16, layers=1, heads=2, head_dim=8, mlp=16)
   c.train.batch_size = 4
   c.sampling.batch_size = 2
   common.two_steps(c)

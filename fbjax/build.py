@@ -170,9 +170,16 @@ def check(config: Spec) -> None:
     UserError: for a group or a key that does not exist, a name that no table has, a number that
       makes no sense.
   """
-  for group in ("system", "data", "tokenizer", "bridge", "objective", "sampling", "train"):
+  groups = (*TABLES, *GROUPS, "sampling", "trainable", "start", "port", "prior")
+  for group in groups:
     if not isinstance(config.get(group), Mapping):
-      raise errors.UserError(f"the config has no group {group!r}; see configs/common.py")
+      raise errors.UserError(
+        f"the config has no group {group!r}, which configs/common.py gives every config: add it, or "
+        "take the version of the program that the config was written for"
+      )
+  for key in ("seed", "precision", "weights", "prior_run"):
+    if key not in config:
+      raise errors.UserError(f"the config has no key {key!r}; see configs/common.py")
   for group, table in TABLES.items():
     spec = {k: v for k, v in config[group].items() if k != "name"}
     if group == "bridge" and config[group].get("name") == "diffusion":

@@ -10,10 +10,8 @@ disk.
 """
 
 import contextlib
-import errno
 import logging
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -43,7 +41,7 @@ class Checkpoints:
 
   def __init__(self, workdir: str, keep: int = 2):
     self.folder = folder(workdir)
-    with _as_user_error(
+    with errors.of_the_disk(
       f"cannot keep checkpoints in {self.folder}", lambda: "choose another --workdir"
     ):
       # Not v1's Checkpointer, which opens an event loop for each save and closes none.
@@ -128,7 +126,7 @@ class Checkpoints:
   @contextlib.contextmanager
   def _failing(self, step: int) -> Iterator[None]:
     try:
-      with _as_user_error(
+      with errors.of_the_disk(
         f"step {step} could not be saved in {self.folder}",
         lambda: f"{self.intact()}; make room there and run the same command to go on",
       ):
@@ -290,26 +288,6 @@ def _set_aside(folder: epath.Path, damaged: list[int]) -> None:
       logger.warning("Kept it as %s; remove it when nobody needs it.", aside)
   if damaged:
     multihost_utils.sync_global_devices("damaged checkpoints set aside")
-
-
-# What the machine, not the program, did wrong.
-OUTER = (
-  *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
-  *(errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EMFILE, errno.EFBIG, errno.ESTALE),
-)
-
-
-@contextlib.contextmanager
-def _as_user_error(what: str, then: Callable[[], str]) -> Iterator[None]:
-  """Turns a failure of the file system into a sentence; TensorStore has the reason in its text."""
-  try:
-    yield
-  except Exception as error:
-    told = f"{error!r}"
-    for code in OUTER:
-      if getattr(error, "errno", None) == code or os.strerror(code).lower() in told.lower():
-        raise errors.UserError(f"{what} ({os.strerror(code).lower()}): {then()}") from error
-    raise
 
 
 def _first_cause(error: BaseException) -> BaseException:

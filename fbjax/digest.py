@@ -35,7 +35,12 @@ def paths(tree: Any) -> dict[str, Any]:
 def of_tree(tree: Any) -> dict[str, str]:
   """The digest of each array of a tree, 32 hexadecimal digits, by path."""
   sums = _sums(tree, lambda shard: shard.replica_id == 0)
-  return {path: f"{first:016x}{second:016x}" for path, (first, second) in sums.items()}
+  return {path: as_text(total) for path, total in sums.items()}
+
+
+def as_text(total: UInt64[np.ndarray, "2"]) -> str:
+  """The digest that the sums over all pieces of an array make."""
+  return "".join(f"{half:016x}" for half in total)
 
 
 def differing(tree: Any, digests: Mapping[str, str]) -> list[str]:

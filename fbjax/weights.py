@@ -3,10 +3,13 @@
   networks/<network>/<path of the leaf>   as the file has it, in the layout of the networks here
   left/<key of the file>                  what no network needs, kept for the way back
 
+A digest of every leaf is kept beside them and checked on reading: damage never becomes weights.
+
 What a config draws anew or widens is no matter of the folder: one folder serves every config of
 these networks.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +21,7 @@ import tensorstore
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from fbjax import errors, places
+from fbjax import digest, errors, places
 
 WEIGHTS = "weights"
 ABOUT = "port.json"  # beside the weights: the files they came from, and the digest of the values
@@ -45,7 +48,7 @@ def write(
     about: plain values to keep beside the weights, for `read_about`.
 
   Raises:
-    UserError: when there are weights already.
+    UserError: when there are weights already, or they cannot be written, such as to a full disk.
   """
   path = places.absolute(folder) / WEIGHTS
   if path.exists():
@@ -56,30 +59,37 @@ def write(
   context.memory.deepcopy_host_arrays = False
   context.array.saving.use_ocdbt = False  # so that every leaf has a folder of its own
   context.array.saving.storage_options.chunk_byte_size = CHUNK
-  digest = hashlib.blake2b(digest_size=16)
+  digests = {}
   try:
-    # Orbax holds a leaf and all its chunks, encoded. So it is given zeros, which take no memory,
-    # and the values take their places chunk by chunk.
-    with context:
-      ocp.save(aside, _nest({path: _zeros(x) for path, x in leaves.items()}))
-    for name, leaf in leaves.items():
-      there = _open(aside, name)
-      digest.update(f"{name} {tuple(leaf.shape)} {np.dtype(leaf.dtype)}".encode())
-      for place in _chunks(there):
-        chunk = np.asarray(leaf[place])
-        check(name, chunk)
-        digest.update(np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data)
-        there[place].write(chunk).result()
-    text = json.dumps(dict(about) | {"digest": digest.hexdigest()}, indent=2) + "\n"
-    (path.parent / ABOUT).write_text(text)
-    aside.rename(path)
+    with errors.of_the_disk(f"cannot write weights to {folder}", lambda: "make room there"):
+      # Orbax holds a leaf and all its chunks, encoded. So it is given zeros, which take no memory,
+      # and the values take their places chunk by chunk.
+      with context:
+        ocp.save(aside, _nest({path: _zeros(x) for path, x in leaves.items()}))
+      for name, leaf in leaves.items():
+        there = _open(aside, name)
+        total = np.zeros(2, np.uint64)
+        for place in _chunks(there):
+          chunk = np.asarray(leaf[place])
+          check(name, chunk)
+          total += digest.of_piece(chunk, tuple(x.start for x in place), there.shape)
+          there[place].write(chunk).result()
+        digests[name] = digest.as_text(total)
+      (path.parent / ABOUT).write_text(json.dumps(_sealed(about, digests), indent=2) + "\n")
+      aside.rename(path)
   except BaseException:
     _remove(aside)
     raise
 
 
+def _sealed(about: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, Any]:
+  """What is kept beside the weights; `digest` stands for all their values."""
+  whole = hashlib.blake2b(json.dumps(digests, sort_keys=True).encode(), digest_size=16)
+  return dict(about) | {"digest": whole.hexdigest(), "digests": dict(digests)}
+
+
 def read_about(folder: str) -> dict[str, Any]:
-  """What `write` was told about the weights, and `digest`: a hash of all their values.
+  """What `write` was told about the weights, the `digests` of all leaves, and the `digest` of these.
 
   Raises:
     UserError: when the folder holds no weights, or was damaged.
@@ -90,11 +100,12 @@ def read_about(folder: str) -> dict[str, Any]:
       f"{folder} holds no ported weights: port a checkpoint into it with --mode=port --out={folder}"
     )
   try:
-    about = json.loads(file.read_text())
-    _ = about["digest"], about["parts"]
-    return about
-  except (ValueError, KeyError, TypeError):
-    raise errors.UserError(f"{file} is damaged or of an older version: port again") from None
+    about = json.loads(file.read_bytes())
+    if _sealed(about, about["digests"])["digest"] == about["digest"] and "parts" in about:
+      return about
+  except (ValueError, KeyError, TypeError, AttributeError):
+    pass
+  raise errors.UserError(f"{file} is damaged or of an older version: port again")
 
 
 def stored(folder: str) -> dict[str, Any]:
@@ -109,32 +120,63 @@ def stored(folder: str) -> dict[str, Any]:
   return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
 
 
-def read(folder: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
-  """Leaves of a folder by path: ShapeDtypeStructs in, arrays of that dtype and sharding out.
+def read(folder: str, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
+  """Leaves of a folder by path: ShapeDtypeStructs with shardings in, arrays like them out.
 
-  Leaves without a sharding come as numpy arrays.
+  Raises:
+    UserError: when a leaf is not what was written.
   """
   if not wanted:
     return {}
+  known, digests = stored(folder), read_about(folder)["digests"]
   context = ocp.Context()
   context.pytree.loading.partial_load = True
-  with context:
-    tree = ocp.load(
-      places.absolute(folder) / WEIGHTS,
-      _nest({path: _placeholder(x) for path, x in wanted.items()}),
-    )
-  found = jax.tree_util.tree_leaves_with_path(tree)
-  return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in found}
+  # In the dtype of the folder: the digests are of what was written.
+  like = {
+    path: jax.ShapeDtypeStruct(x.shape, known[path].dtype, sharding=x.sharding)
+    for path, x in wanted.items()
+  }
+  with context, _damage(folder):
+    tree = ocp.load(places.absolute(folder) / WEIGHTS, _nest(like))
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  found = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
+  if wrong := digest.differing(found, digests):
+    raise errors.UserError(_damaged(folder, wrong[0]))
+  return {path: x.astype(wanted[path].dtype) for path, x in found.items()}
 
 
 def read_leaf(folder: str, path: str) -> np.ndarray:
-  """One leaf of a folder, as it was written."""
-  there = _open(places.absolute(folder) / WEIGHTS, path)
-  array = np.empty(there.shape, there.dtype.numpy_dtype)
-  # All at once, its chunks would be in memory a second time, encoded.
-  for place in _chunks(there):
-    array[place] = there[place].read().result()
+  """One leaf of a folder, as it was written.
+
+  Raises:
+    UserError: when it is not what was written.
+  """
+  expected = read_about(folder)["digests"][path]
+  with _damage(folder):
+    there = _open(places.absolute(folder) / WEIGHTS, path)
+    array = np.empty(there.shape, there.dtype.numpy_dtype)
+    # All at once, its chunks would be in memory a second time, encoded.
+    for place in _chunks(there):
+      array[place] = there[place].read().result()
+  whole = digest.of_piece(array, (0,) * array.ndim, array.shape)
+  if digest.as_text(whole) != expected:
+    raise errors.UserError(_damaged(folder, path))
   return array
+
+
+@contextlib.contextmanager
+def _damage(folder: str) -> Iterator[None]:
+  """Orbax and TensorStore raise almost anything on damaged files."""
+  try:
+    yield
+  except (jax.errors.JaxRuntimeError, MemoryError):
+    raise
+  except Exception as error:
+    raise errors.UserError(_damaged(folder, str(error).splitlines()[0][:160])) from error
+
+
+def _damaged(folder: str, what: str) -> str:
+  return f"the weights in {folder} are damaged ({what}): port the checkpoint again"
 
 
 def _keys(path: str) -> tuple[Any, ...]:
@@ -180,9 +222,3 @@ def _chunks(there: tensorstore.TensorStore) -> Iterator[tuple[slice, ...]]:
 def _zeros(like: Any) -> np.ndarray:
   """Zeros of this shape and dtype that take no memory."""
   return np.broadcast_to(np.zeros((), like.dtype), like.shape)
-
-
-def _placeholder(leaf: Any) -> Any:
-  if getattr(leaf, "sharding", None) is None:
-    return _zeros(leaf)
-  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)

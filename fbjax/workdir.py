@@ -196,8 +196,9 @@ def claim(
     elif step is not None:
       read_config(workdir)  # raises: checkpoints without the config that they were made with
     if jax.process_index() == 0:
-      replace(home / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+      # In this order: another process that sees the config finds the origin as well.
       replace(home / ORIGIN_FILE, json.dumps(origin, indent=2) + "\n")
+      replace(home / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
     yield
 
 

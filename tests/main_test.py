@@ -4,10 +4,12 @@ import json
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 import toy
-from fbjax import build
+from fbjax import build, main
 from settings import ROOT
 
 CONFIG = "configs/quickstart.py"
@@ -131,3 +133,65 @@ def test_a_wrong_key_or_name_is_told_in_the_configs_words(group, value, sentence
     build.make_loss(config, system, build.make_formulation(config))
     build.make_optimizer(config)
   assert sentence in str(error.value)
+
+
+BUG = """
+import sys
+from fbjax import main, processes
+from fbjax.modes import train
+processes.join = lambda: None
+def broken(config, workdir):
+  return {}["prior"]
+train.train = broken
+sys.argv = ["main", "--config=configs/quickstart.py:smoke", "--workdir=" + sys.argv[1]]
+main.cli()
+"""
+
+
+def test_a_bug_keeps_its_traceback_and_says_where_to_report_it(tmp_path):
+  done = subprocess.run(
+    [sys.executable, "-c", BUG, str(tmp_path / "x")],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 1
+  assert "KeyError: 'prior'" in done.stderr and "Traceback" in done.stderr
+  assert "Please report it" in done.stderr and "error: 'prior'" not in done.stderr
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch):
+  monkeypatch.setenv("HOME", "/home/somebody")
+  assert main.home("~/runs/x") == "/home/somebody/runs/x" and main.home(None) is None
+
+
+@pytest.mark.parametrize(
+  ("argument", "group", "key", "value"),
+  [
+    ("--config.optim.b1=0.7", "optim", "b1", 0.7),  # a default that the config left out
+    ("--config.trainable.lora=('attn',)", "trainable", "lora", ("attn",)),
+    (
+      "--config.sampling.image_guidance=2.0",
+      "sampling",
+      "image_guidance",
+      2.0,
+    ),  # None in the config
+    ("--config.train.steps=7", "train", "steps", 7),
+    ("--config.data.path=a b", "data", "path", "a b"),
+  ],
+)
+def test_every_key_of_a_group_can_be_set(argument, group, key, value):
+  config, _ = main.parse_flags(["main", "--config=configs/folder.py", "--workdir=x", argument])
+  assert config[group][key] == value
+
+
+@pytest.mark.parametrize(("precision", "told"), [("highest", "HIGHEST"), ("default", "DEFAULT")])
+def test_float32_products_are_as_precise_as_the_config_says(precision, told):
+  """As the TPU is told: by itself it would multiply in bfloat16."""
+  try:
+    build.set_precision({"precision": precision})
+    text = jax.jit(lambda x: x @ x).lower(jnp.ones((4, 4))).as_text()
+  finally:
+    jax.config.update("jax_default_matmul_precision", None)
+  assert (f"precision = [{told}, {told}]" in text) or (told == "DEFAULT" and "precision" in text)

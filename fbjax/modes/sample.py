@@ -133,7 +133,8 @@ def resolve(config: dict[str, Any] | None, workdir: str | None) -> dict[str, Any
       raise errors.UserError("give --workdir=<folder> of a trained run, or --config with weights")
     return config
   if config is None:
-    return workdir_lib.read_config(workdir)
+    config = workdir_lib.read_config(workdir)
+    build.check(config)
   workdir_lib.check(workdir, config)
   return config
 
