@@ -18,9 +18,7 @@ from fbjax.systems import base, networks
 logger = logging.getLogger(__name__)
 
 
-def export(
-  config: dict[str, Any] | None, workdir: str | None, out: str | None, weights: str | None = None
-) -> None:
+def export(config: dict[str, Any] | None, workdir: str | None, out: str | None) -> None:
   """Writes averaged weights of a run, or ported ones as they came.
 
   Args:
@@ -30,7 +28,7 @@ def export(
       config.json, which diffusers and transformers load.
 
   Raises:
-    UserError: without a folder of ported weights, which knows the layout of their origin.
+    UserError: when there is nothing to export, or it cannot be written there.
   """
   if config is None:
     if not workdir:
@@ -39,22 +37,37 @@ def export(
       )
     config = workdir_lib.read_config(workdir)
   folder = config["weights"]
-  if not folder or not out:
+  if not out:
+    raise errors.UserError("--mode=export needs --out=<.ckpt, .pt or .safetensors, or a folder>")
+  if not folder and not workdir:
     raise errors.UserError(
-      "--mode=export needs --config.weights=<folder that --mode=port wrote>, which knows the layout, "
-      "and --out=<.ckpt, .pt or .safetensors, or a folder>"
+      "--mode=export needs --workdir=<trained run>, or --config.weights=<folder that --mode=port wrote>"
     )
-  about = weights_lib.read_about(folder)["parts"]
-  stored = stored_tree(folder)
-  trees_of = stored.get("networks", {})
+  about = weights_lib.read_about(folder)["parts"] if folder else {}
+  stored = stored_tree(folder) if folder else {"networks": {}, "left": {}}
+  networks_of, left = stored["networks"], stored["left"]
   if workdir:
-    mesh = build.make_mesh(config)
-    system = build.make_system(config, None)
-    starting = loading.starting_weights(config, system, mesh)
+    mesh, tokenizer = build.make_mesh(config), build.make_tokenizer(config)
+    # Additions go into weights as exact as the folder has them.
+    exact = config | {"system": config["system"] | {"dtype": "float32"}}
+    system = build.make_system(exact, tokenizer)
+    starting = loading.starting_weights(exact, system, mesh)
     workdir_lib.check(workdir, config, starting.origin)
     params = loading.trained_weights(workdir, system, mesh)
-    trees_of |= jax.jit(system.weights)(params, starting.frozen)
-  write(build.make_networks(config, None), trees_of, about, stored.get("left", {}), out)
+    networks_of |= jax.jit(system.weights)(params, starting.frozen)
+    about = layouts(system, networks_of) | about
+  whole = build.make_networks(config, tokenizer if workdir else None)
+  write(whole, networks_of, about, left, out)
+
+
+def layouts(system: base.System, weights: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+  """Layout and prefix of trained networks as a checkpoint of all of them has them."""
+  found = {}
+  for name, spec in system.networks.items():
+    if spec.trained and name in weights:
+      layout = table.layout_name(spec.network, spec.sizes)
+      found[name] = {"layout": layout, "prefix": table.prefix(spec.network, layout)}
+  return found
 
 
 def write(
@@ -69,7 +82,7 @@ def write(
   Args:
     system: whose networks they are.
     weights: by network, trees whose leaves have shape, dtype and np.asarray.
-    about: what the port told of each network; others are left out.
+    about: layout and prefix of each network to write.
     left: tensors of no network, by key.
     out: see `export`.
   """

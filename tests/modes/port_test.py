@@ -2,6 +2,7 @@ import logging
 import pathlib
 import threading
 
+import av
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,6 +154,11 @@ def test_other_sizes_in_the_config_are_listed_before_anything_is_read(config, po
     build.make_system(other, None)
 
 
+def pixels(path):
+  with av.open(str(path)) as container:
+    return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)]).astype(int)
+
+
 def test_a_ported_checkpoint_trains_samples_and_goes_back(config, ported, tmp_path, monkeypatch):
   one = sharding.make_mesh(1, 1, jax.devices()[:1])
   monkeypatch.setattr(build, "make_mesh", lambda config: one)
@@ -171,6 +177,14 @@ def test_a_ported_checkpoint_trains_samples_and_goes_back(config, ported, tmp_pa
   before = np.asarray(was["networks"]["unet"]["down"][0]["res"]["in_conv"]["kernel"])
   moved = np.abs(back[key].transpose(2, 3, 1, 0) - before.astype(np.float32)).max()
   assert 0 < moved < 1e-3  # one step of 1e-5, averaged
+  # What no file held is written too, and the file can be sampled as one that was released.
+  assert any(key.startswith("image_proj_model.") for key in back)
+  again = config | {"weights": str(tmp_path / "again"), "start": {}, "port": {"ignore": (".*",)}}
+  port.port_files(again, [str(out)], str(tmp_path / "again"))
+  named = {"image": str(image), "image_guidance": 2.0}
+  sample.sample(again, None, out=str(tmp_path / "b.mp4"), **named)
+  one, two = (pixels(tmp_path / name) for name in ("a.mp4", "b.mp4"))
+  assert np.abs(one - two).max() <= 8  # bf16, and the codec
   np.testing.assert_array_equal(
     back[frozen].transpose(2, 3, 1, 0), was["networks"]["vae"]["encoder"]["in_conv"]["kernel"]
   )
