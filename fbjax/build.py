@@ -301,7 +301,7 @@ def make_networks(config: Spec, tokenizer: Any | None) -> base.System:
   """
   spec, prior = config["system"], config["prior"]
   system = make_architecture(config, spec, tokenizer, coarse_told=bool(prior))
-  if prior and config["weights"] and not prior["trained"] and not config["prior_run"]:
+  if prior and config["weights"] and not prior.get("trained") and not config["prior_run"]:
     raise errors.UserError(
       "config.prior puts a frozen neural prior in front: name the workdir that has trained it in "
       "config.prior_run"
