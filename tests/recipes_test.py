@@ -1,7 +1,7 @@
 """What each config and each of its named changes is for, shown at toy size by its effect.
 
 Every recipe starts from a folder of ported weights that holds what its published checkpoint would
-hold, takes one training step, and is then asked: what moved, what did not, and what the network's
+hold, takes three training steps, and is then asked: what moved, what did not, and what the network's
 output depends on.
 """
 
@@ -71,13 +71,17 @@ def recipe(name, changes):
   return c.to_dict()
 
 
-def port(config, folder):
-  """Writes what the checkpoint that a config starts from would hold: nothing in it is zero."""
+def port(config, folder) -> bool:
+  """Writes what the checkpoint that a config starts from would hold: nothing in it is zero.
+
+  Returns:
+    Whether it starts from any.
+  """
   system = build.make_networks(config, build.make_tokenizer(config))
   rng = np.random.default_rng(0)
   leaves = {}
   for name, spec in system.networks.items():
-    if name.startswith("prior_") and not spec.trained:
+    if name in build.of_prior_run(config, system):
       continue
     rules = config["start"].get(name, {})
     for leaf, like in trees.flatten(spec.shapes()).items():
@@ -90,27 +94,24 @@ def port(config, folder):
       fan_in = np.prod(shape[:-1]) if len(shape) > 1 else 1
       value = rng.standard_normal(shape, np.float32) * 0.5 / np.sqrt(fan_in)
       leaves[weights_lib.network_path(name, leaf)] = value + leaf.endswith("scale")
-  weights_lib.write(folder, leaves, lambda path, x: None, {"parts": {}})
+  if leaves:
+    weights_lib.write(folder, leaves, lambda path, x: None, {"parts": {}})
+  return bool(leaves)
 
 
-def trained(name, changes, folder):
-  """A recipe after one step: its system, its weights before and after, and a way to run it."""
+def trained(name, changes, folder, monkeypatch):
+  """A recipe after three steps: its system, its weights before and after, and a way to run it."""
   config = recipe(name, changes)
-  if config["start"] or name != "quickstart":
-    port(config, folder)
+  if config["prior"] and not config["prior"].get("trained"):
+    config["prior_run"] = "played"
+  if port(config, folder):
     config["weights"] = folder
   tokenizer = build.make_tokenizer(config)
   system = build.make_system(config, tokenizer)
   form = build.make_formulation(config)
   mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
-  if config["prior"] and not config["prior"].get("trained"):
-    # Its prior run is played by a draw.
-    config["start"] = config["start"] | {
-      n: {"new": (".*",)} for n in system.networks if n.startswith("prior_")
-    }
-    starting = with_drawn_prior(config, system, mesh)
-  else:
-    starting = loading.starting_weights(config, system, mesh)
+  monkeypatch.setattr(loading, "prior_weights", lambda config, system, mesh: drawn_prior(system))
+  starting = loading.starting_weights(config, system, mesh)
   params = starting.params()
   source = build.make_source(config, "train")
   batch = pipeline.read(source, tokenizer, [0, 1])
@@ -121,7 +122,7 @@ def trained(name, changes, folder):
   loss = build.make_loss(config, system, form)
   train = jax.jit(step.make_train_step(loss, optimizer, ema_decay=0.5, seed=0))
   state = step.init_state(params, optimizer)
-  for _ in range(2):  # what is multiplied by a zero moves in the second step
+  for _ in range(3):  # what is multiplied by a zero moves in the step after
     state, metrics = train(state, starting.frozen, batch)
   assert np.isfinite(metrics["loss"])
 
@@ -141,20 +142,11 @@ def trained(name, changes, folder):
   return system, params, state, starting.frozen, batch, run
 
 
-def with_drawn_prior(config, system, mesh):
-  """Starting weights of which a frozen neural prior is drawn, where another run would have it."""
-  elsewhere = [n for n in system.networks if n.startswith("prior_")]
-  named = config | {"prior_run": "played"}
-  original = loading.prior_weights
-  drawn = {
-    n: jax.tree.map(lambda x: x + 0.05, system.networks[n].init(jax.random.key(5)))
-    for n in elsewhere
-  }
-  loading.prior_weights = lambda *args: (drawn, "played")
-  try:
-    return loading.starting_weights(named, system, mesh)
-  finally:
-    loading.prior_weights = original
+def drawn_prior(system):
+  """A frozen neural prior and a digest, as another run would have trained it."""
+  names = [n for n in system.networks if n.startswith("prior_")]
+  weights = {n: system.networks[n].init(jax.random.key(5)) for n in names}
+  return jax.tree.map(lambda x: x + 0.05, weights), "played"
 
 
 def perturbed(batch, what):
@@ -174,9 +166,9 @@ def perturbed(batch, what):
   ("name", "changes", "told", "trains"), RECIPES, ids=[":".join(r[:2]) for r in RECIPES]
 )
 def test_a_recipe_trains_what_it_says_and_heeds_all_that_it_is_told(
-  name, changes, told, trains, tmp_path
+  name, changes, told, trains, tmp_path, monkeypatch
 ):
-  system, params, state, frozen, batch, run = trained(name, changes, str(tmp_path))
+  system, params, state, frozen, batch, run = trained(name, changes, str(tmp_path), monkeypatch)
 
   before = run(state.params, frozen, batch)
   for what in told:
