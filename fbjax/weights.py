@@ -112,12 +112,16 @@ def stored(folder: str) -> dict[str, Any]:
   """Shape and dtype of every leaf of a folder, by its path.
 
   Raises:
-    UserError: when there is none.
+    UserError: when there is none, or the list is damaged.
   """
-  read_about(folder)
-  tree = ocp.metadata(places.absolute(folder) / WEIGHTS).metadata
+  digests = read_about(folder)["digests"]
+  with _damage(folder):
+    tree = ocp.metadata(places.absolute(folder) / WEIGHTS).metadata
   leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
+  found = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
+  if found.keys() != digests.keys():
+    raise errors.UserError(_damaged(folder, "leaves are missing"))
+  return found
 
 
 def read(folder: str, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -129,6 +133,12 @@ def read(folder: str, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
   if not wanted:
     return {}
   known, digests = stored(folder), read_about(folder)["digests"]
+  # Without 64-bit types JAX would round them before their digest could be taken.
+  wide = {path for path in wanted if np.dtype(known[path].dtype).itemsize > 4}
+  made = {path: _placed(read_leaf(folder, path), wanted[path]) for path in sorted(wide)}
+  wanted = {path: x for path, x in wanted.items() if path not in wide}
+  if not wanted:
+    return made
   context = ocp.Context()
   context.pytree.loading.partial_load = True
   # In the dtype of the folder: the digests are of what was written.
@@ -142,7 +152,12 @@ def read(folder: str, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
   found = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
   if wrong := digest.differing(found, digests):
     raise errors.UserError(_damaged(folder, wrong[0]))
-  return {path: x.astype(wanted[path].dtype) for path, x in found.items()}
+  return made | {path: x.astype(wanted[path].dtype) for path, x in found.items()}
+
+
+def _placed(array: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
+  array = array.astype(like.dtype)
+  return jax.make_array_from_callback(array.shape, like.sharding, lambda index: array[index])
 
 
 def read_leaf(folder: str, path: str) -> np.ndarray:
