@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from fbjax import errors, sharding, trees
 from fbjax import weights as weights_lib
+from fbjax.bridge import initialise
 from fbjax.systems import adapters, base, networks
 
 logger = logging.getLogger(__name__)
@@ -150,7 +151,10 @@ def load(
       shape = known[there(path)].shape
       return jax.ShapeDtypeStruct(shape, shapes[path].dtype, sharding=whole)
 
-    widen = lambda xs: {path: _widened(x, shapes[path].shape) for path, x in xs.items()}  # noqa: E731
+    def widen(kernels: dict[str, jax.Array]) -> dict[str, jax.Array]:
+      more = {path: shapes[path].shape[-2] - x.shape[-2] for path, x in kernels.items()}
+      return {path: initialise.widen_input(x, more[path]) for path, x in kernels.items()}
+
     kernels = read(by_source["widen"], narrow)
     flat |= jax.jit(widen, out_shardings={path: shardings[path] for path in kernels})(kernels)
 
@@ -165,11 +169,6 @@ def load(
   if rest:
     flat |= jax.jit(make, out_shardings={path: shardings[path] for path in rest})(key)
   return trees.nest(flat)
-
-
-def _widened(kernel: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """The kernel with zeros for the input channels that it lacks, behind its own."""
-  return jnp.zeros(shape, kernel.dtype).at[..., : kernel.shape[-2], :].set(kernel)
 
 
 def _matches(patterns: Iterable[str], leaf: str) -> bool:

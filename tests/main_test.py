@@ -131,7 +131,7 @@ def test_a_wrong_key_or_name_is_told_in_the_configs_words(group, value, sentence
     build.make_source(config, "train")
     system = build.make_system(config, tokenizer)
     build.make_loss(config, system, build.make_formulation(config))
-    build.make_optimizer(config)
+    build.make_optimizer(config, system)
   assert sentence in str(error.value)
 
 

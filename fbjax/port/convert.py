@@ -78,7 +78,8 @@ def unfill(
     if partial and shape is None:
       continue
     if partial and not _stacked(members) and _is_narrow(shape[::-1], members[0].target[::-1]):
-      members = [_narrowed(members[0], shape[-2])]
+      (x,) = members
+      members = [_narrowed(x, x.shape[1] * shape[-2] // x.target[-2])]
     expected[path] = _shape(members)
     if shape != expected[path]:
       continue  # told below
@@ -176,10 +177,10 @@ def stack(sources: Sequence[tuple[Any, leaf_lib.Leaf]]) -> lazy.Lazy:
 
 
 def _narrowed(leaf: leaf_lib.Leaf, channels: int) -> leaf_lib.Leaf:
-  """A kernel's leaf with so many input channels: the next to last axis in params."""
+  """A kernel's leaf with so many input channels, which lead its next to last axis in params."""
   return leaf._replace(
     shape=(leaf.shape[0], channels, *leaf.shape[2:]),
-    target=(*leaf.target[:-2], channels, leaf.target[-1]),
+    target=(*leaf.target[:-2], leaf.target[-2] * channels // leaf.shape[1], leaf.target[-1]),
   )
 
 

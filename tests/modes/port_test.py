@@ -179,7 +179,8 @@ def test_a_ported_checkpoint_trains_samples_and_goes_back(config, ported, tmp_pa
   assert 0 < moved < 1e-3  # one step of 1e-5, averaged
   # What no file held is written too, and the file can be sampled as one that was released.
   assert any(key.startswith("image_proj_model.") for key in back)
-  again = config | {"weights": str(tmp_path / "again"), "start": {}, "port": {"ignore": (".*",)}}
+  again = config | {"weights": str(tmp_path / "again"), "start": {}}
+  again["port"] = config["port"] | {"ignore": (".*",)}
   port.port_files(again, [str(out)], str(tmp_path / "again"))
   named = {"image": str(image), "image_guidance": 2.0}
   sample.sample(again, None, out=str(tmp_path / "b.mp4"), **named)
