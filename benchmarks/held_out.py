@@ -40,6 +40,7 @@ def main(argv: list[str]) -> None:
   params = loading.trained_weights(workdir, system, mesh)
   frozen = loading.starting_weights(config, system, mesh).frozen
   form = build.make_formulation(config)
+  keys = sampling.clip_keys(0, range(len(chosen)))
 
   @jax.jit
   def start(frozen, batch, keys):
@@ -48,7 +49,7 @@ def main(argv: list[str]) -> None:
     return sampling.to_uint8(system.decode(frozen, z1))
 
   prior = sampling.generate(
-    lambda params, *rest: start(*rest), params, frozen, inputs, seed=0, batch_size=batch_size
+    lambda params, *rest: start(*rest), params, frozen, inputs, keys=keys, batch_size=batch_size
   )
   still = np.mean((truth[:, :1] - truth) ** 2)
   error = np.mean((as_float(prior) - truth) ** 2)
@@ -57,7 +58,7 @@ def main(argv: list[str]) -> None:
   rows = [{"what": "prior", "error": float(error), "ratio": float(error / still)}]
   for guidance in map(float, GUIDANCE.value or [config["sampling"]["guidance"]]):
     sample = build.make_sample(config, system, form, mesh, guidance=guidance)
-    videos = sampling.generate(sample, params, frozen, inputs, seed=0, batch_size=batch_size)
+    videos = sampling.generate(sample, params, frozen, inputs, keys=keys, batch_size=batch_size)
     error = np.mean((as_float(videos) - truth) ** 2)
     row = {"what": "sample", "guidance": guidance, "error": float(error)}
     rows.append(row | {"ratio": float(error / still)})

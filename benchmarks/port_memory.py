@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
   folder = pathlib.Path(FOLDER.value)
   folder.mkdir(parents=True, exist_ok=True)
   config = webvid_saf.get_config().to_dict()
-  system = build.make_system(config, None)
+  system = build.make_networks(config, None)
   contents = {
     "t2v.ckpt": fake_checkpoint.text_to_video(system),
     "clip.safetensors": fake_checkpoint.open_clip(system),

@@ -50,7 +50,7 @@ def measure(name: str) -> dict[str, Any]:
   z0, cond = prepare(params, frozen, batch, keys)
   times = jnp.full(len(z0), 500.0)
   forward = jax.jit(lambda params, z0, cond: system.denoise(params, z0, times, cond))
-  tx = build.make_optimizer(config)
+  tx = build.make_optimizer(config, system)
   loss = build.make_loss(config, system, form)
   train = jax.jit(step.make_train_step(loss, tx, ema_decay=0.99, seed=0))
   state = step.init_state(params, tx)

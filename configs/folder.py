@@ -1,6 +1,11 @@
 """A bridge from scratch on a folder of your own videos, 64x64, 8 frames, without a VAE.
 
-Small enough to try on a laptop; see `fbjax.data.sources.Folder` for where captions come from.
+Trains    the small UNet of `common.small_unet` and a toy text network, on pixels.
+Costs     not measured; small enough to try on a laptop.
+Expect    not measured.
+Deviates  from FrameBridge in all: a narrow bridge, velocity, no pretrained network.
+
+See `fbjax.data.sources.Folder` for where captions come from.
   python -m fbjax.main --config=configs/folder.py --workdir=runs/mine --config.data.path=my_videos
 """
 

@@ -1,7 +1,11 @@
 """A bridge from scratch on moving shapes with captions: a few minutes on two CPU cores.
 
-It learns to move the object of a still image to where the caption says.
-No download, no GPU.
+Trains    the small UNet of `common.small_unet` and a toy text network, 1 M parameters, 440 steps of 8
+          clips: it learns to move the object of a still image to where the caption says.
+Costs     5 min 35 s and 2.2 GB on two CPU cores; no download, no GPU.
+Expect    see the README; it varies with the processor.
+Deviates  from FrameBridge in all: pixels, a narrow bridge, velocity, no pretrained network.
+
   python -m fbjax.main --config=configs/quickstart.py --workdir=runs/quickstart
   python -m fbjax.main --config=configs/quickstart.py:smoke --workdir=runs/smoke     # two steps
 """

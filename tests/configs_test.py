@@ -1,6 +1,7 @@
 """Every config, with every change that it names, builds; full sizes by shapes alone."""
 
 import importlib
+import re
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 import settings
 from configs import webvid_saf
-from fbjax import build, sharding, tracker
+from fbjax import build, sharding, tracker, trees
 from fbjax.data import video
 from fbjax.modes import train
 
@@ -46,8 +47,8 @@ def clips(folder):
 
 def test_the_saf_network_has_the_published_size():
   """1438.85 M and 48.79 M trained; 83.65 M in the VAE."""
-  system = build.make_system(webvid_saf.get_config().to_dict(), None)
-  counts = {name: count(part.shapes()) for name, part in system.networks.items()}
+  system = build.make_networks(webvid_saf.get_config().to_dict(), None)
+  counts = {name: count(spec.shapes()) for name, spec in system.networks.items()}
   assert round(counts["unet"] / 1e4) == 143885
   assert round(counts["resampler"] / 1e4) == 4879
   assert round(counts["vae"] / 1e4) == 8365
@@ -59,14 +60,82 @@ def test_named_changes_join():
   system = build.make_system(c.to_dict(), build.make_tokenizer(c.to_dict()))
   trained = jax.eval_shape(system.init, jax.random.key(0))
   assert 0 < count(trained) < 0.5 * count(jax.eval_shape(system.whole.init, jax.random.key(0)))
-  with pytest.raises(ValueError, match="'bigger'; expected nothing or recommended, lora"):
+  with pytest.raises(ValueError, match="'bigger'; expected nothing or published, released, recomm"):
     webvid_saf.get_config("bigger")
 
 
-@pytest.mark.parametrize("change", ["lora", "temporal"])
-def test_patterns_of_what_trains_meet_the_real_network(change):
+# Every leaf of the full-size UNet that a change trains: regexes that one of must match, or none.
+TRAINED = {
+  "lora": (r"/(a|b)$|^resampler/|stride/|image_[kv]|alpha$|^unet/in_conv/kernel$", r"res/in_conv"),
+  "temporal": (
+    r"/temporal/|^unet/in_attention/|^resampler/|stride/|image_[kv]|alpha$|^unet/in_conv/kernel$",
+    r"res/(in|out)_conv|spatial/blocks/\d+/attn\d/[qkv]/",
+  ),
+}
+
+
+@pytest.mark.parametrize("change", TRAINED)
+def test_what_trains_of_the_real_network_is_what_the_change_says(change):
   c = webvid_saf.get_config(change)
+  c.weights = ""
   system = build.make_system(c.to_dict(), None)
-  trained = jax.eval_shape(system.init, jax.random.key(0))
-  whole = jax.eval_shape(system.whole.init, jax.random.key(0))
-  assert 0.002 < count(trained) / count(whole) < 0.7
+  trains = build.make_optimizer(c.to_dict(), system).trains
+  leaves = trees.flatten(jax.eval_shape(system.init, jax.random.key(0)))
+  trained = {path: int(np.prod(x.shape)) for path, x in leaves.items() if trains(path)}
+  wanted, unwanted = TRAINED[change]
+  assert all(re.search(wanted, path) for path in trained)
+  assert not any(re.search(unwanted, path) for path in trained)
+  for leaf in ("unet/in_conv/kernel", "unet/stride/out/kernel", "resampler/latents"):
+    assert leaf in trained  # new leaves train whole
+  whole = count(jax.eval_shape(system.whole.init, jax.random.key(0)))
+  share = sum(trained.values()) / whole
+  assert 0.03 < share < (0.1 if change == "lora" else 0.5)
+  if change == "temporal":
+    assert any(path.startswith("unet/in_attention/") for path in trained)
+
+
+@pytest.mark.parametrize("name", ["webvid_saf", "webvid_saf_cogvideox", "ucf101_bridge"])
+def test_published_and_released_are_the_reference_to_the_letter(name):
+  module = importlib.import_module(f"configs.{name}")
+  default, published, released = (module.get_config(x) for x in ("", "published", "released"))
+  assert published.sampling.sampler == {"name": "sde", "start": "published"}
+  assert published.sampling.grid.name == "trailing" and published.optim.decays == "all"
+  assert "start" not in default.sampling.sampler and default.optim.decays == "matrices"
+  if name == "ucf101_bridge":
+    assert published.data.flip and published.data.spacing == "published"
+    assert (published.optim.clip, published.optim.clip_from) == (0.1, 100_000)
+    assert not published.train.ema_warmup and published.train.ema_decay == 0.9999
+  else:
+    assert published.diffusion.rule == "published" and default.diffusion.rule == "exact"
+    assert published.train.ema_decay == 0.0
+  if name == "webvid_saf":
+    drops = (published.objective[f"drop_{x}"] for x in ("text", "image", "both"))
+    assert tuple(drops) == (0.2, 0.2, 0.2)
+  if name == "webvid_saf_cogvideox":
+    assert (published.system.codec.draw, published.sampling.draw) == ("mode", "sample")
+  # Nothing of a released checkpoint starts anew.
+  assert not released.start and released.weights != default.weights
+  released.start, released.weights = published.start, published.weights
+  assert released == published
+
+
+def test_the_published_ddim_ends_at_index_0():
+  sampler = importlib.import_module("configs.webvid_diffusion").get_config("published").sampling
+  assert sampler.sampler == {"name": "ddim", "eta": 1.0, "last": 0.0}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_named_change_is_a_config_without_mistakes(name):
+  module = importlib.import_module(f"configs.{name}")
+  changes = getattr(module, "CHANGES", {"smoke": None})
+  for change in ("", *changes):
+    build.check(module.get_config(change).to_dict())
+    for word in ("Named behind the colon",) if len(changes) > 1 else ():
+      assert word in module.__doc__ and change in module.__doc__, change
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_head_says_what_it_trains_costs_and_deviates_in(name):
+  doc = importlib.import_module(f"configs.{name}").__doc__
+  for word in ("Trains ", "Costs ", "Expect ", "Deviates ", f"--config=configs/{name}.py"):
+    assert f"\n{word}" in doc or word in doc and word.startswith("--"), word
