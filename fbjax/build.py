@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbjax import errors, sampling, sharding, start, trees
+from fbjax import errors, sampling, sharding, start
 from fbjax.bridge import alignment, diffusion, grids, prediction, process, samplers
 from fbjax.data import checks, pipeline, sources, synthetic, tfds_clips, tokenizers
 from fbjax.systems import (
@@ -25,6 +25,7 @@ from fbjax.systems import (
   cogvideox,
   formulation,
   latte,
+  networks,
   neural_prior,
   videocrafter,
 )
@@ -275,7 +276,7 @@ def make_trainable(
   return adapters.LoRA(system, added=added, whole=trained, rank=rank, scale=scale)
 
 
-def trained_leaves(config: Spec, system: base.System) -> tuple[list[str], set[str]]:
+def trained_leaves(config: Spec, system: networks.NetworkSet) -> tuple[list[str], set[str]]:
   """The leaves of the networks that train, but for constants, and those of them that start anew."""
   folder, rules = config["weights"], config["start"]
   chosen = start.sources(system, folder, rules, of_prior_run(config, system))
@@ -283,7 +284,7 @@ def trained_leaves(config: Spec, system: base.System) -> tuple[list[str], set[st
     f"{name}/{leaf}"
     for name, network in system.networks.items()
     if network.trained
-    for leaf in trees.flatten(network.shapes())
+    for leaf in system.shapes(name)
   ]
   names = [name for name in names if not is_fixed(system, name)]
   return names, start.started_anew(system, chosen, folder, rules) & set(names)
@@ -293,7 +294,7 @@ def is_fixed(system: base.System, name: str) -> bool:
   return any(re.search(pattern, name) for pattern in system.fixed)
 
 
-def make_networks(config: Spec, tokenizer: Any | None) -> base.System:
+def make_networks(config: Spec, tokenizer: Any | None) -> networks.NetworkSet:
   """The networks of a config, as they are without low-rank additions.
 
   `config.prior` puts a neural prior in front: the options of `neural_prior.WithNeuralPrior`, and

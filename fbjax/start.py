@@ -61,10 +61,10 @@ def sources(
   found = weights_lib.stored(folder) if folder else {}
   chosen: dict[str, Source] = {}
   problems = []
-  for name, network in system.networks.items():
+  for name in system.networks:
     if name in elsewhere:
       continue
-    for leaf, like in trees.flatten(network.shapes()).items():
+    for leaf, like in system.shapes(name).items():
       path = f"{name}/{leaf}"
       there = found.get(weights_lib.network_path(name, leaf))
       shape = None if there is None else tuple(there.shape)

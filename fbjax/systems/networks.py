@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from fbjax import errors
+from fbjax import errors, trees
 from fbjax.models import layers
 
 Params = Any
@@ -82,6 +82,7 @@ class NetworkSet:
       spec.check(f"config.system.{name}")
     self.networks = dict(specs)
     self._graphs: dict[str, nnx.GraphDef] = {}
+    self._shapes: dict[str, dict[str, jax.ShapeDtypeStruct]] = {}
 
   def init(self, key: jax.Array) -> Params:
     """New weights of the trained networks."""
@@ -105,6 +106,12 @@ class NetworkSet:
   def for_clips(self, frames: int, size: tuple[int, int]) -> "NetworkSet":
     self.check_clip(frames, size)
     return self
+
+  def shapes(self, name: str) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and dtype of each leaf of the network `name`, by path."""
+    if name not in self._shapes:
+      self._shapes[name] = trees.flatten(self.networks[name].shapes())
+    return self._shapes[name]
 
   @property
   def whole(self) -> "NetworkSet":
