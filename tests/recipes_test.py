@@ -20,34 +20,17 @@ from fbjax.train import step
 
 # Config, its changes, what its networks are told, and a regex of the leaves that train ("" for all).
 TOLD = ("frame", "text", "stride", "image")
+ADDED = r"^resampler/|stride/|image_|alpha|in_conv/kernel|/(a|b)$"
 RECIPES = [
-  ("quickstart", "", ("frame", "text", "stride"), ""),
   ("webvid_saf", "", TOLD, ""),
-  ("webvid_saf", "recommended", TOLD, ""),
-  ("webvid_saf", "lora", TOLD, r"^resampler/|stride/|image_|alpha|in_conv/kernel|/(a|b)$"),
-  (
-    "webvid_saf",
-    "recommended+lora",
-    TOLD,
-    r"^resampler/|stride/|image_|alpha|in_conv/kernel|/(a|b)$",
-  ),
-  (
-    "webvid_saf",
-    "temporal",
-    TOLD,
-    r"^resampler/|stride/|image_|alpha|^unet/in_conv/kernel|/temporal/|in_attention",
-  ),
-  ("webvid_saf", "prior", TOLD, ""),
+  ("webvid_saf", "lora", TOLD, ADDED),
+  ("webvid_saf", "recommended+lora", TOLD, ADDED),
+  ("webvid_saf", "temporal", TOLD, rf"{ADDED}|/temporal/|in_attention"),
   ("webvid_saf", "from_prior", TOLD, r"^(?!prior_)"),
-  ("webvid_diffusion", "", TOLD, ""),
-  ("webvid_diffusion", "lora", TOLD, r"^resampler/|stride/|image_|alpha|in_conv/kernel|/(a|b)$"),
   ("webvid_saf_cogvideox", "", ("frame", "text"), ""),
   ("webvid_saf_cogvideox", "lora", ("frame", "text"), r"patches/kernel|/(a|b)$"),
   ("webvid_saf_cogvideox", "prior", ("frame", "text"), ""),
-  ("webvid_saf_cogvideox", "from_prior", ("frame", "text"), r"^(?!prior_)"),
-  ("ucf101_bridge", "", ("frame", "label"), r"^(?!latte/positions)"),
   ("ucf101_diffusion", "", ("frame", "label"), r"^(?!latte/positions)"),
-  ("ucf101_prior", "", ("frame", "label"), r"^(?!latte/.*positions)"),
   ("ucf101_prior", "combination", ("frame", "label"), r"^(?!.*positions)"),
   ("ucf101_bridge_prior", "", ("frame", "label"), r"^(?!prior_|latte/positions)"),
 ]
@@ -62,12 +45,11 @@ def recipe(name, changes):
   for key in ("drop_image", "drop_both"):
     if key in c.objective:
       c.objective[key] = 0.0
-  if "unet" in c.system and name != "quickstart":
-    c.system.unet.update(attention_levels=(0,), mult=(1,))
-  if name == "quickstart":
-    c.data.update(frames=3, size=16)
-    c.system.unet.update(width=8, head_dim=8, groups=4)
-    c.system.text.update(width=16, layers=1, heads=2)
+  if "unet" in c.system:
+    c.data.update(frames=2, size=16)
+    c.system.unet.update(attention_levels=(0,), mult=(1,), width=8, groups=4)
+    c.system.text.layers = 1
+    c.system.image.layers = 1
   return c.to_dict()
 
 
