@@ -15,9 +15,24 @@ import settings
 NOTEBOOK = settings.ROOT / "launch/sampling_colab.ipynb"
 
 
+# The quickstart at toy size.
+CONFIG = """
+from configs import quickstart
+
+def get_config(arg=""):
+  c = quickstart.get_config("smoke")
+  c.data.update(frames=3, size=16)
+  c.system.unet.update(width=8, head_dim=8, groups=4)
+  c.system.text.update(width=16, layers=1, heads=2)
+  c.train.batch_size = 2
+  return c
+"""
+
+
 def test_the_notebook_trains_samples_and_shows_a_clip(tmp_path, monkeypatch):
   """With every cell run twice, as people do."""
-  monkeypatch.setenv("FBJAX_CONFIG", "configs/quickstart.py:smoke")
+  (tmp_path / "config.py").write_text(CONFIG)
+  monkeypatch.setenv("FBJAX_CONFIG", str(tmp_path / "config.py"))
   monkeypatch.setenv("FBJAX_WORKDIR", str(tmp_path / "run"))
   monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(settings.CACHE))
   monkeypatch.setenv("XLA_FLAGS", settings.FAST_COMPILATION)

@@ -20,13 +20,11 @@ from fbjax.train import step
 
 # Config, its changes, what its networks are told, and a regex of the leaves that train ("" for all).
 TOLD = ("frame", "text", "stride", "image")
-ADDED = r"^resampler/|stride/|image_|alpha|in_conv/kernel|/(a|b)$"
+ADDED = r"^resampler/|stride/|image_|alpha|^unet/in_conv/kernel|/(a|b)$"
 RECIPES = [
   ("webvid_saf", "", TOLD, ""),
   ("webvid_saf", "lora", TOLD, ADDED),
-  ("webvid_saf", "recommended+lora", TOLD, ADDED),
   ("webvid_saf", "temporal", TOLD, rf"{ADDED}|/temporal/|in_attention"),
-  ("webvid_saf", "from_prior", TOLD, r"^(?!prior_)"),
   ("webvid_saf_cogvideox", "", ("frame", "text"), ""),
   ("webvid_saf_cogvideox", "lora", ("frame", "text"), r"patches/kernel|/(a|b)$"),
   ("webvid_saf_cogvideox", "prior", ("frame", "text"), ""),
@@ -48,6 +46,7 @@ def recipe(name, changes):
   if "unet" in c.system:
     c.data.update(frames=2, size=16)
     c.system.unet.update(attention_levels=(0,), mult=(1,), width=8, groups=4)
+    c.system.unet.temporal_conv = changes == "temporal"  # half of the compilation
     c.system.text.layers = 1
     c.system.image.layers = 1
   return c.to_dict()
