@@ -185,7 +185,9 @@ def test_wrapping_stages_in_checkpoint_saves_activations_and_leaves_the_gradient
     forward = networks.call(networks.split(unet3d.UNet3D, **SMALL, **kwargs)[0])
 
     def loss(params):
-      return jnp.square(forward(params, *inputs(frames=2, b=1), jax.random.split(jax.random.key(0), 1))).sum()
+      return jnp.square(
+        forward(params, *inputs(frames=2, b=1), jax.random.split(jax.random.key(0), 1))
+      ).sum()
 
     return jax.jit(jax.grad(loss)).lower(params)
 
