@@ -21,7 +21,7 @@ import tensorstore
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from fbjax import digest, errors, places
+from fbjax import digest, errors, places, trees
 
 WEIGHTS = "weights"
 ABOUT = "port.json"  # beside the weights: the files they came from, and the digest of the values
@@ -135,7 +135,7 @@ def read(folder: str, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
   known, digests = stored(folder), read_about(folder)["digests"]
   # Without 64-bit types JAX would round them before their digest could be taken.
   wide = {path for path in wanted if np.dtype(known[path].dtype).itemsize > 4}
-  made = {path: _placed(read_leaf(folder, path), wanted[path]) for path in sorted(wide)}
+  made = {p: _placed(read_leaf(folder, p, digests[p]), wanted[p]) for p in sorted(wide)}
   wanted = {path: x for path, x in wanted.items() if path not in wide}
   if not wanted:
     return made
@@ -160,13 +160,17 @@ def _placed(array: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
   return jax.make_array_from_callback(array.shape, like.sharding, lambda index: array[index])
 
 
-def read_leaf(folder: str, path: str) -> np.ndarray:
+def read_leaf(folder: str, path: str, expected: str | None = None) -> np.ndarray:
   """One leaf of a folder, as it was written.
+
+  Args:
+    folder, path: of the leaf.
+    expected: its digest, for who reads thousands; None looks it up.
 
   Raises:
     UserError: when it is not what was written.
   """
-  expected = read_about(folder)["digests"][path]
+  expected = expected or read_about(folder)["digests"][path]
   with _damage(folder):
     there = _open(places.absolute(folder) / WEIGHTS, path)
     array = np.empty(there.shape, there.dtype.numpy_dtype)
@@ -202,14 +206,10 @@ def _keys(path: str) -> tuple[Any, ...]:
 
 
 def _nest(flat: Mapping[str, Any]) -> dict[Any, Any]:
-  tree: dict[Any, Any] = {}
-  for path, leaf in flat.items():
-    *parents, name = _keys(path)
-    node = tree
-    for key in parents:
-      node = node.setdefault(key, {})
-    node[name] = leaf
-  return tree
+  """The tree that Orbax is given."""
+  left = {_keys(path)[1]: x for path, x in flat.items() if path.startswith("left/")}
+  tree = trees.nest({path: x for path, x in flat.items() if not path.startswith("left/")})
+  return tree | ({"left": left} if left else {})
 
 
 def _remove(aside: epath.Path) -> None:

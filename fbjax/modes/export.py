@@ -133,7 +133,8 @@ def write_folder(
 
 def stored_tree(folder: str) -> dict[str, Any]:
   """All that is in a folder of ported weights, read only when asked for."""
-  read = lazy.keep_last(lambda path: weights_lib.read_leaf(folder, path))
+  digests = weights_lib.read_about(folder)["digests"]  # once, not for each of thousands of leaves
+  read = lazy.keep_last(lambda path: weights_lib.read_leaf(folder, path, digests[path]))
   tree: dict[str, Any] = {"left": {}}
   networks = {}
   for path, like in weights_lib.stored(folder).items():
