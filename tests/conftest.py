@@ -1,5 +1,6 @@
 """What every test runs under: eight CPU devices, checked shapes, strict JAX, a compilation cache."""
 
+import gc
 import os
 import pathlib
 
@@ -13,6 +14,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import jaxtyping
+import psutil
 import pytest
 
 jaxtyping.install_import_hook("fbjax", "typechecker.check")
@@ -28,3 +30,11 @@ def shared() -> pathlib.Path:
   if not settings.SHARED.exists():
     pytest.skip("no ../shared beside this checkout")
   return settings.SHARED
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+  """Between two files, drops what a worker has compiled once it takes much memory."""
+  if nextitem is None or nextitem.path != item.path:
+    if psutil.Process().memory_info().rss > settings.MEMORY:
+      jax.clear_caches()
+      gc.collect()

@@ -8,3 +8,6 @@ SHARED = ROOT.parent / "shared"
 
 # Tests compile far more than they compute: unoptimised code is ready four times sooner.
 FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+# Bytes of a worker beyond which it forgets what it has compiled.
+MEMORY = 1_500_000_000

@@ -28,7 +28,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 class Attention(nnx.Module):
   """Multi-head self-attention whose query, key and value come from one projection."""
 
-  def __init__(self, c: int, *, heads: int, dtype: Any, rngs: layers_lib.Rngs):
+  def __init__(self, c: int, *, heads: int, dtype: Any, rngs: layers_lib.Keys):
     self.qkv = layers_lib.linear(c, 3 * c, dtype=dtype, rngs=rngs)
     self.out = layers_lib.linear(c, c, dtype=dtype, rngs=rngs)
     self.heads = heads
@@ -43,7 +43,7 @@ class Attention(nnx.Module):
 class Block(nnx.Module):
   """x + attention(norm(x)), then x + mlp(norm(x)); the GELU is exact or OpenAI's quick one."""
 
-  def __init__(self, c: int, *, heads: int, quick_gelu: bool, dtype: Any, rngs: layers_lib.Rngs):
+  def __init__(self, c: int, *, heads: int, quick_gelu: bool, dtype: Any, rngs: layers_lib.Keys):
     kwargs = {"dtype": dtype, "rngs": rngs}
     self.norm1 = layers_lib.layer_norm(c, rngs=rngs)
     self.attn = Attention(c, heads=heads, **kwargs)
@@ -72,7 +72,7 @@ class Transformer(nnx.Module):
     heads: int,
     quick_gelu: bool,
     dtype: Any,
-    rngs: layers_lib.Rngs,
+    rngs: layers_lib.Keys,
   ):
     if c % heads:
       raise errors.UserError(f"a width of {c} does not divide into {heads} heads; change either")
@@ -118,7 +118,7 @@ class TextEncoder(nnx.Module):
     c_out: int | None = None,
     quick_gelu: bool = False,
     dtype: Any = jnp.float32,
-    rngs: layers_lib.Rngs,
+    rngs: layers_lib.Keys,
   ):
     normal = nnx.initializers.normal
     # Trained from scratch, words must outweigh the biases of the blocks: with the 0.02 of CLIP all
@@ -173,7 +173,7 @@ class ImageEncoder(nnx.Module):
     *,
     quick_gelu: bool = False,
     dtype: Any = jnp.float32,
-    rngs: layers_lib.Rngs,
+    rngs: layers_lib.Keys,
   ):
     normal = nnx.initializers.normal(width**-0.5)
     n = (size // patch) ** 2 + 1
@@ -222,7 +222,7 @@ class Clip(nnx.Module):
     text: Mapping[str, Any],
     quick_gelu: bool = False,
     dtype: Any = jnp.float32,
-    rngs: layers_lib.Rngs,
+    rngs: layers_lib.Keys,
   ):
     kwargs = {"c_out": c_out, "quick_gelu": quick_gelu, "dtype": dtype, "rngs": rngs}
     self.image = ImageEncoder(**image, **kwargs)

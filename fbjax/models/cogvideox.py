@@ -33,7 +33,7 @@ class ExpertNorm(nnx.Module):
   Video tokens have one shift, scale and gate, text tokens another.
   """
 
-  def __init__(self, c: int, c_emb: int, *, rngs: layers.Rngs):
+  def __init__(self, c: int, c_emb: int, *, rngs: layers.Keys):
     self.norm = layers.layer_norm(c, rngs=rngs)
     # Zero: a fresh block is the identity.
     self.emb = layers.linear(c_emb, 6 * c, zero=True, dtype=jnp.float32, rngs=rngs)
@@ -50,7 +50,7 @@ class ExpertNorm(nnx.Module):
 class Attention(nnx.Module):
   """Self-attention whose queries and keys are normalized head by head, then turned."""
 
-  def __init__(self, c: int, *, heads: int, dtype: Any, rngs: layers.Rngs):
+  def __init__(self, c: int, *, heads: int, dtype: Any, rngs: layers.Keys):
     kwargs = {"dtype": dtype, "rngs": rngs}
     self.q = layers.linear(c, c, **kwargs)
     self.k = layers.linear(c, c, **kwargs)
@@ -72,7 +72,7 @@ class Attention(nnx.Module):
 class Block(nnx.Module):
   """x + gate attention(norm(x)), then x + gate mlp(norm(x))."""
 
-  def __init__(self, c: int, c_emb: int, *, heads: int, dtype: Any, rngs: layers.Rngs):
+  def __init__(self, c: int, c_emb: int, *, heads: int, dtype: Any, rngs: layers.Keys):
     kwargs = {"dtype": dtype, "rngs": rngs}
     self.norm1 = ExpertNorm(c, c_emb, rngs=rngs)
     self.attn = Attention(c, heads=heads, **kwargs)
@@ -131,7 +131,7 @@ class CogVideoX(nnx.Module):
     scale_time: float = 1.0,
     dtype: Any = jnp.float32,
     wrap: Callable[[Callable], Callable] | None = None,
-    rngs: layers.Rngs,
+    rngs: layers.Keys,
   ):
     c = heads * head_dim
     name, size = ("a width", c) if positions == "sincos" else ("a head_dim", head_dim)

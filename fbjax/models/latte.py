@@ -99,7 +99,7 @@ def lengthened(table: Float[Array, "n c"], n: int) -> Float[Array, "m c"]:
   return jnp.concatenate([table, jnp.concatenate(more, 1)])
 
 
-def time_embedding(c: int, rngs: layers.Rngs) -> layers.TimeEmbedding:
+def time_embedding(c: int, rngs: layers.Keys) -> layers.TimeEmbedding:
   up = normal(TIME_CHANNELS, c, rngs=rngs)
   return layers.TimeEmbedding(up, normal(c, c, rngs=rngs))
 
@@ -116,7 +116,7 @@ def modulate(
 class Block(nnx.Module):
   """x + gate attention(norm(x)), then x + gate mlp(norm(x)); tokens meet along the third axis."""
 
-  def __init__(self, c: int, *, heads: int, mult: int, dtype: Any, rngs: layers.Rngs):
+  def __init__(self, c: int, *, heads: int, mult: int, dtype: Any, rngs: layers.Keys):
     linear = functools.partial(xavier, dtype=dtype, rngs=rngs)
     # Shift, scale and gate of the attention, then those of the MLP.
     self.modulation = zero(c, 6 * c, rngs=rngs)
@@ -145,7 +145,7 @@ class Block(nnx.Module):
 class Pair(nnx.Module):
   """A block within each frame, then a block along time at each place."""
 
-  def __init__(self, c: int, *, heads: int, mult: int, dtype: Any, rngs: layers.Rngs):
+  def __init__(self, c: int, *, heads: int, mult: int, dtype: Any, rngs: layers.Keys):
     kwargs = {"heads": heads, "mult": mult, "dtype": dtype, "rngs": rngs}
     self.spatial = Block(c, **kwargs)
     self.temporal = Block(c, **kwargs)
@@ -164,7 +164,7 @@ class Pair(nnx.Module):
 class Head(nnx.Module):
   """Norm with shift and scale, Linear: all values of a patch from its token."""
 
-  def __init__(self, c: int, c_out: int, *, rngs: layers.Rngs):
+  def __init__(self, c: int, c_out: int, *, rngs: layers.Keys):
     self.modulation = zero(c, 2 * c, rngs=rngs)
     self.out = zero(c, c_out, rngs=rngs)
 
@@ -207,7 +207,7 @@ class Latte(nnx.Module):
     mult: int = 4,
     dtype: Any = jnp.float32,
     wrap: Callable[[Callable], Callable] | None = None,
-    rngs: layers.Rngs,
+    rngs: layers.Keys,
   ):
     for name, n, parts in (("width", width, heads), ("size", size, patch), ("depth", depth, 2)):
       if n % parts:
@@ -291,7 +291,7 @@ class NeuralPrior(nnx.Module):
   All frames start as the image. Only their positions in time tell them apart.
   """
 
-  def __init__(self, c_in: int, c_out: int, *, frames: int, rngs: layers.Rngs, **sizes: Any):
+  def __init__(self, c_in: int, c_out: int, *, frames: int, rngs: layers.Keys, **sizes: Any):
     self.latte = Latte(c_in, c_out, frames=frames, timed=False, rngs=rngs, **sizes)
     self.frames = frames
 

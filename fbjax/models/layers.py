@@ -18,16 +18,24 @@ from jaxtyping import Array, Float, Key
 from fbjax import errors
 
 
+# Uniform numbers that one program draws for many leaves, and the largest leaf that shares them.
+POOL = 2**18
+SHARES = 2**16
+
+
 class Keys:
-  """A stream of keys that counts in Python.
+  """A stream of keys that counts in Python, and of uniform numbers that many leaves share.
 
   Stands in for `nnx.Rngs`, whose counter is an array: under tracing it takes a minute to build
-  a thousand layers with it, and a second with this.
+  a thousand layers with it, and a second with this. A draw of its own for every leaf takes XLA
+  longer to compile than the network: small leaves are slices of a common one.
   """
 
   def __init__(self, key: Key[Array, ""]):
     self.key = key
     self.count = 0
+    self._pool = None
+    self._used = 0
 
   def __call__(self) -> Key[Array, ""]:
     self.count += 1
@@ -35,22 +43,25 @@ class Keys:
 
   params = __call__
 
+  def uniform(self, shape: Sequence[int]) -> Float[Array, "..."]:
+    """Uniform numbers in [-1, 1), float32; no two calls return the same ones."""
+    size = math.prod(shape)
+    if size > SHARES:
+      return jax.random.uniform(self(), shape, minval=-1)
+    if self._pool is None or self._used + size > POOL:
+      self._pool, self._used = jax.random.uniform(self(), POOL, minval=-1), 0
+    self._used += size
+    return self._pool[self._used - size : self._used].reshape(shape)
 
-Rngs = Keys | nnx.Rngs
 
-
-def _uniform(fan_in: int) -> jax.nn.initializers.Initializer:
+def inits(fan_in: int, zero: bool, rngs: Keys) -> dict[str, jax.nn.initializers.Initializer]:
+  """PyTorch's default for weights and biases alike, or zeros for both; keys are not looked at."""
   bound = 1 / math.sqrt(fan_in)
 
   def init(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
+    return (bound * rngs.uniform(shape)).astype(dtype)
 
-  return init
-
-
-def inits(fan_in: int, zero: bool) -> dict[str, jax.nn.initializers.Initializer]:
-  """PyTorch's default for weights and biases alike, or zeros for both."""
-  init = nnx.initializers.zeros if zero else _uniform(fan_in)
+  init = nnx.initializers.zeros if zero else init
   return {"kernel_init": init, "bias_init": init}
 
 
@@ -65,9 +76,9 @@ class Linear(nnx.Linear):
 
 
 def linear(
-  c_in: int, c_out: int, *, bias: bool = True, zero: bool = False, dtype: Any, rngs: Rngs
+  c_in: int, c_out: int, *, bias: bool = True, zero: bool = False, dtype: Any, rngs: Keys
 ) -> nnx.Linear:
-  return Linear(c_in, c_out, use_bias=bias, **inits(c_in, zero), dtype=dtype, rngs=rngs)
+  return Linear(c_in, c_out, use_bias=bias, **inits(c_in, zero, rngs), dtype=dtype, rngs=rngs)
 
 
 def conv(
@@ -80,7 +91,7 @@ def conv(
   bias: bool = True,
   zero: bool = False,
   dtype: Any,
-  rngs: Rngs,
+  rngs: Keys,
 ) -> nnx.Conv:
   """A square convolution that pads both sides alike, as torch does; SAME would not at stride 2."""
   return nnx.Conv(
@@ -90,13 +101,13 @@ def conv(
     strides=stride,
     padding=size // 2 if padding is None else padding,
     use_bias=bias,
-    **inits(c_in * size * size, zero),
+    **inits(c_in * size * size, zero, rngs),
     dtype=dtype,
     rngs=rngs,
   )
 
 
-def layer_norm(c: int, *, epsilon: float = 1e-5, rngs: Rngs) -> nnx.LayerNorm:
+def layer_norm(c: int, *, epsilon: float = 1e-5, rngs: Keys) -> nnx.LayerNorm:
   dtype = jnp.float32
   return nnx.LayerNorm(c, epsilon=epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
@@ -198,7 +209,7 @@ class TimeEmbedding(nnx.Module):
 class Upsample(nnx.Module):
   """Every pixel doubled in both directions, then a 3x3 convolution; float32."""
 
-  def __init__(self, c: int, *, dtype: Any, rngs: Rngs):
+  def __init__(self, c: int, *, dtype: Any, rngs: Keys):
     self.conv = conv(c, c, 3, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b h2 w2 c"]:
@@ -211,7 +222,7 @@ class Upsample(nnx.Module):
 class Downsample(nnx.Module):
   """A 3x3 convolution with stride 2, padded by one on every side unless told otherwise; float32."""
 
-  def __init__(self, c: int, *, padding: Any = None, dtype: Any, rngs: Rngs):
+  def __init__(self, c: int, *, padding: Any = None, dtype: Any, rngs: Keys):
     self.conv = conv(c, c, 3, stride=2, padding=padding, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Float[Array, "*b h w c"]) -> Float[Array, "*b h2 w2 c"]:
@@ -238,7 +249,7 @@ class Level(nnx.Module):
 class Geglu(nnx.Module):
   """Linear to value and gate, value * gelu(gate), Linear back."""
 
-  def __init__(self, c: int, *, mult: int = 4, dtype: Any, rngs: Rngs):
+  def __init__(self, c: int, *, mult: int = 4, dtype: Any, rngs: Keys):
     self.up = linear(c, 2 * mult * c, dtype=dtype, rngs=rngs)
     self.down = linear(mult * c, c, dtype=dtype, rngs=rngs)
 

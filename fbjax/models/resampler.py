@@ -16,7 +16,7 @@ from fbjax.models import layers
 class Attention(nnx.Module):
   """Queries attend to the image's tokens and to themselves; each side has its LayerNorm."""
 
-  def __init__(self, c: int, *, heads: int, head_dim: int, dtype: Any, rngs: layers.Rngs):
+  def __init__(self, c: int, *, heads: int, head_dim: int, dtype: Any, rngs: layers.Keys):
     kwargs = {"bias": False, "dtype": dtype, "rngs": rngs}
     inner = heads * head_dim
     self.image_norm = layers.layer_norm(c, rngs=rngs)
@@ -39,7 +39,7 @@ class Attention(nnx.Module):
 class FeedForward(nnx.Module):
   """LayerNorm, Linear, exact GELU, Linear."""
 
-  def __init__(self, c: int, *, mult: int, dtype: Any, rngs: layers.Rngs):
+  def __init__(self, c: int, *, mult: int, dtype: Any, rngs: layers.Keys):
     kwargs = {"bias": False, "dtype": dtype, "rngs": rngs}
     self.norm = layers.layer_norm(c, rngs=rngs)
     self.up = layers.linear(c, mult * c, **kwargs)
@@ -54,7 +54,7 @@ class Layer(nnx.Module):
   """Attention, then feed-forward, each added to its input."""
 
   def __init__(
-    self, c: int, *, heads: int, head_dim: int, mult: int, dtype: Any, rngs: layers.Rngs
+    self, c: int, *, heads: int, head_dim: int, mult: int, dtype: Any, rngs: layers.Keys
   ):
     self.attn = Attention(c, heads=heads, head_dim=head_dim, dtype=dtype, rngs=rngs)
     self.ff = FeedForward(c, mult=mult, dtype=dtype, rngs=rngs)
@@ -91,7 +91,7 @@ class Resampler(nnx.Module):
     frames: int,
     mult: int = 4,
     dtype: Any = jnp.float32,
-    rngs: layers.Rngs,
+    rngs: layers.Keys,
   ):
     kwargs = {"dtype": dtype, "rngs": rngs}
     init = nnx.initializers.normal(width**-0.5)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from fbjax.models import layers as layers_lib
 
 
-def norm(c: int, *, rngs: layers_lib.Rngs) -> nnx.RMSNorm:
+def norm(c: int, *, rngs: layers_lib.Keys) -> nnx.RMSNorm:
   return nnx.RMSNorm(c, epsilon=1e-6, use_fast_variance=False, dtype=jnp.float32, rngs=rngs)
 
 
@@ -25,7 +25,7 @@ class Block(nnx.Module):
   """Attention whose logits are not scaled, and an MLP gated by the tanh GELU."""
 
   def __init__(
-    self, c: int, *, heads: int, head_dim: int, mlp: int, dtype: Any, rngs: layers_lib.Rngs
+    self, c: int, *, heads: int, head_dim: int, mlp: int, dtype: Any, rngs: layers_lib.Keys
   ):
     kwargs = {"bias": False, "dtype": dtype, "rngs": rngs}
     inner = heads * head_dim
@@ -76,7 +76,7 @@ class Encoder(nnx.Module):
     buckets: int = 32,
     distance: int = 128,
     dtype: Any = jnp.float32,
-    rngs: layers_lib.Rngs,
+    rngs: layers_lib.Keys,
   ):
     def block(key: Array) -> Block:
       rngs = layers_lib.Keys(key)

@@ -27,8 +27,8 @@ from fbjax.models import unet3d_transformers as transformers
 class TemporalConv(nnx.Module):
   """Convolution over three frames, as three matrix products: faster than conv3d on a CPU."""
 
-  def __init__(self, c: int, *, zero: bool = False, dtype: Any, rngs: layers.Rngs):
-    init = layers.inits(3 * c, zero)
+  def __init__(self, c: int, *, zero: bool = False, dtype: Any, rngs: layers.Keys):
+    init = layers.inits(3 * c, zero, rngs)
     self.kernel = nnx.Param(init["kernel_init"](rngs.params(), (3, c, c)))
     self.bias = nnx.Param(init["bias_init"](rngs.params(), (c,)))
     self.dtype = dtype
@@ -45,7 +45,7 @@ class TemporalConv(nnx.Module):
 class TemporalConvs(nnx.Module):
   """(GroupNorm over the clip, SiLU, dropout from the second on, TemporalConv) x 4, added to x."""
 
-  def __init__(self, c: int, *, groups: int, dropout: float, dtype: Any, rngs: layers.Rngs):
+  def __init__(self, c: int, *, groups: int, dropout: float, dtype: Any, rngs: layers.Keys):
     self.norms = nnx.List([layers.GroupNorm(c, groups=groups) for _ in range(4)])
     self.convs = nnx.List([TemporalConv(c, zero=i == 3, dtype=dtype, rngs=rngs) for i in range(4)])
     self.dropout = dropout
@@ -75,7 +75,7 @@ class ResBlock(nnx.Module):
     groups: int,
     dropout: float,
     dtype: Any,
-    rngs: layers.Rngs,
+    rngs: layers.Keys,
   ):
     kwargs = {"dtype": dtype, "rngs": rngs}
     self.in_norm = layers.GroupNorm(c_in, groups=groups)
@@ -176,7 +176,7 @@ class UNet3D(nnx.Module):
     groups: int = 32,
     dtype: Any = jnp.float32,
     wrap: Callable[[Callable], Callable] | None = None,
-    rngs: layers.Rngs,
+    rngs: layers.Keys,
   ):
     kwargs = {"dtype": dtype, "rngs": rngs}
     c_emb = 4 * width
@@ -302,7 +302,7 @@ class UNet3D(nnx.Module):
       raise errors.UserError("this UNet has no stride embedding: leave out `stride`")
 
 
-def embedding(c: int, c_out: int, *, zero: bool = False, rngs: layers.Rngs) -> layers.TimeEmbedding:
+def embedding(c: int, c_out: int, *, zero: bool = False, rngs: layers.Keys) -> layers.TimeEmbedding:
   """Of the time or of the stride; in float32, for every pixel meets its error."""
   up = layers.linear(c, c_out, dtype=jnp.float32, rngs=rngs)
   out = layers.linear(c_out, c_out, zero=zero, dtype=jnp.float32, rngs=rngs)

@@ -30,7 +30,7 @@ class SelfAttention(nnx.Module):
     positions: int = 0,
     causal: bool = False,
     dtype: Any,
-    rngs: layers.Rngs,
+    rngs: layers.Keys,
   ):
     kwargs = {"dtype": dtype, "rngs": rngs}
     self.q = layers.linear(c, c, bias=False, **kwargs)
@@ -65,7 +65,7 @@ class CrossAttention(nnx.Module):
   """
 
   def __init__(
-    self, c: int, c_context: int, *, heads: int, image: bool, dtype: Any, rngs: layers.Rngs
+    self, c: int, c_context: int, *, heads: int, image: bool, dtype: Any, rngs: layers.Keys
   ):
     kwargs = {"dtype": dtype, "rngs": rngs}
     self.q = layers.linear(c, c, bias=False, **kwargs)
@@ -99,7 +99,7 @@ class TransformerBlock(nnx.Module):
   """LayerNorm and attention, twice, then LayerNorm and GEGLU, each added to its input."""
 
   def __init__(
-    self, c: int, attn1: nnx.Module, attn2: nnx.Module, *, dtype: Any, rngs: layers.Rngs
+    self, c: int, attn1: nnx.Module, attn2: nnx.Module, *, dtype: Any, rngs: layers.Keys
   ):
     kwargs = {"dtype": dtype, "rngs": rngs}
     self.norm1 = layers.layer_norm(c, rngs=rngs)
@@ -130,7 +130,7 @@ class SpatialTransformer(nnx.Module):
     image: bool,
     groups: int,
     dtype: Any,
-    rngs: layers.Rngs,
+    rngs: layers.Keys,
   ):
     kwargs = {"dtype": dtype, "rngs": rngs}
     self.norm = layers.GroupNorm(c, groups=groups, epsilon=1e-6)
@@ -170,7 +170,7 @@ class TemporalTransformer(nnx.Module):
     causal: bool,
     groups: int,
     dtype: Any,
-    rngs: layers.Rngs,
+    rngs: layers.Keys,
   ):
     kwargs = {"dtype": dtype, "rngs": rngs}
     c_inner = heads * head_dim

@@ -32,7 +32,7 @@ class Gaussian(NamedTuple):
 class ResBlock(nnx.Module):
   """(GroupNorm, SiLU, Conv) twice, added to the input."""
 
-  def __init__(self, c_in: int, c_out: int, *, groups: int, dtype: Any, rngs: layers.Rngs):
+  def __init__(self, c_in: int, c_out: int, *, groups: int, dtype: Any, rngs: layers.Keys):
     kwargs = {"dtype": dtype, "rngs": rngs}
     self.norm1 = layers.GroupNorm(c_in, groups=groups, epsilon=1e-6)
     self.conv1 = layers.conv(c_in, c_out, 3, **kwargs)
@@ -49,7 +49,7 @@ class ResBlock(nnx.Module):
 class Attention(nnx.Module):
   """GroupNorm, self-attention of all pixels with one head, Linear, added to the input."""
 
-  def __init__(self, c: int, *, groups: int, dtype: Any, rngs: layers.Rngs):
+  def __init__(self, c: int, *, groups: int, dtype: Any, rngs: layers.Keys):
     kwargs = {"dtype": dtype, "rngs": rngs}
     self.norm = layers.GroupNorm(c, groups=groups, epsilon=1e-6)
     self.q = layers.linear(c, c, **kwargs)
@@ -67,7 +67,7 @@ class Attention(nnx.Module):
 class Middle(nnx.Module):
   """ResBlock, attention, ResBlock."""
 
-  def __init__(self, c: int, *, groups: int, dtype: Any, rngs: layers.Rngs):
+  def __init__(self, c: int, *, groups: int, dtype: Any, rngs: layers.Keys):
     kwargs = {"groups": groups, "dtype": dtype, "rngs": rngs}
     self.block1 = ResBlock(c, c, **kwargs)
     self.attn = Attention(c, **kwargs)
@@ -90,7 +90,7 @@ class Encoder(nnx.Module):
     blocks: int,
     groups: int,
     dtype: Any,
-    rngs: layers.Rngs,
+    rngs: layers.Keys,
   ):
     kwargs = {"dtype": dtype, "rngs": rngs}
     self.in_conv = layers.conv(c_in, width, 3, **kwargs)
@@ -131,7 +131,7 @@ class Decoder(nnx.Module):
     blocks: int,
     groups: int,
     dtype: Any,
-    rngs: layers.Rngs,
+    rngs: layers.Keys,
   ):
     kwargs = {"dtype": dtype, "rngs": rngs}
     c = mult[-1] * width
@@ -174,7 +174,7 @@ class AutoencoderKL(nnx.Module):
     blocks: int,
     groups: int = 32,
     dtype: Any = jnp.float32,
-    rngs: layers.Rngs,
+    rngs: layers.Keys,
   ):
     sizes = {"width": width, "mult": mult, "blocks": blocks, "groups": groups}
     self.encoder = Encoder(c_in, 2 * c_latent, **sizes, dtype=dtype, rngs=rngs)

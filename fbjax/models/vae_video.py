@@ -52,7 +52,7 @@ class Past:
 class CausalConv(nnx.Module):
   """A 3x3x3 convolution whose outputs depend on their own frame and the two before."""
 
-  def __init__(self, c_in: int, c_out: int, *, dtype: Any, rngs: layers.Rngs):
+  def __init__(self, c_in: int, c_out: int, *, dtype: Any, rngs: layers.Keys):
     # One conv3d needs no memory beside its output; three shifted conv2d are 1.3 times faster on a
     # CPU and hold up to three outputs.
     self.conv = nnx.Conv(
@@ -60,7 +60,7 @@ class CausalConv(nnx.Module):
       c_out,
       (3, 3, 3),
       padding=((0, 0), (1, 1), (1, 1)),
-      **layers.inits(27 * c_in, False),
+      **layers.inits(27 * c_in, False, rngs),
       dtype=dtype,
       rngs=rngs,
     )
@@ -73,7 +73,7 @@ class CausalConv(nnx.Module):
 class Norm(nnx.Module):
   """GroupNorm; in the decoder the latent, spread over its pixels, scales and shifts the result."""
 
-  def __init__(self, c: int, c_latent: int | None, *, groups: int, rngs: layers.Rngs):
+  def __init__(self, c: int, c_latent: int | None, *, groups: int, rngs: layers.Keys):
     kwargs = {"dtype": jnp.float32, "rngs": rngs}
     self.norm = layers.GroupNorm(c, groups=groups, epsilon=1e-6)
     self.scale = layers.linear(c_latent, c, **kwargs) if c_latent else None
@@ -99,7 +99,7 @@ class ResBlock(nnx.Module):
     *,
     groups: int,
     dtype: Any,
-    rngs: layers.Rngs,
+    rngs: layers.Keys,
   ):
     kwargs = {"dtype": dtype, "rngs": rngs}
     self.norm1 = Norm(c_in, c_latent, groups=groups, rngs=rngs)
@@ -122,7 +122,7 @@ class ResBlock(nnx.Module):
 class Downsample(layers.Downsample):
   """Pairs of frames averaged if `time`; then every frame halved, padded right and below."""
 
-  def __init__(self, c: int, *, time: bool, dtype: Any, rngs: layers.Rngs):
+  def __init__(self, c: int, *, time: bool, dtype: Any, rngs: layers.Keys):
     super().__init__(c, padding=layers.END_PADDING, dtype=dtype, rngs=rngs)
     self.time = time
 
@@ -135,7 +135,7 @@ class Downsample(layers.Downsample):
 class Upsample(layers.Upsample):
   """Every frame doubled if `time`, then in height and width."""
 
-  def __init__(self, c: int, *, time: bool, dtype: Any, rngs: layers.Rngs):
+  def __init__(self, c: int, *, time: bool, dtype: Any, rngs: layers.Keys):
     super().__init__(c, dtype=dtype, rngs=rngs)
     self.time = time
 
@@ -157,7 +157,7 @@ class Encoder(nnx.Module):
     blocks: int,
     groups: int,
     dtype: Any,
-    rngs: layers.Rngs,
+    rngs: layers.Keys,
   ):
     kwargs = {"dtype": dtype, "rngs": rngs}
     c, last = widths[0], len(widths) - 1
@@ -198,7 +198,7 @@ class Decoder(nnx.Module):
     blocks: int,
     groups: int,
     dtype: Any,
-    rngs: layers.Rngs,
+    rngs: layers.Keys,
   ):
     kwargs = {"dtype": dtype, "rngs": rngs}
     c, last = widths[-1], len(widths) - 1
@@ -245,7 +245,7 @@ class CausalAutoencoder(nnx.Module):
     groups: int = 32,
     tile: tuple[int, int] = (240, 360),
     dtype: Any = jnp.float32,
-    rngs: layers.Rngs,
+    rngs: layers.Keys,
   ):
     if len(widths) <= SQUEEZED_LEVELS:
       raise errors.UserError(
