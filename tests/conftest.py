@@ -34,7 +34,7 @@ def shared() -> pathlib.Path:
 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
   """Between two files, drops what a worker has compiled once it takes much memory."""
-  if nextitem is None or nextitem.path != item.path:
-    if psutil.Process().memory_info().rss > settings.MEMORY:
-      jax.clear_caches()
-      gc.collect()
+  ends = nextitem is None or nextitem.path != item.path
+  if ends and psutil.Process().memory_info().rss > settings.MEMORY:
+    jax.clear_caches()
+    gc.collect()

@@ -17,7 +17,6 @@ from jaxtyping import Array, Float, Key
 
 from fbjax import errors
 
-
 # Uniform numbers that one program draws for many leaves, and the largest leaf that shares them.
 POOL = 2**18
 SHARES = 2**16
