@@ -1,12 +1,15 @@
-"""Two processes of one run on this machine: they train as one does, and one restores what they saved."""
+"""Two processes of one run on this machine: they train and sample as one does, and one goes on from
+what they saved."""
 
 import os
 import socket
 import subprocess
 import sys
 
+import av
 import numpy as np
 import pytest
+from PIL import Image
 
 import settings
 from fbjax import tracker
@@ -22,7 +25,7 @@ if processes > 1:
   jax.distributed.initialize(f"127.0.0.1:{port}", processes, process, heartbeat_timeout_seconds=30)
 import toy
 from fbjax import processes as joined
-from fbjax.modes import train
+from fbjax.modes import sample, train
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 joined.join()
 config = toy.config(steps=steps, log_every=1, save_every=3, preview_every=6)
@@ -30,6 +33,7 @@ config = toy.config(steps=steps, log_every=1, save_every=3, preview_every=6)
 config["optim"] = dict(config["optim"], name="sgd", lr=0.1, schedule="constant", warmup=0)
 config["mesh"] = dict(data=-1, fsdp=2 if processes > 1 else 1)
 train.train(config, workdir)
+sample.sample(None, workdir, image=f"{workdir}/../images", out=f"{workdir}/clips{processes}")
 """
 
 
@@ -65,12 +69,22 @@ def finish(workdir, *processes: subprocess.Popen) -> None:
   assert set(codes) == {0}, "\n".join(logs)
 
 
+def pixels(file) -> np.ndarray:
+  with av.open(str(file)) as container:
+    return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)]).astype(int)
+
+
 def losses(workdir) -> list[float]:
   return [row["loss"] for row in tracker.read_metrics(workdir / "metrics.jsonl")]
 
 
 @pytest.mark.timeout(1200)
-def test_two_processes_learn_what_one_does_and_one_goes_on_from_them(tmp_path):
+def test_two_processes_learn_and_sample_what_one_does_and_one_goes_on_from_them(tmp_path):
+  (tmp_path / "images").mkdir()
+  rng = np.random.default_rng(0)
+  for i in range(3):
+    Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(tmp_path / f"images/{i}.png")
+  (tmp_path / "images/prompts.txt").write_text("up\ndown\nleft\n")
   alone, together = tmp_path / "alone", tmp_path / "together"
   finish(alone, start(alone, 8))
   port = free_port()
@@ -78,6 +92,10 @@ def test_two_processes_learn_what_one_does_and_one_goes_on_from_them(tmp_path):
   assert len(losses(together)) == 6  # only the first process writes
   np.testing.assert_allclose(losses(together), losses(alone)[:6], atol=1e-5)
   assert (together / "samples/0000006.png").exists()
+  finish(together, start(together, 6))  # which samples alone, trained as it is
+  for i in range(3):
+    ours, theirs = (pixels(together / f"clips{n}/{i}.mp4") for n in (1, 2))
+    assert ours.shape == (3, 16, 16, 3) and np.abs(ours - theirs).max() <= 3
   finish(together, start(together, 8))
   np.testing.assert_allclose(losses(together), losses(alone), atol=1e-5)
   assert losses(alone)[0] != losses(alone)[-1]

@@ -8,7 +8,7 @@ from PIL import Image
 
 import toy
 from configs import ucf101_bridge_prior, ucf101_prior
-from fbjax import build, checkpoint, errors, loading, sampling
+from fbjax import build, checkpoint, errors, loading, sampling, sharding
 from fbjax import workdir as workdir_lib
 from fbjax.modes import sample, train
 from fbjax.train import step
@@ -280,3 +280,27 @@ def test_a_clip_is_the_same_in_any_batch(trained, guidance):
   assert np.abs(clips[0] - clips[1]).max() <= 1  # rounding to uint8
   assert np.abs(clips[0] - clips[2]).max() > 10
   assert len({clip.tobytes() for clip in clips[0]}) == 5
+
+
+def test_a_clip_is_the_same_on_any_mesh(wild, image):
+  config = workdir_lib.read_config(wild)
+  form = build.make_formulation(config)
+  tokenizer = build.make_tokenizer(config)
+  system = build.make_system(config, tokenizer)
+  inputs = {
+    "image": np.repeat(sample.read_frame(image, (16, 16))[None], 4, axis=0),
+    "tokens": tokenizer(["up", "down", "left", "right"]),
+    "stride": np.ones(4, np.int32),
+    "label": np.zeros(4, np.int32),
+  }
+  clips = []
+  for data, fsdp in ((1, 1), (4, 2)):
+    mesh = sharding.make_mesh(data, fsdp, jax.devices()[: data * fsdp])
+    program = build.make_sample(config, system, form, mesh)
+    params = loading.trained_weights(wild, system, mesh)
+    frozen = loading.starting_weights(config, system, mesh).frozen
+    keys = sampling.clip_keys(0, range(4))
+    made = sampling.generate(program, params, frozen, inputs, keys=keys, batch_size=4)
+    clips.append(made.astype(int))
+  assert np.abs(clips[0] - clips[1]).max() <= 1
+  assert np.abs(clips[0][0] - clips[0][1]).max() > 20
