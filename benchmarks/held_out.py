@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
   mesh = build.make_mesh(config)
   system = build.make_system(config, tokenizer)
   params = loading.trained_weights(workdir, system, mesh)
-  frozen = loading.starting_weights(config, system, mesh).frozen
+  frozen = loading.starting_weights(config, system, mesh, workdir).frozen
   form = build.make_formulation(config)
   keys = sampling.clip_keys(0, range(len(chosen)))
 

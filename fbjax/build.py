@@ -131,8 +131,8 @@ def check_keys(spec: Spec, takes: Iterable[str], key: str) -> None:
     )
 
 
-def call(fn: Callable[..., Any], spec: Spec, key: str, **given: Any) -> Any:
-  """fn(**given, **spec), with unknown and missing keys told in the config's words.
+def bind(fn: Callable[..., Any], spec: Spec, key: str, **given: Any) -> Callable[[], Any]:
+  """() -> fn(**given, **spec), with unknown and missing keys told in the config's words.
 
   Raises:
     UserError: names the keys.
@@ -147,8 +147,18 @@ def call(fn: Callable[..., Any], spec: Spec, key: str, **given: Any) -> Any:
   ]
   if missing:
     raise errors.UserError(f"config.{key} lacks {', '.join(map(repr, missing))}")
+  return functools.partial(fn, **given, **spec)
+
+
+def call(fn: Callable[..., Any], spec: Spec, key: str, **given: Any) -> Any:
+  """fn(**given, **spec), as `bind`; for constructors, which check their arguments.
+
+  Raises:
+    UserError: names the keys, or says what a value is.
+  """
+  bound = bind(fn, spec, key, **given)
   try:
-    return fn(**given, **spec)
+    return bound()
   except errors.UserError:
     raise
   except ValueError as error:

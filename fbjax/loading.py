@@ -1,13 +1,15 @@
 """The weights that a mode works with: what a run starts from, and what a run has trained."""
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+from jax.experimental import multihost_utils
 
-from fbjax import build, checkpoint, digest, errors, sharding, start, trees
+from fbjax import build, checkpoint, digest, errors, places, sharding, start, trees
 from fbjax import weights as weights_lib
 from fbjax import workdir as workdir_lib
 from fbjax.systems import base, neural_prior
@@ -15,6 +17,7 @@ from fbjax.systems import base, neural_prior
 logger = logging.getLogger(__name__)
 
 Spec = Mapping[str, Any]
+PRIOR = "prior"  # folder of a workdir with the neural prior that the run has begun with
 
 
 class Starting(NamedTuple):
@@ -31,7 +34,12 @@ class Starting(NamedTuple):
 
 
 def starting_weights(
-  config: Spec, system: base.System, mesh: jax.sharding.Mesh, *, complete: bool = False
+  config: Spec,
+  system: base.System,
+  mesh: jax.sharding.Mesh,
+  workdir: str | None = None,
+  *,
+  complete: bool = False,
 ) -> Starting:
   """The weights of a config before its first step, by `config.weights`, `start` and `prior_run`.
 
@@ -39,6 +47,7 @@ def starting_weights(
     config: of the run.
     system: of the config.
     mesh: where the weights are to be.
+    workdir: of the run, which keeps the neural prior that it has begun with.
     complete: refuse weights of which any leaf would start anew, as sampling without training must.
 
   Raises:
@@ -69,7 +78,7 @@ def starting_weights(
     origin["weights"] = weights_lib.read_about(folder)["digest"]
     logger.info("Weights of %s.", folder)
   if elsewhere:
-    found, origin["prior_run"] = prior_weights(config, system, mesh)
+    found, origin["prior_run"] = prior_weights(config, system, mesh, workdir)
     frozen = frozen | found
   return Starting(params, frozen, origin)
 
@@ -110,21 +119,51 @@ def check_complete(folder: str, system: base.System, chosen: Mapping[str, start.
 
 
 def prior_weights(
-  config: Spec, system: base.System, mesh: jax.sharding.Mesh
+  config: Spec, system: base.System, mesh: jax.sharding.Mesh, workdir: str | None = None
 ) -> tuple[base.Params, str]:
   """The neural prior that `config.prior_run`, a workdir, has trained: frozen weights, their digest.
 
-  It was trained by itself, or along with a network that was told its video.
+  It was trained by itself, or along with a network that was told its video. A run reads its own copy
+  of it (`keep_prior`), whatever the prior has learnt since.
 
   Raises:
     UserError: when nothing was trained there; when it was trained in other sizes, or by low-rank
       additions; or is to be trained here.
   """
-  workdir = config["prior_run"]
   if config["prior"]["trained"]:
     raise errors.UserError(
       "config.prior.trained trains a new neural prior: leave config.prior_run empty"
     )
+  if workdir and _has_kept_prior(workdir, config):
+    names = neural_prior.names_in(system.networks)
+    wanted = {name: system.networks[name].shapes() for name in names}
+    found = averaged_weights(f"{workdir}/{PRIOR}", wanted, mesh)
+  else:
+    found = _trained_prior(config["prior_run"], system, mesh)
+  told = "".join(digest.of_tree(found).values())
+  return found, hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
+
+
+def _has_kept_prior(workdir: str, config: Spec) -> bool:
+  """Whether a run has its own copy of the neural prior that its config names."""
+  began = bool(checkpoint.steps(workdir) and checkpoint.steps(f"{workdir}/{PRIOR}"))
+  return began and workdir_lib.read_config(workdir)["prior_run"] == config["prior_run"]
+
+
+def keep_prior(workdir: str, frozen: base.Params) -> None:
+  """Copies the frozen neural prior of a new run, if it has one, into its workdir."""
+  names = neural_prior.names_in(frozen)
+  if names:
+    home = places.absolute(workdir) / PRIOR
+    if jax.process_index() == 0 and home.exists():  # of a start that was killed
+      home.rmtree()
+    multihost_utils.sync_global_devices("the workdir has no prior")
+    with contextlib.closing(checkpoint.Checkpoints(f"{workdir}/{PRIOR}")) as kept:
+      kept.save(0, {"ema": {name: frozen[name] for name in names}}, 0)
+
+
+def _trained_prior(workdir: str, system: base.System, mesh: jax.sharding.Mesh) -> base.Params:
+  """The networks of a neural prior by their names in `system`, from the workdir that trained them."""
   theirs = workdir_lib.read_config(workdir)
   if theirs["trainable"].get("lora"):
     raise errors.UserError(
@@ -147,11 +186,7 @@ def prior_weights(
       )
   wanted = {name: made[name].shapes() for name in names.values()}
   found = averaged_weights(workdir, wanted, mesh)
-  told = "".join(digest.of_tree(found).values())
-  return (
-    {ours: found[name] for ours, name in names.items()},
-    hashlib.blake2b(told.encode(), digest_size=16).hexdigest(),
-  )
+  return {ours: found[name] for ours, name in names.items()}
 
 
 def trained_weights(workdir: str, system: base.System, mesh: jax.sharding.Mesh) -> base.Params:

@@ -123,8 +123,15 @@ def pixels(size: str | None) -> tuple[int, int] | None:
   return int(match[1]), int(match[2])
 
 
+def _tell_unraisable(unraisable: Any) -> None:
+  """Says what went wrong in a thread, but for threads of Orbax that outlive a read that failed."""
+  if "Event loop is closed" not in str(unraisable.exc_value):
+    sys.__unraisablehook__(unraisable)
+
+
 def cli() -> None:
   """Runs `main`; what the user got wrong ends as one sentence and exit status 1."""
+  sys.unraisablehook = _tell_unraisable
   logging.getLogger("fbjax").setLevel(logging.INFO)
   cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/fbjax")
   jax.config.update("jax_compilation_cache_dir", os.path.expanduser(cache))

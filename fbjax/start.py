@@ -2,7 +2,7 @@
 
   rules  of a config, by network: regexes of leaves (whole paths)
            new    drawn from the config's seed where the folder has none of that shape
-           zero   zero where the folder has none
+           zero   zero where the folder has none, or there is no folder
            widen  the folder's kernel for the input channels it knows, zero for the others
          A leaf that the folder lacks and no rule names is an error.
 
@@ -68,11 +68,14 @@ def sources(
       path = f"{name}/{leaf}"
       there = found.get(weights_lib.network_path(name, leaf))
       shape = None if there is None else tuple(there.shape)
-      if not folder or shape == tuple(like.shape):
-        chosen[path] = "stored" if folder else "new"
+      own = rules.get(name, {})
+      if not folder:
+        chosen[path] = "zero" if _matches(own.get("zero", ()), leaf) else "new"
+        continue
+      if shape == tuple(like.shape):
+        chosen[path] = "stored"
         continue
       narrow = shape is not None and _is_narrow(shape, like.shape)
-      own = rules.get(name, {})
       if narrow and _matches(own.get("widen", ()), leaf):
         chosen[path] = "widen"
       elif _matches(own.get("zero", ()), leaf) and shape is None:

@@ -6,15 +6,17 @@
   .lock          held by the process that trains
 
 A workdir's identity is what makes its network mean something else: the system, the bridge, the
-prediction, the weights it started from. All else may change between two starts.
+prediction, the weights it started from. All else may change between two starts. It is claimed once a
+run has all that it needs, and has an identity from its first checkpoint on.
 """
 
 import contextlib
 import fcntl
+import functools
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -57,12 +59,6 @@ FREE = (
 STREAM = ("data", "seed", "train.batch_size")
 
 
-def exists(workdir: str) -> bool:
-  """Whether somebody has trained there."""
-  home = places.absolute(workdir)
-  return (home / CONFIG_FILE).exists() or (home / "checkpoints").exists()
-
-
 def newest_step(workdir: str) -> int | None:
   """The step of the newest checkpoint, or None."""
   folder = places.absolute(workdir) / "checkpoints"
@@ -95,10 +91,12 @@ def read_config(workdir: str) -> dict[str, Any]:
   return found
 
 
-def read_origin(workdir: str) -> dict[str, Any]:
-  """Digests of what a workdir started from; empty for one that started from nothing."""
+def read_origin(workdir: str) -> dict[str, Any] | None:
+  """Digests of what a workdir started from, by name; None where the file was removed."""
   file = places.absolute(workdir) / ORIGIN_FILE
-  found = _read_json(file) if file.exists() else {}
+  if not file.exists():
+    return None
+  found = _read_json(file)
   if not isinstance(found, dict):
     raise errors.UserError(f"{file} is damaged: remove it to do without its checks")
   return found
@@ -119,7 +117,7 @@ def check(workdir: str, config: Mapping[str, Any], origin: Mapping[str, Any] | N
   Args:
     workdir: of a trained run.
     config: nested plain values.
-    origin: digests by name; only names that both have are compared.
+    origin: digests by name; None looks at the config alone.
 
   Raises:
     UserError: when they are not; names every key that differs. Or when nothing was trained there.
@@ -133,7 +131,7 @@ def check(workdir: str, config: Mapping[str, Any], origin: Mapping[str, Any] | N
   differing += [
     f"{name}: other values there than in {config.get(name)!r} now"
     for name in ("weights", "prior_run")
-    if origin is not None and there.get(name) != origin.get(name)
+    if None not in (origin, there) and there.get(name) != origin.get(name)
   ]
   if differing:
     raise errors.UserError(
@@ -174,46 +172,53 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def claim(
-  workdir: str, config: Mapping[str, Any], origin: Mapping[str, Any], step: int | None
-) -> Iterator[None]:
+  workdir: str, config: Mapping[str, Any], origin: Mapping[str, Any]
+) -> Iterator[Callable[[int], None]]:
   """Makes `workdir` this run's while the context lasts; nobody else can train there meanwhile.
 
   Args:
     workdir: created when missing.
-    config: nested plain values, checked as by `check`.
+    config: nested plain values, checked as by `check` where there is a checkpoint.
     origin: digests of what is trained on, and started from.
-    step: of the checkpoint that the run goes on from; None for a new run.
+
+  Yields:
+    What to call with the step that the run goes on from, once it has all that it needs: writes the
+    config and the origin down, and what they change in the workdir.
 
   Raises:
     UserError: when the workdir is another run's, somebody trains there, or it cannot be written.
   """
-  home = places.absolute(workdir)
-  check_writable(workdir)
+  with _telling(workdir):
+    _check_writable(workdir)
   with _locked(workdir):
-    if (home / CONFIG_FILE).exists():
+    if newest_step(workdir) is not None:
       check(workdir, config, origin)
+    yield functools.partial(_record, workdir, config, origin)
+
+
+def _record(workdir: str, config: Mapping[str, Any], origin: Mapping[str, Any], step: int) -> None:
+  home = places.absolute(workdir)
+  with _telling(workdir):
+    if newest_step(workdir) is not None:
       _tell_changes(workdir, config, origin, step)
-    elif step is not None:
-      read_config(workdir)  # raises: checkpoints without the config that they were made with
     if jax.process_index() == 0:
       # In this order: another process that sees the config finds the origin as well.
       replace(home / ORIGIN_FILE, json.dumps(origin, indent=2) + "\n")
       replace(home / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
-    yield
 
 
-def check_writable(workdir: str) -> None:
-  """Raises a UserError where no workdir can be made."""
+def _telling(workdir: str) -> contextlib.AbstractContextManager[None]:
+  return errors.of_the_disk(
+    f"cannot write to workdir {workdir}", lambda: "make room there, or choose another --workdir"
+  )
+
+
+def _check_writable(workdir: str) -> None:
   home = places.absolute(workdir)
-  try:
-    home.mkdir(parents=True, exist_ok=True)
-    probe = home / f".write-{jax.process_index()}"
-    probe.write_text("")
-    probe.unlink()
-  except OSError as error:
-    raise errors.UserError(
-      f"cannot write to workdir {workdir} ({error.strerror or error}); choose another --workdir"
-    ) from None
+  home.mkdir(parents=True, exist_ok=True)
+  probe = home / f".write-{jax.process_index()}"
+  probe.write_text("")
+  probe.unlink()
 
 
 @contextlib.contextmanager
@@ -237,11 +242,11 @@ def _locked(workdir: str) -> Iterator[None]:
 
 
 def _tell_changes(
-  workdir: str, config: Mapping[str, Any], origin: Mapping[str, Any], step: int | None
+  workdir: str, config: Mapping[str, Any], origin: Mapping[str, Any], step: int
 ) -> None:
   """Logs what differs from the last start, and keeps it with the step."""
   found = changes(read_config(workdir), config)
-  there = read_origin(workdir)
+  there = read_origin(workdir) or {}
   if there.get("data") and origin.get("data") and there["data"] != origin["data"]:
     found.append(("the clips of data", there["data"], origin["data"]))
   for key, was, now in found:
@@ -252,12 +257,12 @@ def _tell_changes(
       key,
       was,
       now,
-      step or 0,
+      step,
       " The run is no longer the one that was begun." if another else "",
     )
   if found and jax.process_index() == 0:
     now = time.strftime("%Y-%m-%dT%H:%M:%S")
-    rows = [{"step": step or 0, "time": now, "key": k, "was": w, "now": n} for k, w, n in found]
+    rows = [{"step": step, "time": now, "key": k, "was": w, "now": n} for k, w, n in found]
     file = places.absolute(workdir) / CHANGES_FILE
     before = file.read_text() if file.exists() else ""
     replace(file, before + "".join(json.dumps(row) + "\n" for row in rows))
@@ -266,5 +271,8 @@ def _tell_changes(
 def replace(file: epath.Path, text: str) -> None:
   """Writes a file under another name first, so that a reader sees the old one or the new one."""
   partial = file.with_name(f".{file.name}.partial")
-  partial.write_text(text)
-  partial.replace(file)
+  try:
+    partial.write_text(text)
+    partial.replace(file)
+  finally:
+    partial.unlink(missing_ok=True)

@@ -33,7 +33,7 @@ config = toy.config(steps=steps, log_every=1, save_every=3, preview_every=6)
 config["optim"] = dict(config["optim"], name="sgd", lr=0.1, schedule="constant", warmup=0)
 config["mesh"] = dict(data=-1, fsdp=2 if processes > 1 else 1)
 train.train(config, workdir)
-sample.sample(None, workdir, image=f"{workdir}/../images", out=f"{workdir}/clips{processes}")
+sample.sample(None, workdir, image=f"{workdir}/../images", out=f"{workdir}/clips{processes}_{steps}")
 """
 
 
@@ -94,7 +94,7 @@ def test_two_processes_learn_and_sample_what_one_does_and_one_goes_on_from_them(
   assert (together / "samples/0000006.png").exists()
   finish(together, start(together, 6))  # which samples alone, trained as it is
   for i in range(3):
-    ours, theirs = (pixels(together / f"clips{n}/{i}.mp4") for n in (1, 2))
+    ours, theirs = (pixels(together / f"clips{n}_6/{i}.mp4") for n in (1, 2))
     assert ours.shape == (3, 16, 16, 3) and np.abs(ours - theirs).max() <= 3
   finish(together, start(together, 8))
   np.testing.assert_allclose(losses(together), losses(alone), atol=1e-5)

@@ -48,6 +48,16 @@ def load(folder, rules, seed=0, mesh=None):
   return trees.flatten(start.load(made.init, like, chosen, folder, mesh, key)), chosen
 
 
+def test_without_a_folder_what_is_zero_is_zero_and_all_else_is_new():
+  flat, chosen = load("", RULES)
+  assert {path for path in flat if not np.any(flat[path])} >= {
+    "net/image/kernel",
+    "net/image/bias",
+  }
+  assert np.any(flat["net/stride/kernel"]) and np.any(flat["net/enter/kernel"])
+  assert set(chosen.values()) == {"zero", "new"}
+
+
 def test_each_leaf_comes_from_where_the_rules_say(folder):
   flat, chosen = load(folder, RULES)
   there = {path: weights_lib.read_leaf(folder, path) for path in weights_lib.stored(folder)}

@@ -1,9 +1,11 @@
+import errno
 import json
 import multiprocessing
 import os
 import signal
 
 import pytest
+from etils import epath
 
 from fbjax import errors
 from fbjax import workdir as workdir_lib
@@ -30,9 +32,11 @@ def with_key(key, value):
   return config
 
 
-def claim(workdir, config=CONFIG, step=None, **origin):
-  with workdir_lib.claim(str(workdir), config, origin, step):
-    pass
+def claim(workdir, config=CONFIG, step=0, **origin):
+  """A run that goes on from `step` and saves the next one."""
+  with workdir_lib.claim(str(workdir), config, origin) as record:
+    record(step)
+    (workdir / f"checkpoints/{step + 1}").mkdir(parents=True)
 
 
 @pytest.mark.parametrize(
@@ -81,9 +85,11 @@ def test_what_does_not_change_the_network_may_change_and_is_kept_with_its_step(
 @pytest.mark.parametrize("name", ["weights", "prior_run"])
 def test_other_values_in_the_same_folder_are_another_network(tmp_path, name):
   claim(tmp_path, **{name: "aa"})
-  claim(tmp_path, **{name: "aa"})
+  claim(tmp_path, step=1, **{name: "aa"})
   with pytest.raises(errors.UserError, match=f"{name}: other values there"):
     claim(tmp_path, **{name: "bb"})
+  (tmp_path / "origin.json").unlink()  # which does without this check
+  claim(tmp_path, step=2, **{name: "bb"})
 
 
 def test_other_clips_at_the_same_place_are_told(tmp_path, caplog):
@@ -95,7 +101,7 @@ def test_other_clips_at_the_same_place_are_told(tmp_path, caplog):
 
 
 def hold(workdir, ready):
-  with workdir_lib.claim(workdir, CONFIG, {}, None):
+  with workdir_lib.claim(workdir, CONFIG, {}):
     ready.set()
     signal.pause()
 
@@ -131,7 +137,7 @@ def test_an_empty_workdir_has_no_config(tmp_path):
 def test_a_damaged_config_is_one_sentence(tmp_path, damage):
   claim(tmp_path)
   (tmp_path / "config.json").write_bytes(damage)
-  for use in (workdir_lib.read_config, lambda w: claim(w)):
+  for use in (workdir_lib.read_config, lambda _: claim(tmp_path, step=1)):
     with pytest.raises(errors.UserError, match="config.json is damaged"):
       use(str(tmp_path))
 
@@ -141,3 +147,40 @@ def test_checkpoints_without_their_config_are_not_gone_on_with(tmp_path):
   assert workdir_lib.newest_step(str(tmp_path)) == 4
   with pytest.raises(errors.UserError, match="has checkpoints, but config.json is gone"):
     claim(tmp_path, step=4)
+
+
+def test_a_start_that_was_killed_before_its_first_checkpoint_leaves_the_workdir_free(tmp_path):
+  with workdir_lib.claim(str(tmp_path), CONFIG, {"weights": "aa"}) as record:
+    record(0)
+  other = with_key("system.latte.width", 16)
+  claim(tmp_path, other)
+  assert workdir_lib.read_config(str(tmp_path)) == other
+  assert not (tmp_path / "changes.jsonl").exists()
+
+
+def test_a_run_that_is_refused_leaves_the_workdir_as_it_was(tmp_path):
+  claim(tmp_path)
+  with (
+    pytest.raises(ZeroDivisionError),
+    workdir_lib.claim(str(tmp_path), with_key("optim.lr", 0.01), {}),
+  ):
+    raise ZeroDivisionError  # such as for what cannot be restored
+  assert workdir_lib.read_config(str(tmp_path)) == CONFIG
+  assert not (tmp_path / "changes.jsonl").exists()
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+  def full(file, text):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(workdir_lib, "replace", full)
+  with pytest.raises(errors.UserError, match=r"cannot write to workdir .*no space left.*make room"):
+    claim(tmp_path)
+
+
+def test_what_cannot_be_written_leaves_the_file_as_it_was(tmp_path):
+  file = epath.Path(tmp_path / "config.json")
+  workdir_lib.replace(file, "old")
+  with pytest.raises(UnicodeEncodeError):
+    workdir_lib.replace(file, "\ud800")
+  assert [x.name for x in tmp_path.iterdir()] == ["config.json"] and file.read_text() == "old"

@@ -51,7 +51,7 @@ def export(config: dict[str, Any] | None, workdir: str | None, out: str | None) 
     # Additions go into weights as exact as the folder has them.
     exact = config | {"system": config["system"] | {"dtype": "float32"}}
     system = build.make_system(exact, tokenizer)
-    starting = loading.starting_weights(exact, system, mesh)
+    starting = loading.starting_weights(exact, system, mesh, workdir)
     workdir_lib.check(workdir, config, starting.origin)
     params = loading.trained_weights(workdir, system, mesh)
     networks_of |= jax.jit(system.weights)(params, starting.frozen)

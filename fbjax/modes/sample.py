@@ -92,7 +92,7 @@ def sample(
   mesh = build.make_mesh(config)
   program = build.make_sample(config, system, build.make_formulation(config), mesh, **changes)
   spec = config["sampling"]
-  starting = loading.starting_weights(config, system, mesh, complete=not workdir)
+  starting = loading.starting_weights(config, system, mesh, workdir, complete=not workdir)
   if workdir:
     workdir_lib.check(workdir, config, starting.origin)
     params = loading.trained_weights(workdir, system, mesh)

@@ -25,15 +25,14 @@ def train(config: dict[str, Any], workdir: str) -> None:
     UserError: for keys, sizes, weights or data that do not fit; for a workdir that is another
       run's, or that somebody trains in; when the loss is not finite.
   """
-  resumes = workdir_lib.exists(workdir)
-  if resumes:
-    workdir_lib.check(workdir, config)
   build.set_precision(config)
   mesh = build.make_mesh(config)
   tokenizer = build.make_tokenizer(config)
   source = build.make_source(config, "train")
   held_out = build.make_source(config, "val")
   system = build.make_system(config, tokenizer)
+  if workdir_lib.newest_step(workdir) is not None:
+    workdir_lib.check(workdir, config)
   form = build.make_formulation(config)
   loss_fn = build.make_loss(config, system, form)
   optimizer = build.make_optimizer(config, system)
@@ -41,7 +40,7 @@ def train(config: dict[str, Any], workdir: str) -> None:
   sampled = system if shown_by == config else build.make_system(shown_by, tokenizer)
   sample = build.make_sample(config, sampled, form, mesh)
   data = build.make_batches(config, source, tokenizer, jax.process_index(), jax.process_count())
-  starting = loading.starting_weights(config, system, mesh)
+  starting = loading.starting_weights(config, system, mesh, workdir)
   shown = pipeline.read(held_out, tokenizer, list(range(min(PREVIEWS, len(held_out)))))
   captions = [held_out.caption(int(i)) for i in shown["index"]]
 
@@ -50,9 +49,15 @@ def train(config: dict[str, Any], workdir: str) -> None:
     return write_preview(workdir, step, sample, ema, frozen, shown, captions, config["sampling"])
 
   origin = starting.origin | {"data": source.digest()}
-  with workdir_lib.claim(workdir, config, origin, workdir_lib.newest_step(workdir)):
+  with workdir_lib.claim(workdir, config, origin) as record:
     logger.info("Training %s.", summary(config, workdir, system, len(source), mesh))
-    build.call(
+
+    def begins(step: int) -> None:
+      if step == 0:
+        loading.keep_prior(workdir, starting.frozen)
+      record(step)
+
+    run = build.bind(
       loop.train,
       config["train"],
       "train",
@@ -66,9 +71,11 @@ def train(config: dict[str, Any], workdir: str) -> None:
       workdir=workdir,
       seed=config["seed"],
       preview=preview,
+      begins=begins,
       clip_name=source.name,
       preempted=preempted,
     )
+    run()
   data.close()
 
 

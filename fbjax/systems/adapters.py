@@ -90,8 +90,9 @@ class LoRA:
     shapes = trees.flatten(jax.eval_shape(system.init, jax.random.key(0)))
     self._whole_names = set(whole)
     self._added = {name: shapes[name] for name in added if name not in self._whole_names}
-    if flat := [name for name, x in self._added.items() if len(x.shape) < 2]:
-      raise errors.UserError(f"config.trainable.lora names {flat[0]}, which is no kernel")
+    # By the name: the biases of stacked blocks have two axes as well.
+    if others := [name for name in self._added if not name.endswith("kernel")]:
+      raise errors.UserError(f"config.trainable.lora names {others[0]}, which is no kernel")
     self.rank, self.scale = rank, scale
     self._wrap(system)
 

@@ -55,6 +55,7 @@ def train(
   preview_every: int = 1000,
   keep: int = 2,
   preview: Callable[[int, Any], np.ndarray] | None = None,
+  begins: Callable[[int], None] = lambda step: None,
   clip_name: Callable[[int], str] = str,
   preempted: Callable[[int], bool] = lambda step: False,
 ) -> train_step.TrainState:
@@ -81,6 +82,7 @@ def train(
     preview_every: steps between previews; the last step always gets one.
     keep: checkpoints kept.
     preview: (step, EMA weights) -> picture, run every `preview_every` steps by the first process.
+    begins: called with the step that the run goes on from, once it has its state.
     clip_name: index in the data set -> name.
     preempted: step -> whether to save and leave now; asked by every process at every step.
 
@@ -88,7 +90,7 @@ def train(
     The last state; its step is below `steps` when preempted.
 
   Raises:
-    UserError: when the loss is not finite; names the step and the batch's clips.
+    UserError: when loss, gradient or update is not finite; names the step and the batch's clips.
     UserError: when a checkpoint cannot be written, or none that is there can be read.
     UserError: when the batch does not divide by the accumulation and the mesh, or a number makes no
       sense.
@@ -111,7 +113,6 @@ def train(
     if restored:
       state, data.position = restored
       del restored  # The step below reuses its memory.
-      logger.info("Resumed %s at step %d of %d.", workdir, int(state.step), steps)
     elif start is None:
       state = jax.jit(new_state, out_shardings=state_sharding)(key)
     else:
@@ -121,6 +122,9 @@ def train(
     if resumed >= steps:
       logger.info("%s is already trained to step %d.", workdir, resumed)
       return state
+    if resumed:
+      logger.info("Resumed %s at step %d of %d.", workdir, resumed, steps)
+    begins(resumed)
 
     waited_from = time.perf_counter()
     host, batch = _next_batch(data, mesh)
@@ -223,15 +227,18 @@ def _read_metrics(
   """The metrics of a step, once it has run.
 
   Raises:
-    UserError: when the loss or its gradient is not finite.
+    UserError: when the loss, its gradient or the update is not finite.
   """
   values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-  if not (np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"])):
+  # The update too: what is saved is what it has made.
+  finite = [name for name in ("loss", "grad_norm", "update_norm") if np.isfinite(values[name])]
+  if len(finite) < 3:
     names = [clip_name(int(i)) for i in host.get("index", ())]
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     checkpoints.wait()
     raise errors.UserError(
-      f"loss {values['loss']}, gradient norm {values['grad_norm']} at step {step}, in a batch of "
+      f"loss {values['loss']}, gradient norm {values['grad_norm']}, update norm "
+      f"{values['update_norm']} at step {step}, in a batch of "
       f"{', '.join(names[:NAMED]) or 'clips'}{more}: lower optim.lr, or look at these clips; "
       f"{checkpoints.intact()}"
     )

@@ -87,7 +87,12 @@ def make_train_step(
     # Of what trains alone: the other gradients are then never computed.
     trains = optim.by_path(tx.trains)(grads)
     norm = optax.tree.norm(jax.tree.map(lambda g, t: g if t else jnp.zeros(()), grads, trains))
-    metrics = metrics | {"loss": loss, "grad_norm": norm, "lr": jnp.asarray(tx.rate(state.step))}
+    metrics = metrics | {
+      "loss": loss,
+      "grad_norm": norm,
+      "update_norm": optax.tree.norm(updates),
+      "lr": jnp.asarray(tx.rate(state.step)),
+    }
     return TrainState(state.step + 1, params, ema, opt), metrics
 
   return step

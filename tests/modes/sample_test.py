@@ -1,5 +1,7 @@
 """From images to clips: what each argument changes, and what is refused."""
 
+import shutil
+
 import av
 import jax
 import numpy as np
@@ -34,7 +36,8 @@ def wild(tmp_path_factory, one_device):
   rng = np.random.default_rng(0)
   params = jax.tree.map(lambda x: x + 0.3 * rng.standard_normal(x.shape).astype(np.float32), params)
   state = step.init_state(params, build.make_optimizer(config, system))
-  with workdir_lib.claim(workdir, config, {}, None):
+  with workdir_lib.claim(workdir, config, {}) as record:
+    record(0)
     checkpoints = checkpoint.Checkpoints(workdir)
     checkpoints.save(4, state, 4)
     checkpoints.close()
@@ -219,6 +222,25 @@ def test_a_bridge_starts_from_the_video_of_the_prior_that_another_run_has_traine
   jax.tree.map(np.testing.assert_array_equal, frozen["prior_latte"], trained)
   sample.sample(config, str(tmp_path / "bridge"), image=str(image), out=str(tmp_path / "x.mp4"))
   assert frames(tmp_path / "x.mp4") == 4
+
+  # The bridge has its own copy: the prior may learn on, or go.
+  longer = ucf101_prior.get_config("smoke").to_dict()
+  longer["train"]["steps"], longer["optim"]["lr"] = 3, 0.1
+  learnt_on = tmp_path / "prior"
+  shutil.copytree(prior_run, learnt_on)
+  config["prior_run"] = str(learnt_on)
+  bridge = str(tmp_path / "second")
+  train.train(config, bridge)
+  train.train(longer, str(learnt_on))
+  learnt = loading.starting_weights(config, system, mesh).frozen["prior_latte"]
+  same = jax.tree.map(np.array_equal, learnt, trained)
+  assert not all(jax.tree.leaves(same))
+  config["train"]["steps"] = 3
+  train.train(config, bridge)
+  kept = loading.starting_weights(config, system, mesh, bridge).frozen
+  jax.tree.map(np.testing.assert_array_equal, kept["prior_latte"], trained)
+  shutil.rmtree(learnt_on)
+  sample.sample(None, bridge, image=str(image), out=str(tmp_path / "y.mp4"))
 
 
 def test_a_prior_of_other_sizes_is_refused(prior_run):

@@ -113,6 +113,19 @@ def test_a_pattern_that_cannot_be_meant_is_refused(pattern, sentence):
     adapters.chosen(["unet/kernel"], (pattern,), set(), "lora")
 
 
+def test_additions_to_what_is_no_kernel_are_refused(linear):
+  with pytest.raises(errors.UserError, match="names net/q/bias, which is no kernel"):
+    adapters.LoRA(linear, added=["net/q/bias"], whole=[], rank=2)
+
+
+def test_biases_of_stacked_blocks_are_no_kernel():
+  system = build.make_networks(ucf101_bridge.get_config("smoke").to_dict(), None)
+  name = "pairs/spatial/qkv/bias"
+  assert len(system.shapes("latte")[name].shape) == 2
+  with pytest.raises(errors.UserError, match="qkv/bias, which is no kernel"):
+    adapters.LoRA(system, added=[f"latte/{name}"], whole=[], rank=2)
+
+
 def test_a_leaf_that_starts_anew_and_would_never_train_is_refused():
   adapters.check_anew(["a", "b"], {"a"})
   with pytest.raises(errors.UserError, match="1 weights start anew and would never train, a among"):

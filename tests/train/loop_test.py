@@ -42,9 +42,9 @@ def loss_fn(params, frozen, batch, keys):
 
 
 def run(workdir, steps=10, data=None, mesh=None, **kwargs):
+  sgd = optim.make_optimizer(name="sgd", lr=0.05, steps=100)
   return loop.train(
     loss_fn=loss_fn,
-    tx=optim.make_optimizer(name="sgd", lr=0.05, steps=100),
     init=lambda key: {"w": jax.random.normal(key, (4,))},
     frozen={},
     data=data or Numbers(),
@@ -52,7 +52,7 @@ def run(workdir, steps=10, data=None, mesh=None, **kwargs):
     workdir=str(workdir),
     steps=steps,
     batch_size=8,
-    **({"log_every": 2, "save_every": 3} | kwargs),
+    **({"tx": sgd, "log_every": 2, "save_every": 3} | kwargs),
   )
 
 
@@ -88,6 +88,24 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_clips(tmp_path):
   for part in ("at step 6, in a batch of clip40, ", "clip47", "checkpoint of step 4 is intact"):
     assert part in str(error.value)
   assert not list((tmp_path / "checkpoints").glob("6*"))  # nothing broken was saved
+
+
+def test_weights_that_an_update_breaks_are_not_saved(tmp_path):
+  """Loss and gradient are those before the update: the learning rate alone is at fault."""
+  run(tmp_path, steps=4, save_every=4)
+  broken = optim.make_optimizer(name="sgd", lr=1e38, steps=100)
+  with pytest.raises(errors.UserError, match=r"update norm inf at step 5.*step 4 is intact"):
+    run(tmp_path, steps=5, tx=broken)
+  assert checkpoint.steps(str(tmp_path)) == [4]
+  assert int(run(tmp_path, steps=5).step) == 5  # as the sentence says
+
+
+def test_a_run_begins_once_it_has_all_that_it_needs(tmp_path):
+  steps = []
+  run(tmp_path, steps=4, begins=steps.append)
+  run(tmp_path, steps=4, begins=steps.append)  # trained already
+  run(tmp_path, steps=6, begins=steps.append)
+  assert steps == [0, 4]
 
 
 def test_nothing_in_the_way_of_logs_costs_a_checkpoint(tmp_path, caplog):
