@@ -52,10 +52,12 @@ def recipe(name, changes):
       c.objective[key] = 0.0
   if "unet" in c.system:
     c.data.update(frames=2, size=16)
-    c.system.unet.update(attention_levels=(0,), mult=(1,), width=8, groups=4)
-    c.system.unet.temporal_conv = changes == "temporal"  # half of the compilation
-    c.system.text.layers = 1
-    c.system.image.layers = 1
+    # The middle attends whatever the levels do; the autoencoder is half of the compilation.
+    c.system.codec = dict(name="pixels", patch=4)
+    c.system.unet.update(attention_levels=(), mult=(1,), width=8, groups=4)
+    c.system.unet.temporal_conv = changes == "temporal"
+    for name in {"text", "image"} & set(c.system):
+      c.system[name].layers = 1
   return c.to_dict()
 
 
