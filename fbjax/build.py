@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbjax import errors, sampling, sharding, start
+from fbjax import checks, errors, sampling, sharding, start
 from fbjax.bridge import alignment, diffusion, grids, prediction, process, samplers
-from fbjax.data import checks, pipeline, sources, synthetic, tfds_clips, tokenizers
+from fbjax.data import pipeline, sources, synthetic, tfds_clips, tokenizers
 from fbjax.systems import (
   adapters,
   base,
@@ -191,8 +191,14 @@ def check(config: Spec) -> None:
   for group, fn in GROUPS.items():
     arguments = inspect.signature(fn).parameters.items()
     check_keys(config[group], [name for name, x in arguments if x.annotation in PLAIN], group)
+  checks.finite(config)
+  checks.whole("config.seed", config["seed"], 0, checks.SEED)
   choose(PRECISIONS, config["precision"], "precision")
-  sampling_options(config)
+  loop.check_numbers(**config["train"])
+  call(optim.make_optimizer, config["optim"], "optim", steps=config["train"]["steps"])
+  clip_size(config)
+  check_weight(config["objective"])
+  for_sampling(config)
   make_sampler(config["sampling"]["sampler"])
   form = make_formulation(config)
   make_times(config["sampling"]["grid"], config["sampling"]["steps"], form.steps)
@@ -266,6 +272,10 @@ def make_trainable(
   Raises:
     UserError: for a pattern that matches nothing, or a leaf that starts anew and would not train.
   """
+  checks.patterns("config.trainable.whole", whole)
+  checks.patterns("config.trainable.lora", lora)
+  checks.whole("config.trainable.rank", rank)
+  checks.number("config.trainable.scale", scale, above=0)
   system = make_networks(config, tokenizer)
   names, anew = trained_leaves(config, system)
   trained = adapters.chosen(names, whole, anew)
@@ -312,8 +322,18 @@ def make_networks(config: Spec, tokenizer: Any | None) -> networks.NetworkSet:
     options = {k: v for k, v in prior.items() if k not in spec}
     made = make_architecture(config, spec | own | {"name": f"{spec['name']}_prior"}, tokenizer)
     system = call(neural_prior.WithNeuralPrior, options, "prior", system=system, prior=made)
+  return system.for_clips(*clip_size(config))
+
+
+def clip_size(config: Spec) -> tuple[int, tuple[int, int]]:
+  """Frames, and (height, width) in pixels, of the clips of a config."""
+  for key in ("frames", "size"):
+    if key not in config["data"]:
+      raise errors.UserError(f"config.data lacks {key!r}")
+  frames = checks.whole("data.frames", config["data"]["frames"])
   size = checks.pair("data.size", config["data"]["size"], "height and width")
-  return system.for_clips(checks.whole("data.frames", config["data"]["frames"]), size)
+  checks.clip(frames, size)
+  return frames, size
 
 
 def of_prior_run(config: Spec, system: base.System) -> list[str]:
@@ -355,12 +375,11 @@ def make_formulation(config: Spec) -> formulation.Formulation:
     bridge, steps = diffused, diffused.last + 1
   else:
     own = dict(config["bridge"])
-    steps = own.pop("steps", grids.STEPS)
-    if not isinstance(steps, int) or steps < 2:
-      raise errors.UserError(
-        f"config.bridge.steps is {steps!r}; expected how many times the network knows, "
-        "1000 as published"
-      )
+    # How many times the network knows.
+    steps = checks.whole("config.bridge.steps", own.pop("steps", grids.STEPS), least=2)
+    for key, value in own.items():
+      if key != "name":
+        checks.number(f"config.bridge.{key}", value, least=0)
     bridge = make(PROCESSES, own, "bridge")
   return formulation.Formulation(
     bridge,
@@ -372,7 +391,14 @@ def make_formulation(config: Spec) -> formulation.Formulation:
   )
 
 
+def check_weight(objective: Spec) -> None:
+  """Raises a UserError for a weight over time of a kind that does not exist."""
+  if objective.get("weight_like") is not None:
+    choose(KINDS, objective["weight_like"], "objective.weight_like")
+
+
 def make_loss(config: Spec, system: base.System, form: formulation.Formulation) -> step.LossFn:
+  check_weight(config["objective"])
   spec = {k: v for k, v in config["objective"].items() if k != "predict"}
   if spec.get("regression") and not config["prior"].get("trained"):
     raise errors.UserError(
@@ -412,7 +438,17 @@ def make_times(spec: Spec, n: int, steps: int) -> np.ndarray:
   grid = choose(GRIDS, spec.get("name"), "sampling.grid.name")
   given = {"n": n, "steps": steps}
   given = {name: x for name, x in given.items() if name in inspect.signature(grid).parameters}
-  return make(GRIDS, spec, "sampling.grid", **given)
+  if n > given.get("steps", n):
+    raise errors.UserError(
+      f"config.sampling.steps is {n}, but the network knows {steps} times, from which the grid "
+      f"{spec['name']!r} chooses"
+    )
+  times = make(GRIDS, spec, "sampling.grid", **given)
+  if not (np.all(np.isfinite(times)) and np.all(np.diff(times) < 0)):
+    raise errors.UserError(
+      f"config.sampling.grid {dict(spec)} does not make {n} different times, one after the other"
+    )
+  return times
 
 
 class Sampling(NamedTuple):
@@ -445,17 +481,36 @@ def sampling_options(config: Spec, **changes: Any) -> Sampling:
   """
   spec = config["sampling"] | {name: x for name, x in changes.items() if x is not None}
   options = call(Sampling, spec, "sampling")
-  for name in ("steps", "batch_size", "fps"):
-    if not getattr(options, name) >= 1:
-      raise errors.UserError(f"config.sampling.{name} is {spec[name]}; expected at least 1")
+  for name, most in (
+    ("steps", 10_000),
+    ("batch_size", None),
+    ("fps", 1000),
+    ("stride", checks.INT32),
+  ):
+    checks.whole(f"config.sampling.{name}", spec.get(name, 1), most=most)
+  checks.number("config.sampling.guidance", options.guidance)
+  if options.image_guidance is not None:
+    checks.number("config.sampling.image_guidance", options.image_guidance)
+  checks.number("config.sampling.rescale", options.rescale, least=0, most=1)
   return options
 
 
 def for_sampling(config: Spec) -> dict[str, Any]:
-  """The config whose system samples: that of training, but for `config.sampling.draw`."""
+  """The config whose system samples: that of training, but for `config.sampling.draw`.
+
+  Raises:
+    UserError: for another draw, or one where the codec has nothing to draw.
+  """
   draw, system = sampling_options(config).draw, config["system"]
   if draw is None:
     return dict(config)
+  choose(("mode", "sample"), draw, "sampling.draw")
+  codec = choose(CODECS, system["codec"].get("name"), "system.codec.name")
+  if "draw" not in inspect.signature(codec).parameters:
+    raise errors.UserError(
+      f"config.sampling.draw is {draw!r}, but the codec {system['codec']['name']!r} has no posterior "
+      "to draw from; leave it at None"
+    )
   return config | {"system": system | {"codec": system["codec"] | {"draw": draw}}}
 
 

@@ -226,8 +226,10 @@ def load_config(named: str) -> ConfigDict:
   file, _, argument = os.path.expanduser(named).partition(":")
   if not pathlib.Path(file).is_file():
     raise errors.UserError(f"there is no config {file}; configs/ holds the experiments")
+  config = None
   try:
-    config = runpy.run_path(file)["get_config"](*([argument] if argument else []))
+    if get_config := runpy.run_path(file).get("get_config"):
+      config = get_config(*([argument] if argument else []))
   except errors.UserError:
     raise
   except Exception as error:

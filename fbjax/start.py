@@ -17,7 +17,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from fbjax import errors, sharding, trees
+from fbjax import checks, errors, sharding, trees
 from fbjax import weights as weights_lib
 from fbjax.bridge import initialise
 from fbjax.systems import adapters, base, networks
@@ -30,17 +30,23 @@ KINDS = ("new", "zero", "widen")
 
 
 def check_rules(rules: Rules, system: networks.NetworkSet) -> None:
-  """Raises a UserError for a network that the system has not, or a rule that does not exist."""
+  """Raises a UserError for a network that the system has not, or a rule that is none."""
   for name, own in rules.items():
     if name not in system.networks:
       raise errors.UserError(
         f"config.start has {name!r}, which is no network of this system; it has "
         f"{', '.join(system.networks)}"
       )
+    if not isinstance(own, Mapping):
+      raise errors.UserError(
+        f"config.start.{name} is {own!r}; expected {', '.join(KINDS)} below it"
+      )
     if unknown := sorted(set(own) - set(KINDS)):
       raise errors.UserError(
         f"config.start.{name} has {', '.join(unknown)}; it takes {', '.join(KINDS)}"
       )
+    for kind, patterns in own.items():
+      checks.patterns(f"config.start.{name}.{kind}", patterns)
 
 
 def sources(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fbjax import build, errors, port, start, trees
+from fbjax import build, checks, errors, port, start, trees
 from fbjax import weights as weights_lib
 from fbjax.modes import memory
 from fbjax.port import convert, files, table
@@ -88,17 +88,17 @@ def check_ignore(spec: Mapping[str, Any], system: base.System) -> dict[str, tupl
   Raises:
     UserError: when `config.port` has anything else.
   """
-  ignore = {"": tuple(spec.get("ignore", ()))}
+  ignore = {"": checks.patterns("config.port.ignore", spec.get("ignore", ()))}
   for name, own in spec.items():
     if name == "ignore":
       continue
-    if name not in system.networks or set(own) - {"ignore"}:
+    if name not in system.networks or not isinstance(own, Mapping) or set(own) - {"ignore"}:
       raise errors.UserError(
         f"config.port.{name} is no list of keys to ignore: config.port takes ignore, and "
         f"<network>.ignore for {', '.join(system.networks)}. What a run draws anew, sets to zero or "
         "widens is named in config.start"
       )
-    ignore[name] = tuple(own["ignore"])
+    ignore[name] = checks.patterns(f"config.port.{name}.ignore", own.get("ignore", ()))
   return ignore
 
 

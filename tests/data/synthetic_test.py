@@ -134,7 +134,7 @@ def test_captions_determine_the_motion():
 
 
 def test_unknown_names_are_refused_in_one_sentence():
-  with pytest.raises(ValueError, match="no motion 'fly'; there are right, "):
+  with pytest.raises(ValueError, match="data.motions has no 'fly'; there are right, "):
     synthetic.Shapes(motions=("fly",))
   with pytest.raises(ValueError, match="no split 'test'"):
     synthetic.Shapes(split="test")

@@ -23,6 +23,8 @@ class Cond(NamedTuple):
 class Oracle(networks.NetworkSet):
   """Knows the clean latent and answers what the formulation asks, `off` by a constant in z0."""
 
+  conditions = frozenset({"text", "image"})
+
   def __init__(self, form, off=0.0):
     super().__init__({})
     self.form, self.off = form, off

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from fbjax import errors
-from fbjax.data import checks
+from fbjax import checks, errors
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, 1.5, float("nan"), True, "3", "", None, [3], (3,)])
