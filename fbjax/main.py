@@ -166,8 +166,8 @@ def parse_flags(argv: list[str]) -> tuple[dict[str, Any] | None, list[str]]:
   """
   argv = list(argv)
   named = take_config(argv)
-  if "config" in flags.FLAGS:  # of an earlier call
-    delattr(flags.FLAGS, "config")
+  for name in [name for name in flags.FLAGS if name.split(".")[0] == "config"]:
+    delattr(flags.FLAGS, name)  # of an earlier call
   config = None
   if named is not None:
     config = load_config(named)

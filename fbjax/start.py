@@ -29,7 +29,7 @@ Rules = Mapping[str, Mapping[str, Iterable[str]]]
 KINDS = ("new", "zero", "widen")
 
 
-def check_rules(rules: Rules, system: networks.NetworkSet) -> None:
+def check_rules(rules: Mapping[str, Any], system: networks.NetworkSet) -> None:
   """Raises a UserError for a network that the system has not, or a rule that is none."""
   for name, own in rules.items():
     if name not in system.networks:

@@ -124,6 +124,41 @@ def test_shares_beyond_all_clips_are_refused():
     objectives.bridge_loss(Oracle(form), form, drop_text=0.7, drop_both=0.4)
 
 
+@pytest.mark.parametrize(
+  ("told", "dropped"),
+  [
+    ({"text"}, "drop_image"),
+    ({"text"}, "drop_both"),
+    ({"image", "stride"}, "drop_text"),
+    (set(), "drop_text"),
+  ],
+)
+def test_what_a_system_is_not_told_cannot_be_dropped(told, dropped):
+  form = formulation.Formulation(process.Gmax(), "z0")
+  system = Oracle(form)
+  system.conditions = frozenset(told)
+  with pytest.raises(ValueError, match=rf"objective.{dropped}=0.5 drops a condition"):
+    objectives.bridge_loss(system, form, **{dropped: 0.5})
+  objectives.bridge_loss(system, form, **{dropped: 0.0})
+
+
+@pytest.mark.parametrize(
+  "wrong", [{"shift": 0}, {"regression": -1}, {"drop_text": float("nan")}, {"drop_image": 1.5}]
+)
+def test_numbers_that_make_no_sense_are_named_by_their_key(wrong):
+  form = formulation.Formulation(process.Gmax(), "z0")
+  ((name, value),) = wrong.items()
+  with pytest.raises(ValueError, match=f"objective.{name} is {value}; expected a number"):
+    objectives.bridge_loss(Oracle(form), form, **wrong)
+
+
+def test_a_diffusion_is_not_weighted_as_what_only_a_bridge_predicts():
+  process_ = diffusion.linear()
+  form = formulation.Formulation(process_, "noise", process_)
+  with pytest.raises(ValueError, match="psi needs a bridge"):
+    objectives.bridge_loss(Oracle(form), form, weight_like="psi")
+
+
 def test_aligned_input_has_unit_variance_where_the_data_has(batch):
   form = formulation.Formulation(process.Gmax(), "v", diffusion.videocrafter())
   system = Oracle(form)
