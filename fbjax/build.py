@@ -199,9 +199,9 @@ def check(config: Spec) -> None:
   clip_size(config)
   check_weight(config["objective"])
   for_sampling(config)
-  make_sampler(config["sampling"]["sampler"])
   form = make_formulation(config)
-  make_times(config["sampling"]["grid"], config["sampling"]["steps"], form.steps)
+  times = make_times(config["sampling"]["grid"], config["sampling"]["steps"], form.steps)
+  check_sampler(config["sampling"]["sampler"], form.process, times)
 
 
 def set_precision(config: Spec) -> None:
@@ -219,6 +219,8 @@ def make_mesh(config: Spec) -> jax.sharding.Mesh:
 
 
 def make_tokenizer(config: Spec) -> Any:
+  if "length" in config["tokenizer"]:  # A text has a beginning and an end.
+    checks.whole("config.tokenizer.length", config["tokenizer"]["length"], least=2)
   return make(TOKENIZERS, config["tokenizer"], "tokenizer")
 
 
@@ -272,8 +274,8 @@ def make_trainable(
   Raises:
     UserError: for a pattern that matches nothing, or a leaf that starts anew and would not train.
   """
-  checks.patterns("config.trainable.whole", whole)
-  checks.patterns("config.trainable.lora", lora)
+  whole = checks.patterns("config.trainable.whole", whole)
+  lora = checks.patterns("config.trainable.lora", lora)
   checks.whole("config.trainable.rank", rank)
   checks.number("config.trainable.scale", scale, above=0)
   system = make_networks(config, tokenizer)
@@ -346,6 +348,9 @@ def make_architecture(
 ) -> base.System:
   """One system by itself; `coarse_told` if its network hears of a coarse video."""
   spec = dict(spec)
+  for name in ("text", "image"):
+    if spec.get(name) is not None and "width" not in spec[name]:
+      raise errors.UserError(f"config.system.{name} lacks 'width'")
   dtype = choose(DTYPES, spec.pop("dtype"), "system.dtype")
   spec["codec"] = make_codec(spec["codec"], dtype)
   if tokenizer is not None and "text" in spec:
@@ -379,7 +384,8 @@ def make_formulation(config: Spec) -> formulation.Formulation:
     steps = checks.whole("config.bridge.steps", own.pop("steps", grids.STEPS), least=2)
     for key, value in own.items():
       if key != "name":
-        checks.number(f"config.bridge.{key}", value, least=0)
+        positive = {"least": 0} if key == "beta_min" else {"above": 0}
+        checks.number(f"config.bridge.{key}", value, **positive)
     bridge = make(PROCESSES, own, "bridge")
   return formulation.Formulation(
     bridge,
@@ -413,7 +419,8 @@ def make_optimizer(config: Spec, system: base.System) -> optim.Optimizer:
   trained = None  # all that the system calls its params
   if system is system.whole:
     names, anew = trained_leaves(config, system)
-    trained = set(adapters.chosen(names, config["trainable"].get("whole", (".*",)), anew))
+    whole = checks.patterns("config.trainable.whole", config["trainable"].get("whole", ".*"))
+    trained = set(adapters.chosen(names, whole, anew))
   return call(
     optim.make_optimizer,
     config["optim"],
@@ -431,6 +438,14 @@ def make_sampler(spec: Spec) -> Callable[..., jax.Array]:
   takes = ["start", *(a.name for a in arguments if a.kind is a.KEYWORD_ONLY)]
   check_keys(options, takes, "sampling.sampler")
   return functools.partial(sampler, **options)
+
+
+def check_sampler(spec: Spec, process: Any, times: np.ndarray) -> None:
+  """Raises a UserError for options of a sampler that it does not have."""
+  bound = make_sampler(spec)
+  choose(("noise", "published"), spec.get("start", "noise"), "sampling.sampler.start")
+  options = {name: x for name, x in bound.keywords.items() if name != "start"}
+  call(bound.func.table, options, "sampling.sampler", process=process, times=times)
 
 
 def make_times(spec: Spec, n: int, steps: int) -> np.ndarray:

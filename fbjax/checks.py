@@ -98,32 +98,33 @@ def clip(frames: int, size: tuple[int, int]) -> None:
 
 
 def strings(key: str, value: Any) -> tuple[str, ...]:
-  """The strings of a list.
+  """The strings of a list; one by itself is a list of one, as it is on the command line.
 
   Raises:
-    UserError: for anything else, a string among it, whose letters would be taken for a list.
+    UserError: for anything else.
   """
   if isinstance(value, str):
-    raise errors.UserError(f"{key} is {value!r}; expected a list, such as ({value!r},).")
+    return (value,)
   if not isinstance(value, Sequence) or not all(isinstance(x, str) for x in value):
     raise errors.UserError(f"{key} is {value!r}; expected a list of strings.")
   return tuple(value)
 
 
 def patterns(key: str, value: Any) -> tuple[str, ...]:
-  """The regular expressions of a list.
+  """The regular expressions of a list, or one by itself.
 
   Raises:
     UserError: for anything else.
   """
-  for pattern in strings(key, value):
+  found = strings(key, value)
+  for pattern in found:
     try:
       re.compile(pattern)
     except re.error as error:
       raise errors.UserError(
         f"{key} has {pattern!r}, which is no regular expression: {error}"
       ) from None
-  return tuple(value)
+  return found
 
 
 def finite(group: Mapping[str, Any], key: str = "config") -> None:

@@ -7,6 +7,7 @@ files alone, so they are made in a folder of this machine and pushed.
 import contextlib
 import functools
 import importlib.util
+import os
 import pathlib
 import tempfile
 import uuid
@@ -73,9 +74,9 @@ def remote(workdir: str) -> epath.Path:
   return epath.Path(workdir)
 
 
-def check_writable(folder: str | epath.Path) -> None:
+def check_writable(folder: str | os.PathLike) -> None:
   """Makes a folder; a UserError where nothing can be written into it. A bucket is not asked."""
-  folder = absolute(str(folder))
+  folder = absolute(os.fspath(folder))
   if is_remote(str(folder)):
     return
   probe = folder / f".{uuid.uuid4().hex}.partial"

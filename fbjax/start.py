@@ -178,7 +178,7 @@ def load(
 
 
 def _matches(patterns: Iterable[str], leaf: str) -> bool:
-  return any(re.fullmatch(pattern, leaf) for pattern in patterns)
+  return any(re.fullmatch(pattern, leaf) for pattern in checks.strings("config.start", patterns))
 
 
 def _is_narrow(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

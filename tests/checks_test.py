@@ -65,9 +65,10 @@ def test_a_number_within_its_bounds_is_a_float():
   assert type(checks.number("key", np.float32(0.5), above=0, most=0.5)) is float
 
 
-def test_a_string_is_no_list_and_a_pattern_must_be_one():
+def test_a_string_by_itself_is_a_list_of_one_and_a_pattern_must_be_one():
   assert checks.strings("key", ["a", "b"]) == ("a", "b") and checks.patterns("key", ()) == ()
-  for value in ("right", 3, (1,), None):
+  assert checks.strings("key", "right") == ("right",) and checks.patterns("key", "a") == ("a",)
+  for value in (3, (1,), None):
     with pytest.raises(errors.UserError, match="key is .*; expected a list"):
       checks.patterns("key", value)
   with pytest.raises(errors.UserError, match=r"key has '\(', which is no regular expression"):

@@ -54,6 +54,18 @@ MISTAKES = {
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.sampling.draw=sample"): (
     "config.sampling.draw is 'sample', but the codec 'pixels' has no posterior"
   ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.sampling.sampler.start=foo"): (
+    "config.sampling.sampler.start is 'foo'; expected one of noise, published"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.data.motions=fly"): (
+    "data.motions has no 'fly'; there are right"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.start.unet={{'new':'('}}"): (
+    "config.start.unet.new has '(', which is no regular expression"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.trainable.whole=('(',)"): (
+    "config.trainable.whole has '(', which is no regular expression"
+  ),
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.objective.weight_like=foo"): (
     "config.objective.weight_like is 'foo'; expected one of"
   ),

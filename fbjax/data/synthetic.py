@@ -331,10 +331,11 @@ def _second(colour: str) -> Float[np.ndarray, "3"]:
 
 def _names(key: str, chosen, known) -> tuple[str, ...]:
   """`chosen` (all of `known` where it is empty), or one sentence about the name that is unknown."""
-  for name in checks.strings(f"data.{key}", chosen):
+  chosen = checks.strings(f"data.{key}", chosen)
+  for name in chosen:
     if name not in known:
       raise errors.UserError(f"data.{key} has no {name!r}; there are {', '.join(known)}.")
-  return tuple(chosen) or tuple(known)
+  return chosen or tuple(known)
 
 
 def _pick(rng: np.random.Generator, choices):

@@ -118,7 +118,7 @@ def locate(
     if prefix is not None:
       own = {k.removeprefix(prefix): x for k, x in file.tensors.items() if k.startswith(prefix)}
       return Found(i, prefix, own)
-  if ".*" in rules.get("new", ()):
+  if ".*" in checks.strings(f"config.start.{name}.new", rules.get("new", ())):
     return None
   there = sorted({network for file in opened for network in port.recognize(file.tensors).values()})
   raise errors.UserError(
@@ -136,7 +136,9 @@ def fill(
   ignore: Sequence[str],
 ) -> tuple[convert.Params, convert.Report]:
   """The network's leaves that the file has, read only when asked for."""
-  new, zero, widen = (tuple(rules.get(kind, ())) for kind in start.KINDS)
+  new, zero, widen = (
+    checks.strings(f"config.start.{name}.{kind}", rules.get(kind, ())) for kind in start.KINDS
+  )
   try:
     return port.fill(
       spec.network,

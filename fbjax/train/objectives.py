@@ -61,8 +61,8 @@ def bridge_loss(
       f"objective.drop_text={drop_text}, drop_image={drop_image} and drop_both={drop_both} are "
       "shares of the clips: together at most 1"
     )
-  if weight_like is not None:
-    prediction.loss_weight(form.predict, weight_like, form.process, np.array([0.5]))
+  # Here rather than while compiling: whether the process knows both kinds.
+  prediction.loss_weight(form.predict, weight_like or form.predict, form.process, np.array([0.5]))
 
   def loss(
     params: base.Params, frozen: base.Params, batch: Mapping[str, jax.Array], keys: jax.Array
