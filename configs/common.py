@@ -1,6 +1,6 @@
 """What all experiments share. A config shows what is particular to it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
@@ -211,7 +211,10 @@ def smoke(c: ConfigDict) -> None:
 
 
 def changed(
-  c: ConfigDict, arg: str, changes: Mapping[str, Callable[[ConfigDict], None]]
+  c: ConfigDict,
+  arg: str,
+  changes: Mapping[str, Callable[[ConfigDict], None]],
+  apart: Sequence[Sequence[str]] = (),
 ) -> ConfigDict:
   """The config with the changes that its argument names, several joined by +.
 
@@ -219,15 +222,23 @@ def changed(
     c: changed in place.
     arg: what stands behind the colon of --config.
     changes: by name; they are made in the order of this table, whatever the argument's.
+    apart: lists of names of which at most one makes sense.
 
   Raises:
-    ValueError: for another name.
+    ValueError: for another name, or names that do not go together.
   """
   wanted = arg.split("+") if arg else []
+  if "" in wanted:
+    raise ValueError(f"{arg!r} behind the colon has a + with no name on one side")
   if unknown := [name for name in wanted if name not in changes]:
     raise ValueError(
       f"the argument behind the colon is {unknown[0]!r}; expected nothing or {', '.join(changes)}"
     )
+  for names in apart:
+    if len(both := [name for name in names if name in wanted]) > 1:
+      raise ValueError(
+        f"{' and '.join(both)} do not go together behind the colon; name one of them"
+      )
   for name, change in changes.items():
     if name in wanted:
       change(c)

@@ -89,6 +89,10 @@ CHANGES = dict(
   from_prior=common.from_prior,
   smoke=smoke,
 )
+APART = (
+  ("released", "recommended"),  # Nothing of a released network starts anew.
+  ("released", "prior", "from_prior"),  # Three networks with other inputs.
+)
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -111,4 +115,4 @@ def get_config(arg: str = "") -> ConfigDict:
   )
   c.train.update(steps=20_000, batch_size=64, ema_decay=0.9999)
   c.sampling.update(steps=50, guidance=7.5, stride=3, batch_size=4)
-  return common.changed(c, arg, CHANGES)
+  return common.changed(c, arg, CHANGES, APART)

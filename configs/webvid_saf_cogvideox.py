@@ -71,6 +71,7 @@ CHANGES = dict(
   from_prior=common.from_prior,
   smoke=smoke,
 )
+APART = (("released", "prior", "from_prior"),)  # Three networks with other inputs.
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -97,4 +98,4 @@ def get_config(arg: str = "") -> ConfigDict:
   c.seed = 42
   c.train.update(steps=20_000, batch_size=64)
   c.sampling.update(steps=50, guidance=6.0, batch_size=2)
-  return common.changed(c, arg, CHANGES)
+  return common.changed(c, arg, CHANGES, APART)

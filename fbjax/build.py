@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbjax import errors, sampling, sharding, start
+from fbjax import checks, errors, sampling, sharding, start
 from fbjax.bridge import alignment, diffusion, grids, prediction, process, samplers
-from fbjax.data import checks, pipeline, sources, synthetic, tfds_clips, tokenizers
+from fbjax.data import pipeline, sources, synthetic, tfds_clips, tokenizers
 from fbjax.systems import (
   adapters,
   base,
@@ -201,11 +201,17 @@ def check(config: Spec) -> None:
   for group, fn in GROUPS.items():
     arguments = inspect.signature(fn).parameters.items()
     check_keys(config[group], [name for name, x in arguments if x.annotation in PLAIN], group)
+  checks.finite(config)
+  checks.whole("config.seed", config["seed"], 0, checks.SEED)
   choose(PRECISIONS, config["precision"], "precision")
-  sampling_options(config)
-  make_sampler(config["sampling"]["sampler"])
+  loop.check_numbers(**config["train"])
+  call(optim.make_optimizer, config["optim"], "optim", steps=config["train"]["steps"])
+  clip_size(config)
+  check_weight(config["objective"])
+  for_sampling(config)
   form = make_formulation(config)
-  make_times(config["sampling"]["grid"], config["sampling"]["steps"], form.steps)
+  times = make_times(config["sampling"]["grid"], config["sampling"]["steps"], form.steps)
+  check_sampler(config["sampling"]["sampler"], form.process, times)
 
 
 def set_precision(config: Spec) -> None:
@@ -223,6 +229,8 @@ def make_mesh(config: Spec) -> jax.sharding.Mesh:
 
 
 def make_tokenizer(config: Spec) -> Any:
+  if "length" in config["tokenizer"]:  # A text has a beginning and an end.
+    checks.whole("config.tokenizer.length", config["tokenizer"]["length"], least=2)
   return make(TOKENIZERS, config["tokenizer"], "tokenizer")
 
 
@@ -276,6 +284,10 @@ def make_trainable(
   Raises:
     UserError: for a pattern that matches nothing, or a leaf that starts anew and would not train.
   """
+  whole = checks.patterns("config.trainable.whole", whole)
+  lora = checks.patterns("config.trainable.lora", lora)
+  checks.whole("config.trainable.rank", rank)
+  checks.number("config.trainable.scale", scale, above=0)
   system = make_networks(config, tokenizer)
   names, anew = trained_leaves(config, system)
   trained = adapters.chosen(names, whole, anew)
@@ -322,8 +334,18 @@ def make_networks(config: Spec, tokenizer: Any | None) -> networks.NetworkSet:
     options = {k: v for k, v in prior.items() if k not in spec}
     made = make_architecture(config, spec | own | {"name": f"{spec['name']}_prior"}, tokenizer)
     system = call(neural_prior.WithNeuralPrior, options, "prior", system=system, prior=made)
+  return system.for_clips(*clip_size(config))
+
+
+def clip_size(config: Spec) -> tuple[int, tuple[int, int]]:
+  """Frames, and (height, width) in pixels, of the clips of a config."""
+  for key in ("frames", "size"):
+    if key not in config["data"]:
+      raise errors.UserError(f"config.data lacks {key!r}")
+  frames = checks.whole("data.frames", config["data"]["frames"])
   size = checks.pair("data.size", config["data"]["size"], "height and width")
-  return system.for_clips(checks.whole("data.frames", config["data"]["frames"]), size)
+  checks.clip(frames, size)
+  return frames, size
 
 
 def of_prior_run(config: Spec, system: base.System) -> list[str]:
@@ -336,6 +358,9 @@ def make_architecture(
 ) -> base.System:
   """One system by itself; `coarse_told` if its network hears of a coarse video."""
   spec = dict(spec)
+  for name in ("text", "image"):
+    if spec.get(name) is not None and "width" not in spec[name]:
+      raise errors.UserError(f"config.system.{name} lacks 'width'")
   dtype = choose(DTYPES, spec.pop("dtype"), "system.dtype")
   spec["codec"] = make_codec(spec["codec"], dtype)
   if tokenizer is not None and "text" in spec:
@@ -365,12 +390,12 @@ def make_formulation(config: Spec) -> formulation.Formulation:
     bridge, steps = diffused, diffused.last + 1
   else:
     own = dict(config["bridge"])
-    steps = own.pop("steps", grids.STEPS)
-    if not isinstance(steps, int) or steps < 2:
-      raise errors.UserError(
-        f"config.bridge.steps is {steps!r}; expected how many times the network knows, "
-        "1000 as published"
-      )
+    # How many times the network knows.
+    steps = checks.whole("config.bridge.steps", own.pop("steps", grids.STEPS), least=2)
+    for key, value in own.items():
+      if key != "name":
+        positive = {"least": 0} if key == "beta_min" else {"above": 0}
+        checks.number(f"config.bridge.{key}", value, **positive)
     bridge = make(PROCESSES, own, "bridge")
   return formulation.Formulation(
     bridge,
@@ -382,7 +407,14 @@ def make_formulation(config: Spec) -> formulation.Formulation:
   )
 
 
+def check_weight(objective: Spec) -> None:
+  """Raises a UserError for a weight over time of a kind that does not exist."""
+  if objective.get("weight_like") is not None:
+    choose(KINDS, objective["weight_like"], "objective.weight_like")
+
+
 def make_loss(config: Spec, system: base.System, form: formulation.Formulation) -> step.LossFn:
+  check_weight(config["objective"])
   spec = {k: v for k, v in config["objective"].items() if k != "predict"}
   if spec.get("regression") and not config["prior"].get("trained"):
     raise errors.UserError(
@@ -397,7 +429,8 @@ def make_optimizer(config: Spec, system: base.System) -> optim.Optimizer:
   trained = None  # all that the system calls its params
   if system is system.whole:
     names, anew = trained_leaves(config, system)
-    trained = set(adapters.chosen(names, config["trainable"].get("whole", (".*",)), anew))
+    whole = checks.patterns("config.trainable.whole", config["trainable"].get("whole", ".*"))
+    trained = set(adapters.chosen(names, whole, anew))
   return call(
     optim.make_optimizer,
     config["optim"],
@@ -417,12 +450,30 @@ def make_sampler(spec: Spec) -> Callable[..., jax.Array]:
   return functools.partial(sampler, **options)
 
 
+def check_sampler(spec: Spec, process: Any, times: np.ndarray) -> None:
+  """Raises a UserError for options of a sampler that it does not have."""
+  bound = make_sampler(spec)
+  choose(("noise", "published"), spec.get("start", "noise"), "sampling.sampler.start")
+  options = {name: x for name, x in bound.keywords.items() if name != "start"}
+  call(bound.func.table, options, "sampling.sampler", process=process, times=times)
+
+
 def make_times(spec: Spec, n: int, steps: int) -> np.ndarray:
   """A grid of n times; those of indices choose from the steps that the network was trained at."""
   grid = choose(GRIDS, spec.get("name"), "sampling.grid.name")
   given = {"n": n, "steps": steps}
   given = {name: x for name, x in given.items() if name in inspect.signature(grid).parameters}
-  return make(GRIDS, spec, "sampling.grid", **given)
+  if n > given.get("steps", n):
+    raise errors.UserError(
+      f"config.sampling.steps is {n}, but the network knows {steps} times, from which the grid "
+      f"{spec['name']!r} chooses"
+    )
+  times = make(GRIDS, spec, "sampling.grid", **given)
+  if not (np.all(np.isfinite(times)) and np.all(np.diff(times) < 0)):
+    raise errors.UserError(
+      f"config.sampling.grid {dict(spec)} does not make {n} different times, one after the other"
+    )
+  return times
 
 
 class Sampling(NamedTuple):
@@ -455,17 +506,36 @@ def sampling_options(config: Spec, **changes: Any) -> Sampling:
   """
   spec = config["sampling"] | {name: x for name, x in changes.items() if x is not None}
   options = call(Sampling, spec, "sampling")
-  for name in ("steps", "batch_size", "fps"):
-    if not getattr(options, name) >= 1:
-      raise errors.UserError(f"config.sampling.{name} is {spec[name]}; expected at least 1")
+  for name, most in (
+    ("steps", 10_000),
+    ("batch_size", None),
+    ("fps", 1000),
+    ("stride", checks.INT32),
+  ):
+    checks.whole(f"config.sampling.{name}", spec.get(name, 1), most=most)
+  checks.number("config.sampling.guidance", options.guidance)
+  if options.image_guidance is not None:
+    checks.number("config.sampling.image_guidance", options.image_guidance)
+  checks.number("config.sampling.rescale", options.rescale, least=0, most=1)
   return options
 
 
 def for_sampling(config: Spec) -> dict[str, Any]:
-  """The config whose system samples: that of training, but for `config.sampling.draw`."""
+  """The config whose system samples: that of training, but for `config.sampling.draw`.
+
+  Raises:
+    UserError: for another draw, or one where the codec has nothing to draw.
+  """
   draw, system = sampling_options(config).draw, config["system"]
   if draw is None:
     return dict(config)
+  choose(("mode", "sample"), draw, "sampling.draw")
+  codec = choose(CODECS, system["codec"].get("name"), "system.codec.name")
+  if "draw" not in inspect.signature(codec).parameters:
+    raise errors.UserError(
+      f"config.sampling.draw is {draw!r}, but the codec {system['codec']['name']!r} has no posterior "
+      "to draw from; leave it at None"
+    )
   return config | {"system": system | {"codec": system["codec"] | {"draw": draw}}}
 
 

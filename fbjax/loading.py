@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -170,20 +171,29 @@ def _trained_prior(workdir: str, system: base.System, mesh: jax.sharding.Mesh) -
       f"the neural prior in {workdir} was trained by low-rank additions; give one of which all was "
       "trained"
     )
+  name, ours = theirs["system"]["name"], config["system"]["name"]
+  if name != f"{ours}_prior" and not (name == ours and theirs["prior"].get("trained")):
+    raise errors.UserError(
+      f"config.prior_run: the run in {workdir} trained {name!r} and no neural prior for {ours!r}; name "
+      f"a run whose config.system.name is '{ours}_prior', or that had config.prior.trained"
+    )
   made = build.make_networks(theirs, build.make_tokenizer(theirs)).networks
   names = {
     n: n if n in made else n.removeprefix(neural_prior.PREFIX)
     for n in neural_prior.names_in(system.networks)
   }
-  for ours, name in names.items():
-    there, here = (
-      p[n].sizes if n in p else None for p, n in ((made, name), (system.networks, ours))
+  differing = [
+    f"{name}.{key}: {there!r} there, {here!r} here"
+    for ours, name in names.items()
+    for key, there, here in workdir_lib.changes(
+      json.loads(json.dumps(dict(made[name].sizes))), dict(system.networks[ours].sizes)
     )
-    if there != here:
-      raise errors.UserError(
-        f"the network {name!r} of the neural prior in {workdir} has the sizes {there}, but "
-        f"config.prior asks for {here}"
-      )
+  ]
+  if differing:
+    raise errors.UserError(
+      f"the neural prior in {workdir} has other sizes than config.prior asks for: "
+      f"{'; '.join(differing)}"
+    )
   wanted = {name: made[name].shapes() for name in names.values()}
   found = averaged_weights(workdir, wanted, mesh)
   return {ours: found[name] for ours, name in names.items()}
@@ -192,6 +202,12 @@ def _trained_prior(workdir: str, system: base.System, mesh: jax.sharding.Mesh) -
 def trained_weights(workdir: str, system: base.System, mesh: jax.sharding.Mesh) -> base.Params:
   """The averaged weights of the newest step of a run, of all that its system trains."""
   return averaged_weights(workdir, jax.eval_shape(system.init, jax.random.key(0)), mesh)
+
+
+def check_trained(workdir: str) -> None:
+  """Raises a UserError for a workdir without a checkpoint, before anything is made for its weights."""
+  if workdir_lib.newest_step(workdir) is None:
+    raise errors.UserError(f"{workdir} holds no checkpoint yet; train it first")
 
 
 def averaged_weights(workdir: str, wanted: Any, mesh: jax.sharding.Mesh) -> base.Params:

@@ -173,8 +173,8 @@ def parse_flags(argv: list[str]) -> tuple[dict[str, Any] | None, list[str]]:
   """
   argv = list(argv)
   named = take_config(argv)
-  if "config" in flags.FLAGS:  # of an earlier call
-    delattr(flags.FLAGS, "config")
+  for name in [name for name in flags.FLAGS if name.split(".")[0] == "config"]:
+    delattr(flags.FLAGS, name)  # of an earlier call
   config = None
   if named is not None:
     config = load_config(named)
@@ -233,8 +233,10 @@ def load_config(named: str) -> ConfigDict:
   file, _, argument = os.path.expanduser(named).partition(":")
   if not pathlib.Path(file).is_file():
     raise errors.UserError(f"there is no config {file}; configs/ holds the experiments")
+  config = None
   try:
-    config = runpy.run_path(file)["get_config"](*([argument] if argument else []))
+    if get_config := runpy.run_path(file).get("get_config"):
+      config = get_config(*([argument] if argument else []))
   except errors.UserError:
     raise
   except Exception as error:

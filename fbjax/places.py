@@ -6,11 +6,19 @@ files alone, so they are made in a folder of this machine and pushed.
 
 import contextlib
 import functools
+import importlib.util
+import os
 import pathlib
 import tempfile
+import uuid
 from collections.abc import Iterator
 
 from etils import epath
+
+from fbjax import errors
+
+# What reads and writes addresses of a kind.
+PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
 
 
 def is_remote(workdir: str) -> bool:
@@ -19,9 +27,12 @@ def is_remote(workdir: str) -> bool:
 
 
 def absolute(folder: str) -> epath.Path:
-  """The full path of a folder; that of a bucket is one already."""
-  path = epath.Path(folder)
-  return path if is_remote(folder) else path.absolute()
+  """The full path of a folder; that of a bucket is one already.
+
+  Raises:
+    UserError: for a bucket that nothing installed here reads and writes.
+  """
+  return remote(folder) if is_remote(folder) else epath.Path(folder).absolute()
 
 
 @functools.cache
@@ -52,7 +63,35 @@ def push(workdir: str) -> None:
 
 
 def remote(workdir: str) -> epath.Path:
+  kind = str(workdir).partition(":")[0]
+  if kind not in PACKAGES:
+    raise errors.UserError(
+      f"{workdir} is an address of a kind that is not read or written here; there are "
+      f"{', '.join(f'{kind}://' for kind in PACKAGES)} and files of this machine"
+    )
+  if importlib.util.find_spec(PACKAGES[kind]) is None:
+    raise errors.UserError(f"{workdir} needs another package: pip install {PACKAGES[kind]}")
   return epath.Path(workdir)
+
+
+def check_writable(folder: str | os.PathLike) -> None:
+  """Makes a folder; a UserError where nothing can be written into it. A bucket is not asked."""
+  folder = absolute(os.fspath(folder))
+  if is_remote(str(folder)):
+    return
+  probe = folder / f".{uuid.uuid4().hex}.partial"
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    probe.write_text("")
+    probe.unlink()
+  except (FileExistsError, NotADirectoryError):
+    raise errors.UserError(
+      f"cannot write to {folder}: it is no folder; give another --out"
+    ) from None
+  except OSError as error:
+    raise errors.UserError(
+      f"cannot write to {folder} ({error.strerror or error}); give another --out"
+    ) from None
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from fbjax import errors, sharding, trees
+from fbjax import checks, errors, sharding, trees
 from fbjax import weights as weights_lib
 from fbjax.bridge import initialise
 from fbjax.systems import adapters, base, networks
@@ -29,18 +29,24 @@ Rules = Mapping[str, Mapping[str, Iterable[str]]]
 KINDS = ("new", "zero", "widen")
 
 
-def check_rules(rules: Rules, system: networks.NetworkSet) -> None:
-  """Raises a UserError for a network that the system has not, or a rule that does not exist."""
+def check_rules(rules: Mapping[str, Any], system: networks.NetworkSet) -> None:
+  """Raises a UserError for a network that the system has not, or a rule that is none."""
   for name, own in rules.items():
     if name not in system.networks:
       raise errors.UserError(
         f"config.start has {name!r}, which is no network of this system; it has "
         f"{', '.join(system.networks)}"
       )
+    if not isinstance(own, Mapping):
+      raise errors.UserError(
+        f"config.start.{name} is {own!r}; expected {', '.join(KINDS)} below it"
+      )
     if unknown := sorted(set(own) - set(KINDS)):
       raise errors.UserError(
         f"config.start.{name} has {', '.join(unknown)}; it takes {', '.join(KINDS)}"
       )
+    for kind, patterns in own.items():
+      checks.patterns(f"config.start.{name}.{kind}", patterns)
 
 
 def sources(
@@ -175,7 +181,7 @@ def load(
 
 
 def _matches(patterns: Iterable[str], leaf: str) -> bool:
-  return any(re.fullmatch(pattern, leaf) for pattern in patterns)
+  return any(re.fullmatch(pattern, leaf) for pattern in checks.strings("config.start", patterns))
 
 
 def _is_narrow(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

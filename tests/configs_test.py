@@ -1,6 +1,7 @@
 """Every config, with every change that it names, builds; full sizes by shapes alone."""
 
 import importlib
+import itertools
 import re
 
 import jax
@@ -131,3 +132,30 @@ def test_every_head_says_what_it_trains_costs_and_deviates_in(name):
   doc = importlib.import_module(f"configs.{name}").__doc__
   for word in ("Trains ", "Costs ", "Expect ", "Deviates ", f"--config=configs/{name}.py"):
     assert f"\n{word}" in doc or word in doc and word.startswith("--"), word
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_two_named_changes_make_a_config_or_are_said_not_to_go_together(name):
+  module = importlib.import_module(f"configs.{name}")
+  for two in itertools.combinations(getattr(module, "CHANGES", {}), 2):
+    try:
+      config = module.get_config("+".join(two)).to_dict()
+    except ValueError as error:
+      assert f"{' and '.join(two)} do not go together" in str(error)  # noqa: PT017
+    else:
+      build.check(config)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_no_change_drops_what_its_system_is_not_told(name):
+  module = importlib.import_module(f"configs.{name}")
+  for change in getattr(module, "CHANGES", {"smoke": None}):
+    names = [change] if change == "smoke" else [change, "smoke"]
+    config = module.get_config("+".join(names)).to_dict() | {"prior_run": "runs/prior"}
+    system = build.make_networks(config, build.make_tokenizer(config))
+    build.make_loss(config, system, build.make_formulation(config))
+
+
+def test_a_plus_without_a_name_is_told():
+  with pytest.raises(ValueError, match=r"'published\+' .* a \+ with no name on one side"):
+    webvid_saf.get_config("published+")

@@ -8,8 +8,8 @@ import pytest
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "fbjax"
 
 FLOORS = [
-  {"digest", "errors", "lazy", "places", "trees"},
-  {"seal", "processes"},
+  {"digest", "errors", "lazy", "trees"},
+  {"checks", "places", "processes", "seal"},
   {"sharding", "checkpoint", "tracker", "weights", "workdir"},
   {"bridge", "models", "data", "port"},
   {"systems", "evaluation"},

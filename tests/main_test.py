@@ -36,8 +36,58 @@ MISTAKES = {
   ),
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.speed=3"): "config has no key 'speed'",
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.sampling.steps=0"): (
-    "config.sampling.steps is 0; expected at least 1"
+    "config.sampling.steps is 0; expected a whole number from 1 to 10000"
   ),
+  ("--config=configs/common.py", "--workdir={tmp}/x"): "must define get_config(arg)",
+  (f"--config={CONFIG}", "--workdir=gs://x/y"): "pip install gcsfs",
+  (f"--config={CONFIG}", "--workdir=http://x/y"): "an address of a kind that is not",
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.seed=-1"): "config.seed is -1; expected",
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.optim.lr=-1"): "optim.lr is -1",
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.optim.lr=nan"): "config.optim.lr is nan",
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.optim.warmup=-3"): "optim.warmup is -3",
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.train.ema_decay=2.0"): (
+    "train.ema_decay is 2.0; expected a number from 0 up, below 1"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.sampling.stride=-4"): (
+    "config.sampling.stride is -4"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.sampling.draw=sample"): (
+    "config.sampling.draw is 'sample', but the codec 'pixels' has no posterior"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.sampling.sampler.start=foo"): (
+    "config.sampling.sampler.start is 'foo'; expected one of noise, published"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.data.motions=fly"): (
+    "data.motions has no 'fly'; there are right"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.start.unet={{'new':'('}}"): (
+    "config.start.unet.new has '(', which is no regular expression"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.trainable.whole=('(',)"): (
+    "config.trainable.whole has '(', which is no regular expression"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.objective.weight_like=foo"): (
+    "config.objective.weight_like is 'foo'; expected one of"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.objective.drop_image=0.5"): (
+    "objective.drop_image=0.5 drops a condition that this system has not"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.system.unet.width=0"): (
+    "config.system.unet.width is 0; expected a whole number from 1 up"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.system.unet.head_dim=-8"): (
+    "config.system.unet.head_dim is -8"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.system.unet.mult=()"): (
+    "config.system.unet.mult is (); expected a list of whole numbers from 1 up"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.system.codec.patch=0"): (
+    "config.system.codec.patch is 0"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.bridge.variance=-1.0"): (
+    "config.bridge.variance is -1.0"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.data.size=100000"): "megapixels",
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.precision=exact"): (
     "config.precision is 'exact'; expected one of default, high, highest"
   ),

@@ -3,7 +3,7 @@ import pathlib
 import pytest
 from etils import epath
 
-from fbjax import places
+from fbjax import errors, places
 
 BUCKET = "gs://bucket/run"
 
@@ -25,7 +25,8 @@ def test_a_folder_of_this_machine_is_its_own_place(tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bucket_stays_a_bucket_and_a_folder_becomes_absolute():
+def test_a_bucket_stays_a_bucket_and_a_folder_becomes_absolute(monkeypatch):
+  monkeypatch.setattr(places.importlib.util, "find_spec", lambda name: name)
   assert str(places.absolute(BUCKET)) == BUCKET
   assert places.absolute("runs/a") == epath.Path(pathlib.Path("runs/a").absolute())
 
@@ -51,3 +52,25 @@ def test_a_file_of_the_bucket_is_fetched_to_go_on_with(bucket):
   places.pull(BUCKET, "nothing")
   assert (places.local(BUCKET) / "metrics.jsonl").read_text() == "{}\n"
   assert not (places.local(BUCKET) / "nothing").exists()
+
+
+def test_a_bucket_that_nothing_reads_says_what_to_install(monkeypatch):
+  monkeypatch.setattr(places.importlib.util, "find_spec", lambda name: None)
+  for address, package in (("gs://a/b", "gcsfs"), ("s3://a/b", "s3fs")):
+    with pytest.raises(
+      errors.UserError, match=f"{address} needs another package: pip install {package}"
+    ):
+      places.absolute(address)
+  with pytest.raises(errors.UserError, match="http://a/b is an address of a kind that is not"):
+    places.exists("http://a/b")
+
+
+def test_a_folder_that_cannot_be_written_is_told_and_one_that_can_is_left_empty(tmp_path):
+  places.check_writable(str(tmp_path / "a/b"))
+  assert list((tmp_path / "a/b").iterdir()) == []
+  (tmp_path / "file").touch()
+  for folder in ("/dev/null", tmp_path / "file", tmp_path / "file/below"):
+    with pytest.raises(errors.UserError, match="cannot write to .*: it is no folder"):
+      places.check_writable(str(folder))
+  with pytest.raises(errors.UserError, match="cannot write to /proc "):
+    places.check_writable("/proc")

@@ -120,11 +120,21 @@ def test_what_starts_anew_is_everything_that_the_folder_lacks(folder):
   [
     ({"nett": {}}, "config.start has 'nett', which is no network of this system; it has net"),
     ({"net": {"fresh": ()}}, "config.start.net has fresh; it takes new, zero, widen"),
+    ({"net": "enter"}, "config.start.net is 'enter'; expected new, zero, widen below it"),
+    ({"net": {"new": "("}}, "config.start.net.new has '[(]', which is no regular expression"),
+    ({"net": {"new": 3}}, "config.start.net.new is 3; expected a list of strings"),
+    ({"net": {"new": ("(',",)}}, "config.start.net.new has .*, which is no regular expression"),
   ],
 )
 def test_rules_that_do_not_exist_are_named(rules, sentence):
   with pytest.raises(errors.UserError, match=sentence):
-    start.sources(system(), "", rules)
+    start.check_rules(rules, system())
+
+
+def test_a_pattern_by_itself_is_a_list_of_one(folder):
+  alone = {"net": {kind: r"(x|stride/.*|image/.*|enter/kernel)" for kind in ("new", "widen")}}
+  listed = {"net": {kind: (pattern,) for kind, pattern in alone["net"].items()}}
+  assert start.sources(system(), folder, alone) == start.sources(system(), folder, listed)
 
 
 def test_a_folder_without_weights_says_how_to_make_them(tmp_path):

@@ -52,6 +52,8 @@ def uniform_indices(n: int, steps: int = STEPS) -> Int[np.ndarray, "n"]:
 
 def latte_indices(n: int, steps: int = STEPS) -> Int[np.ndarray, "n"]:
   """Latte's respacing: both ends and evenly between (§3.2); n=50 gives 999, 979, ..., 20, 0."""
+  if n < 2:
+    raise ValueError("latte's indices have both ends: at least 2")
   stride = (steps - 1) / (n - 1)
   # Added up, not multiplied: halves round the way the reference's sum does.
   ups = np.concatenate([[0.0], np.cumsum(np.full(n - 1, stride))])

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import grain
 import numpy as np
 
-from fbjax import errors
-from fbjax.data import checks, transforms
+from fbjax import checks, errors
+from fbjax.data import transforms
 from fbjax.data import workers as workers_lib
 
 logger = logging.getLogger(__name__)

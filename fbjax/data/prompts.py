@@ -10,15 +10,18 @@ from fbjax.data import video as video_lib
 
 class Prompt(NamedTuple):
   image: pathlib.Path
-  text: str
+  text: str  # empty where nobody asks for one
   output: str  # name of the mp4
 
 
-def read_prompts(folder: video_lib.Path, file: video_lib.Path | None = None) -> list[Prompt]:
+def read_prompts(
+  folder: video_lib.Path, file: video_lib.Path | None = None, told: bool = True
+) -> list[Prompt]:
   """Image k, sorted by name, with line k of the prompt file, empty lines not counted.
 
-  The prompt file is `file`, else the alphabetically first .txt of the folder. An output is named
-  after its image; images that differ only in their extension keep it: a.jpg.mp4 and a.png.mp4.
+  The prompt file is `file`, else the alphabetically first .txt of the folder. A system that is not
+  `told` a text needs none, and must not get one. An output is named after its image; images that
+  differ only in their extension keep it: a.jpg.mp4 and a.png.mp4.
   """
   folder = pathlib.Path(folder)
   if not folder.is_dir():
@@ -29,19 +32,29 @@ def read_prompts(folder: video_lib.Path, file: video_lib.Path | None = None) -> 
     raise video_lib.BrokenData(
       f"no images in {folder}; it takes {', '.join(video_lib.IMAGE_EXTENSIONS)}."
     )
-  texts = [f for f in files if f.suffix.lower() == ".txt"]
-  if file is None and not texts:
-    raise video_lib.BrokenData(f"no prompt file in {folder}: a .txt with one line for each image.")
-  file = pathlib.Path(file) if file is not None else texts[0]
-  if not file.is_file():
-    raise video_lib.BrokenData(f"no prompt file at {file}.")
-  lines = text.lines(file)
-  if len(lines) != len(images):
+  texts = [file] if file is not None else [f for f in files if f.suffix.lower() == ".txt"]
+  if texts and not told:
     raise video_lib.BrokenData(
-      f"{file} has {len(lines)} prompts for {len(images)} images in {folder}; give one line each."
+      f"{texts[0]} is a prompt file, but this system is not told a text: move it elsewhere."
     )
+  lines = _lines(folder, texts, len(images)) if told else [""] * len(images)
   stems = collections.Counter(image.stem for image in images)
   return [
     Prompt(image, line, (image.stem if stems[image.stem] == 1 else image.name) + ".mp4")
     for image, line in zip(images, lines, strict=True)
   ]
+
+
+def _lines(folder: pathlib.Path, texts: list[video_lib.Path], images: int) -> list[str]:
+  """The lines of the first text; BrokenData unless there is one for each image."""
+  if not texts:
+    raise video_lib.BrokenData(f"no prompt file in {folder}: a .txt with one line for each image.")
+  file = pathlib.Path(texts[0])
+  if not file.is_file():
+    raise video_lib.BrokenData(f"no prompt file at {file}.")
+  lines = text.lines(file)
+  if len(lines) != images:
+    raise video_lib.BrokenData(
+      f"{file} has {len(lines)} prompts for {images} images in {folder}; give one line each."
+    )
+  return lines

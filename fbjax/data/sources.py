@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fbjax import errors
-from fbjax.data import checks, text, transforms
+from fbjax import checks, errors
+from fbjax.data import text, transforms
 from fbjax.data import video as video_lib
 
 logger = logging.getLogger(__name__)
@@ -155,7 +155,8 @@ class Folder(Videos):
         f"no video files in {root}; it takes {', '.join(video_lib.EXTENSIONS)}."
       )
     table = root / "captions.csv"
-    rows = text.table(table, ("file", "caption")) if table.exists() else []
+    unique = posixpath.normpath
+    rows = text.table(table, ("file", "caption"), unique=unique) if table.exists() else []
     captions = {posixpath.normpath(file): caption for file, caption in rows}
     if strangers := sorted(captions.keys() - {*val, *train}):
       logger.warning(
@@ -164,6 +165,8 @@ class Folder(Videos):
     entries = [
       Entry(file, captions.get(file) or _caption_beside(root / file)) for file in sorted(files)
     ]
+    if empty := [entry.file for entry in entries if not entry.caption]:
+      logger.warning("%d clips have an empty caption, such as %s.", len(empty), root / empty[0])
     super().__init__(root, entries, frames=frames, size=size, strides=strides)
 
 

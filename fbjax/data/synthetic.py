@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from fbjax import errors
-from fbjax.data import checks, transforms
+from fbjax import checks, errors
+from fbjax.data import transforms
 from fbjax.data import video as video_lib
 
 COLOURS = {
@@ -173,11 +173,11 @@ class Shapes:
     self.seed = checks.whole("data.seed", seed, least=0)
     self.height, self.width = checks.pair("data.size", size, "height and width")
     self.split = _names("split", (split,), ("train", "val"))[0]
-    self.motions = _names("motion", motions, MOTIONS)
-    self.speeds = _names("speed", speeds, SPEEDS)
-    self.shapes = _names("shape", shapes, SHAPES)
-    self.textures = _names("texture", textures, TEXTURES)
-    self.backgrounds = _names("background", backgrounds, BACKGROUNDS)
+    self.motions = _names("motions", motions, MOTIONS)
+    self.speeds = _names("speeds", speeds, SPEEDS)
+    self.shapes = _names("shapes", shapes, SHAPES)
+    self.textures = _names("textures", textures, TEXTURES)
+    self.backgrounds = _names("backgrounds", backgrounds, BACKGROUNDS)
     if all(motion.startswith("spin") for motion in self.motions):
       # A circle that spins stands still.
       self.shapes = tuple(shape for shape in self.shapes if shape not in _ROUND)
@@ -329,12 +329,13 @@ def _second(colour: str) -> Float[np.ndarray, "3"]:
   return np.asarray(COLOURS[colour], np.float32) * 0.5 + (0.3 if colour == "black" else 0.0)
 
 
-def _names(noun: str, chosen, known) -> tuple[str, ...]:
+def _names(key: str, chosen, known) -> tuple[str, ...]:
   """`chosen` (all of `known` where it is empty), or one sentence about the name that is unknown."""
+  chosen = checks.strings(f"data.{key}", chosen)
   for name in chosen:
     if name not in known:
-      raise errors.UserError(f"no {noun} {name!r}; there are {', '.join(known)}.")
-  return tuple(chosen) or tuple(known)
+      raise errors.UserError(f"data.{key} has no {name!r}; there are {', '.join(known)}.")
+  return chosen or tuple(known)
 
 
 def _pick(rng: np.random.Generator, choices):

@@ -10,7 +10,7 @@ import json
 import logging
 import pathlib
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fbjax.data import video as video_lib
@@ -46,23 +46,28 @@ def lines(path: pathlib.Path) -> list[str]:
 
 
 def table(
-  path: pathlib.Path, columns: Sequence[str], optional: Sequence[str] = ()
+  path: pathlib.Path,
+  columns: Sequence[str],
+  optional: Sequence[str] = (),
+  unique: Callable[[str], str] | None = None,
 ) -> list[tuple[str, ...]]:
   """`columns` and then `optional` of every row of a csv file that has all of `columns`, as strings.
 
-  What is missing of `optional` is empty. Says how many rows it drops. Strict where a lenient reader
+  What is missing of `optional` is empty. Says how many rows it drops. Names of columns are taken in
+  upper and lower case. With `unique`, what it makes of the first column must not come twice. Strict where a lenient reader
   would swallow half a file: on a quote that never closes and on rows with more fields than the
   header.
   """
   reader = csv.reader(io.StringIO(read(path), newline=""), strict=True)
   try:
-    header = [name.strip() for name in next(reader, [])]
+    header = [name.strip().lower() for name in next(reader, [])]
     if missing := [c for c in columns if c not in header]:
       raise video_lib.BrokenData(
         f"{path} has no column {' and no column '.join(missing)}; it has {', '.join(header) or 'nothing'}."
       )
     places = [header.index(c) if c in header else len(header) for c in (*columns, *optional)]
     rows, dropped = [], 0
+    seen: dict[str, int] = {}
     for fields in reader:
       if len(fields) > len(header):
         raise video_lib.BrokenData(
@@ -71,6 +76,13 @@ def table(
         )
       values = tuple(fields[i].strip() if i < len(fields) else "" for i in places)
       if all(values[: len(columns)]):
+        if (
+          unique
+          and (first := seen.setdefault(unique(values[0]), reader.line_num)) != reader.line_num
+        ):
+          raise video_lib.BrokenData(
+            f"{path}, line {reader.line_num}: {values[0]} a second time, after line {first}; leave one."
+          )
         rows.append(values)
       elif fields:
         dropped += 1

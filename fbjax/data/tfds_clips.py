@@ -213,11 +213,11 @@ def prepare(splits: Mapping[str, sources.Videos], out: video_lib.Path) -> pathli
     # tfds prints, and makes a folder for downloads.
     with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as downloads:
       builder.download_and_prepare(download_dir=downloads)
-  _report(folder)
+  _report(folder, out)
   return folder
 
 
-def _report(folder: pathlib.Path) -> None:
+def _report(folder: pathlib.Path, out: pathlib.Path) -> None:
   info = _load(folder).info
   for name, split in info.splits.items():
     logger.info(
@@ -228,7 +228,7 @@ def _report(folder: pathlib.Path) -> None:
       sum(file.stat().length for file in split.filepaths) / 1e6,
       len(info.metadata["left_out"][name]),
     )
-  logger.info("read it with --config.data.name=tfds --config.data.path=%s", folder)
+  logger.info("read it with --config.data.name=tfds --config.data.path=%s", out)
 
 
 def _builder(

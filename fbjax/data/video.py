@@ -201,7 +201,8 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     limit = f"{MAX_IMAGE_PIXELS / 1e6:.0f} megapixels"
     raise BrokenData(f"the image {path} has more than {limit}; make it smaller.") from None
   except Exception as e:  # Pillow's parsers raise nearly anything.
-    raise BrokenData(f"the image {path} cannot be read: {e or type(e).__name__}.") from None
+    why = getattr(e, "strerror", None) or str(e) or type(e).__name__
+    raise BrokenData(f"the image {path} cannot be read: {why}.") from None
 
 
 def _rgb(file: BinaryIO) -> PIL.Image.Image:
@@ -213,9 +214,11 @@ def _rgb(file: BinaryIO) -> PIL.Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
       # PIL clips these to 255 instead of scaling them.
       values = np.asarray(image)
-      if image.mode != "F":
+      if image.mode == "F":
+        values = _of_floats(values)
+      else:
         values = (np.clip(values, 0, 65535).astype(np.uint32) + 128) // 257
-      return PIL.Image.fromarray(np.nan_to_num(values).clip(0, 255).astype(np.uint8)).convert("RGB")
+      return PIL.Image.fromarray(values.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
       image = image.convert("RGBA")
       return PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image).convert(
@@ -223,6 +226,17 @@ def _rgb(file: BinaryIO) -> PIL.Image.Image:
       )
     image.load()
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _of_floats(values: np.ndarray) -> np.ndarray:
+  """Grey values from 0 to 1, or from 0 to 255, as the latter; those that are no numbers are black."""
+  values = np.nan_to_num(values, posinf=0, neginf=0)
+  least, most = values.min(), values.max()
+  if least < -1 or most > 256:  # What rounding and sharpening add is no other scale.
+    raise ValueError(
+      f"its values are floats from {least:g} to {most:g}; expected 0 to 1, or 0 to 255"
+    )
+  return np.round(values * 255 if most < 2 else values).clip(0, 255)
 
 
 def write_mp4(

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from fbjax import build, errors, lazy, loading, port, trees
+from fbjax import build, errors, lazy, loading, places, port, trees
 from fbjax import weights as weights_lib
 from fbjax import workdir as workdir_lib
 from fbjax.modes import memory
@@ -43,6 +43,11 @@ def export(config: dict[str, Any] | None, workdir: str | None, out: str | None) 
     raise errors.UserError(
       "--mode=export needs --workdir=<trained run>, or --config.weights=<folder that --mode=port wrote>"
     )
+  if workdir:
+    loading.check_trained(workdir)
+  if places.is_remote(out):
+    raise errors.UserError(f"--out={out}: checkpoints are written to this machine, not to a bucket")
+  places.check_writable(out if is_folder(out) else pathlib.Path(out).absolute().parent)
   about = weights_lib.read_about(folder)["parts"] if folder else {}
   stored = stored_tree(folder) if folder else {"networks": {}, "left": {}}
   networks_of, left = stored["networks"], stored["left"]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fbjax import build, errors, port, start, trees
+from fbjax import build, checks, errors, port, start, trees
 from fbjax import weights as weights_lib
 from fbjax.modes import memory
 from fbjax.port import convert, files, table
@@ -88,17 +88,17 @@ def check_ignore(spec: Mapping[str, Any], system: base.System) -> dict[str, tupl
   Raises:
     UserError: when `config.port` has anything else.
   """
-  ignore = {"": tuple(spec.get("ignore", ()))}
+  ignore = {"": checks.patterns("config.port.ignore", spec.get("ignore", ()))}
   for name, own in spec.items():
     if name == "ignore":
       continue
-    if name not in system.networks or set(own) - {"ignore"}:
+    if name not in system.networks or not isinstance(own, Mapping) or set(own) - {"ignore"}:
       raise errors.UserError(
         f"config.port.{name} is no list of keys to ignore: config.port takes ignore, and "
         f"<network>.ignore for {', '.join(system.networks)}. What a run draws anew, sets to zero or "
         "widens is named in config.start"
       )
-    ignore[name] = tuple(own["ignore"])
+    ignore[name] = checks.patterns(f"config.port.{name}.ignore", own.get("ignore", ()))
   return ignore
 
 
@@ -118,7 +118,7 @@ def locate(
     if prefix is not None:
       own = {k.removeprefix(prefix): x for k, x in file.tensors.items() if k.startswith(prefix)}
       return Found(i, prefix, own)
-  if ".*" in rules.get("new", ()):
+  if ".*" in checks.strings(f"config.start.{name}.new", rules.get("new", ())):
     return None
   there = sorted({network for file in opened for network in port.recognize(file.tensors).values()})
   raise errors.UserError(
@@ -136,7 +136,9 @@ def fill(
   ignore: Sequence[str],
 ) -> tuple[convert.Params, convert.Report]:
   """The network's leaves that the file has, read only when asked for."""
-  new, zero, widen = (tuple(rules.get(kind, ())) for kind in start.KINDS)
+  new, zero, widen = (
+    checks.strings(f"config.start.{name}.{kind}", rules.get(kind, ())) for kind in start.KINDS
+  )
   try:
     return port.fill(
       spec.network,

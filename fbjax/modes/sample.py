@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fbjax import build, errors, loading, places, sampling
+from fbjax import build, checks, errors, loading, places, sampling
 from fbjax import workdir as workdir_lib
 from fbjax.data import prompts, video
 from fbjax.systems import base
@@ -74,24 +74,26 @@ def sample(
     raise errors.UserError(
       "--mode=sample needs --image=<image or folder> and --out=<.mp4, .gif or folder>"
     )
-  if chunks < 1:
-    raise errors.UserError(f"--chunks={chunks}: expected at least 1")
-  if fps is not None and fps < 1:
-    raise errors.UserError(f"--fps={fps}: expected at least 1")
+  checks.whole("--chunks", chunks)
+  checks.whole("--seed", seed, 0, checks.SEED)
+  check_local(image, "image")
+  check_local(last, "last")
   config = resolve(config, workdir)
+  spec = build.sampling_options(config, fps=fps, stride=stride, **changes)
   build.set_precision(config)
   tokenizer = build.make_tokenizer(config)
   system = build.make_system(build.for_sampling(config), tokenizer)
   check_told(config, system, prompt=prompt, label=label, stride=stride)
-  check_ends(config, last, chunks)
-  size = size or video.pair(config["data"]["size"])
-  system = system.for_clips(frames or config["data"]["frames"], size)
-  requests = plan(image, prompt, out)
+  check_ends(system, last, chunks)
+  trained_frames, trained_size = build.clip_size(config)
+  frames, size = frames or trained_frames, size or trained_size
+  checks.clip(frames * chunks, size)
+  system = system.for_clips(frames, size)
+  requests = plan(image, prompt, out, told="text" in system.conditions)
   images = [read_frame(request.image, size) for request in requests]
 
   mesh = build.make_mesh(config)
   program = build.make_sample(config, system, build.make_formulation(config), mesh, **changes)
-  spec = config["sampling"]
   starting = loading.starting_weights(config, system, mesh, workdir, complete=not workdir)
   if workdir:
     workdir_lib.check(workdir, config, starting.origin)
@@ -102,7 +104,7 @@ def sample(
   inputs = {
     "image": np.stack(images),
     "tokens": tokenizer([request.text for request in requests]),
-    "stride": np.full(n, spec["stride"] if stride is None else stride, np.int32),
+    "stride": np.full(n, spec.stride, np.int32),
     "label": np.full(n, -1 if label is None else label, np.int32),
   }
   if last:
@@ -111,13 +113,13 @@ def sample(
   for chunk in range(chunks):
     keys = sampling.clip_keys(seed, [request.place for request in requests], chunk)
     videos = sampling.generate(
-      program, params, starting.frozen, inputs, keys=keys, batch_size=spec["batch_size"]
+      program, params, starting.frozen, inputs, keys=keys, batch_size=spec.batch_size
     )
     inputs["image"] = videos[:, -1]
     parts.append(videos[:, 1:] if chunk else videos)
   if jax.process_index() == 0:
     for request, clip in zip(requests, np.concatenate(parts, axis=1), strict=True):
-      write(request.output, clip, fps or spec["fps"])
+      write(request.output, clip, spec.fps)
       logger.info("Wrote %s.", request.output)
   return [request.output for request in requests]
 
@@ -136,7 +138,15 @@ def resolve(config: dict[str, Any] | None, workdir: str | None) -> dict[str, Any
     config = workdir_lib.read_config(workdir)
     build.check(config)
   workdir_lib.check(workdir, config)
+  loading.check_trained(workdir)
   return config
+
+
+def check_local(path: str | None, flag: str) -> None:
+  if path and places.is_remote(path):
+    raise errors.UserError(
+      f"--{flag}={path}: images are not fetched; download it and name the file"
+    )
 
 
 def read_frame(path: str | os.PathLike[str], size: tuple[int, int]) -> np.ndarray:
@@ -153,14 +163,13 @@ def check_told(config: dict[str, Any], system: base.System, **given: Any) -> Non
         f"--{flag}={value}: the system {config['system']['name']} of this config is not told a "
         f"{names[flag]}; it takes {' and '.join(told) or 'the image alone'}"
       )
-  label, classes = given["label"], getattr(system.whole, "classes", None)
-  if label is not None and classes and not 0 <= label < classes:
-    raise errors.UserError(f"--label={label}: the classes of this system are 0 to {classes - 1}")
+  if given["label"] is not None:
+    checks.whole("--label", given["label"], 0, system.whole.classes - 1)
 
 
-def check_ends(config: dict[str, Any], last: str | None, chunks: int) -> None:
+def check_ends(system: base.System, last: str | None, chunks: int) -> None:
   """Raises a UserError when the images given are not those that the system was trained with."""
-  ends = config["system"].get("given") == "ends"
+  ends = "last" in system.conditions
   if ends and not last:
     raise errors.UserError(
       "this network goes from a first to a last frame: give --last=<image> too (the same: a loop)"
@@ -176,10 +185,11 @@ def check_ends(config: dict[str, Any], last: str | None, chunks: int) -> None:
     )
 
 
-def plan(image: str, prompt: str | None, out: str) -> list[Request]:
+def plan(image: str, prompt: str | None, out: str, told: bool = True) -> list[Request]:
   """One request for an image, or one for each image of a folder.
 
-  In a folder, clips that are already there are left out.
+  In a folder, clips that are already there are left out. A system that is not `told` a text needs no
+  prompt file there.
 
   Raises:
     UserError: when nothing is left to do, or the output cannot be written.
@@ -187,7 +197,7 @@ def plan(image: str, prompt: str | None, out: str) -> list[Request]:
   if not os.path.isdir(image):
     path = pathlib.Path(image)
     file = out if is_file(out) else os.path.join(out, f"{path.stem}.mp4")
-    check_writable(file)
+    places.check_writable(places.absolute(file).parent)
     return [Request(path, prompt or "", file, 0)]
   if prompt:
     raise errors.UserError(f"--prompt: the folder {image} has its own prompts, in its .txt file")
@@ -195,14 +205,14 @@ def plan(image: str, prompt: str | None, out: str) -> list[Request]:
     raise errors.UserError(f"--out={out}: expected a folder, for the clips of the folder {image}")
   found = [
     Request(request.image, request.text, os.path.join(out, request.output), place)
-    for place, request in enumerate(prompts.read_prompts(image))
+    for place, request in enumerate(prompts.read_prompts(image, told=told))
   ]
   todo = [request for request in found if not places.exists(request.output)]
   if len(todo) < len(found):
     logger.info("%d of %d clips are already in %s.", len(found) - len(todo), len(found), out)
   if not todo:
     raise errors.UserError(f"every clip is already in {out}; remove some or give another --out")
-  check_writable(todo[0].output)
+  places.check_writable(out)
   return todo
 
 
@@ -212,25 +222,14 @@ def is_file(out: str) -> bool:
   Raises:
     UserError: for a kind of file that is not written.
   """
-  suffix = pathlib.Path(out).suffix.lower()
+  suffix, name = pathlib.Path(out).suffix.lower(), pathlib.Path(out).name
   if os.path.isdir(out) or out.endswith("/"):
     return False
+  if name.lower() in (*SUFFIXES, *FOREIGN):
+    raise errors.UserError(f"--out={out}: a clip needs a name before {name}")
   if suffix in FOREIGN and suffix not in SUFFIXES:
     raise errors.UserError(f"--out={out}: clips are written as .mp4 or .gif, or into a folder")
   return suffix in SUFFIXES
-
-
-def check_writable(file: str) -> None:
-  """Makes the folder of a file; a UserError where it cannot be written."""
-  folder = places.absolute(file).parent
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    if not places.is_remote(file) and not os.access(folder, os.W_OK):
-      raise PermissionError(13, "Permission denied")
-  except OSError as error:
-    raise errors.UserError(
-      f"cannot write to {folder} ({error.strerror or error}); give another --out"
-    ) from None
 
 
 def write(file: str, clip: np.ndarray, fps: float) -> None:

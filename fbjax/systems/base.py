@@ -47,7 +47,7 @@ class System(Protocol):
 
   @property
   def conditions(self) -> frozenset[str]:
-    """What the networks are told beside the given frame, of text, label, stride, image."""
+    """What the networks are told beside the given frame, of text, label, stride, image, last (frame)."""
     ...
 
   def check_clip(self, frames: int, size: tuple[int, int]) -> None:
@@ -63,7 +63,7 @@ class System(Protocol):
     ...
 
   @property
-  def whole(self) -> "System":
+  def whole(self) -> "networks.NetworkSet":
     """The system without low-rank additions; itself, unless it has some."""
     ...
 

@@ -1,16 +1,18 @@
 """Codecs: videos in [-1, 1] to latents and back."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import einops
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fbjax import errors
+from fbjax import checks, errors
 from fbjax.models import vae_image, vae_video
 from fbjax.systems import networks
+
+KEY = "config.system.codec"
 
 
 @runtime_checkable
@@ -40,14 +42,15 @@ class Codec(Protocol):
   def decode(self, frozen: Any, z: Float[Array, "b tz hz wz c"]) -> Float[Array, "b t h w 3"]: ...
 
 
-class Pixels(NamedTuple):
+class Pixels:
   """No autoencoder: blocks of `patch` x `patch` pixels become channels, times `scale`.
 
   `scale` brings the values near unit variance, which the bridges' noise levels are made for.
   """
 
-  patch: int = 2
-  scale: float = 1.0
+  def __init__(self, patch: int = 2, scale: float = 1.0):
+    self.patch = checks.whole(f"{KEY}.patch", patch)
+    self.scale = checks.number(f"{KEY}.scale", scale, above=0)
 
   @property
   def networks(self) -> dict[str, networks.NetworkSpec]:
@@ -95,7 +98,8 @@ class VAE:
   ):
     """`options` are of the network's encode and decode."""
     if draw not in ("sample", "mode"):
-      raise errors.UserError(f"config.system.codec.draw is {draw!r}; expected 'sample' or 'mode'")
+      raise errors.UserError(f"{KEY}.draw is {draw!r}; expected 'sample' or 'mode'")
+    checks.number(f"{KEY}.scale", scale, above=0)
     self.networks = {"vae": spec}
     self.channels, self.factor = spec.sizes["c_latent"], factor
     self.scale, self.draw, self.options = scale, draw, options
@@ -146,6 +150,9 @@ class Autoencoder(VAE):
       trained=False,
       options={"dtype": dtype},
     )
+    spec.check(KEY)
+    if at_once is not None:
+      checks.whole(f"{KEY}.at_once", at_once)
     factor, options = 2 ** (len(mult) - 1), {"at_once": at_once}
     super().__init__(spec, factor=factor, scale=scale, draw=draw, options=options)
 
@@ -182,9 +189,6 @@ class VideoAutoencoder(VAE):
     Raises:
       UserError: for another `draw`, or a tile that does not divide into latents.
     """
-    factor = 2 ** (len(widths) - 1)
-    if tiled:
-      vae_video.check_tile(tile, factor)
     sizes = {"c_in": 3, "c_latent": c_latent, "widths": widths, "blocks": blocks}
     spec = networks.NetworkSpec(
       vae_video.CausalAutoencoder,
@@ -193,6 +197,10 @@ class VideoAutoencoder(VAE):
       trained=False,
       options={"dtype": dtype},
     )
+    spec.check(KEY)
+    factor = 2 ** (len(widths) - 1)
+    if tiled:
+      vae_video.check_tile(tile, factor)
     super().__init__(spec, factor=factor, scale=scale, draw=draw, options={"tiled": tiled})
 
   def latent_frames(self, frames: int) -> int | None:

@@ -2,16 +2,19 @@
 
 import inspect
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
 
-from fbjax import errors, trees
+from fbjax import checks, errors, trees
 from fbjax.models import layers
 
 Params = Any
+
+# Sizes that may be 0, or lists that may be empty: the network then goes without.
+WITHOUT = ("attention_levels", "positions", "skip")
 
 
 class NetworkSpec(NamedTuple):
@@ -34,6 +37,9 @@ class NetworkSpec(NamedTuple):
     """Raises a UserError where its sizes, the config's `key`, are not those of the class."""
     # The metaclass hides the signature of the class.
     arguments = inspect.signature(self.make.__init__).parameters
+    for name, value in self.sizes.items():
+      kind = arguments[name].annotation if name in arguments else type(value)
+      check_size(f"{key}.{name}", kind, value, empty=name in WITHOUT)
     if any(x.kind is x.VAR_KEYWORD for x in arguments.values()):
       return  # some go on to another class
     takes = [name for name in arguments if name not in (*self.options, "self", "rngs")]
@@ -65,6 +71,26 @@ class NetworkSpec(NamedTuple):
     return nnx.to_pure_dict(nnx.state(self.abstract(), nnx.Param))
 
 
+def check_size(key: str, kind: Any, value: Any, empty: bool = False) -> None:
+  """Raises a UserError for a size that is not of its kind, or makes no sense.
+
+  Args:
+    key: of the config.
+    kind: annotation of the constructor's argument.
+    value: of the config.
+    empty: whether it may be 0, or a list of none.
+  """
+  least = 0 if empty else 1
+  if kind is int or (kind == int | None and value is not None):
+    checks.whole(key, value, least)
+  elif kind is bool and not isinstance(value, bool):
+    raise errors.UserError(f"{key} is {value!r}; expected True or False.")
+  elif kind == Sequence[int] or kind in (list, tuple):
+    checks.wholes(key, value, least, empty)
+  elif kind is float:
+    checks.number(key, value, least=0, below=1 if key.endswith("dropout") else None)
+
+
 class NetworkSet:
   """Networks by name. Their weights are nested dicts of arrays, keyed by these names first.
 
@@ -74,8 +100,10 @@ class NetworkSet:
 
   # Regexes of leaves, as `network/leaf`, that hold constants: they never train and never decay.
   fixed: tuple[str, ...] = ()
-  # What the networks are told beside the given frame, of text, label, stride, image.
+  # What the networks are told beside the given frame, of text, label, stride, image, last.
   conditions: frozenset[str] = frozenset()
+  # Number of classes, where a label is among the conditions.
+  classes: int | None = None
 
   def __init__(self, specs: Mapping[str, NetworkSpec]):
     for name, spec in specs.items():

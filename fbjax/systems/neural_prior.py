@@ -79,7 +79,7 @@ class WithNeuralPrior(networks.NetworkSet):
         "config.prior.use=condition"
       )
     self.system, self.prior, self.use, self.trained = system, prior, use, trained
-    self.conditions, self.classes = system.conditions, getattr(system, "classes", None)
+    self.conditions, self.classes = system.conditions, system.classes
     own = {n: spec for n, spec in prior.networks.items() if spec.trained}
     named = {PREFIX + name: spec._replace(trained=trained) for name, spec in own.items()}
     super().__init__(dict(system.networks) | named)

@@ -87,7 +87,8 @@ class VideoCrafter(latents.LatentSystem):
     self.given = given
     self.trains_text = train_text
     told = {"text"} | ({"stride"} if unet.get("stride_embedding", True) else set())
-    self.conditions = frozenset(told | ({"image"} if image is not None else set()))
+    told |= ({"image"} if image is not None else set()) | ({"last"} if given == "ends" else set())
+    self.conditions = frozenset(told)
     options = {"dtype": dtype}
     specs = {
       "unet": networks.NetworkSpec(

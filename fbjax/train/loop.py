@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from fbjax import checkpoint, errors, processes, sharding, tracker
+from fbjax import checkpoint, checks, errors, processes, sharding, tracker
 from fbjax.train import optim
 from fbjax.train import step as train_step
 
@@ -95,8 +95,9 @@ def train(
     UserError: when the batch does not divide by the accumulation and the mesh, or a number makes no
       sense.
   """
-  _check_at_least(1, steps=steps, batch_size=batch_size, accumulate=accumulate, keep=keep)
-  _check_at_least(0, log_every=log_every, save_every=save_every, preview_every=preview_every)
+  check_numbers(steps=steps, batch_size=batch_size, accumulate=accumulate, keep=keep)
+  check_numbers(log_every=log_every, save_every=save_every, preview_every=preview_every)
+  check_numbers(ema_decay=ema_decay)
   if batch_size % (accumulate * mesh.size):
     raise errors.UserError(
       f"train.batch_size={batch_size} must be a multiple of train.accumulate={accumulate} "
@@ -191,10 +192,15 @@ def train(
   return state
 
 
-def _check_at_least(least: int, **numbers: int) -> None:
-  for name, value in numbers.items():
-    if value < least:
-      raise errors.UserError(f"train.{name}={value} must be at least {least}")
+def check_numbers(**options: Any) -> None:
+  """Raises a UserError for options of `train` whose number makes no sense; others are not looked at."""
+  for name, value in options.items():
+    if name in ("steps", "batch_size", "accumulate", "keep"):
+      checks.whole(f"train.{name}", value)
+    elif name in ("log_every", "save_every", "preview_every"):
+      checks.whole(f"train.{name}", value, least=0)
+    elif name == "ema_decay":
+      checks.number(f"train.{name}", value, least=0, below=1)
 
 
 def _compile(

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from fbjax import errors
+from fbjax import checks, errors
 from fbjax.bridge import alignment, grids, initialise, prediction, process
 from fbjax.systems import base, formulation
 from fbjax.train import step
@@ -39,13 +40,29 @@ def bridge_loss(
     drop_both: share of clips that lose both.
 
   Raises:
-    UserError: when the shares are negative or make more than 1.
+    UserError: when the shares are negative or make more than 1; when something is dropped that the
+      system is not told; for other numbers that make no sense.
+    ValueError: for a kind that the process cannot be weighted by.
   """
-  if min(drop_text, drop_image, drop_both) < 0 or drop_text + drop_image + drop_both > 1:
+  checks.number("objective.shift", shift, above=0)
+  checks.number("objective.regression", regression, least=0)
+  shares = {"drop_text": drop_text, "drop_image": drop_image, "drop_both": drop_both}
+  for name, share in shares.items():
+    checks.number(f"objective.{name}", share, least=0, most=1)
+    wanted = {"drop_text": ["text", "label"]}.get(name, ["image"])
+    if share and not system.conditions.intersection(wanted):
+      raise errors.UserError(
+        f"objective.{name}={share} drops a condition that this system has not: it is told "
+        f"{' and '.join(sorted(system.conditions)) or 'nothing'} beside the given frame, which is "
+        f"never dropped; set objective.{name}=0"
+      )
+  if sum(shares.values()) > 1:
     raise errors.UserError(
       f"objective.drop_text={drop_text}, drop_image={drop_image} and drop_both={drop_both} are "
-      "shares of the clips: each from 0 up, together at most 1"
+      "shares of the clips: together at most 1"
     )
+  # Here rather than while compiling: whether the process knows both kinds.
+  prediction.loss_weight(form.predict, weight_like or form.predict, form.process, np.array([0.5]))
 
   def loss(
     params: base.Params, frozen: base.Params, batch: Mapping[str, jax.Array], keys: jax.Array

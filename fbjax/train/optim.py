@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from fbjax import errors
+from fbjax import checks, errors
 
 # Layers whose matrices shrink under weight decay; norms, biases, positions and gates do not.
 MATRICES = ("kernel", "embedding", "a", "b")
@@ -27,8 +27,10 @@ def learning_rate(
   """Linear warm-up over `warmup` steps, then constant, or a cosine down to zero at `steps`.
 
   Raises:
-    UserError: for another schedule's name.
+    UserError: for another schedule's name, or numbers that make no sense.
   """
+  checks.number("optim.lr", lr, least=0)
+  checks.whole("optim.warmup", warmup, least=0)
   match schedule:
     case "constant":
       return optax.warmup_constant_schedule(0.0 if warmup else lr, lr, warmup)
@@ -69,8 +71,14 @@ def make_optimizer(
     clip_from: the step that clipping begins at.
 
   Raises:
-    UserError: for another optimizer's name, or another `decays`.
+    UserError: for another optimizer's name, another `decays`, or numbers that make no sense.
   """
+  for key, beta in (("optim.b1", b1), ("optim.b2", b2)):
+    checks.number(key, beta, least=0, below=1)
+  checks.number("optim.eps", eps, above=0)
+  checks.number("optim.weight_decay", weight_decay, least=0)
+  checks.number("optim.clip", clip, least=0)
+  checks.whole("optim.clip_from", clip_from, least=0)
   rate = learning_rate(lr, steps, warmup, schedule)
   if decays not in ("matrices", "all"):
     raise errors.UserError(f"optim.decays is {decays!r}; expected 'matrices' or 'all'")

@@ -77,3 +77,8 @@ def test_a_network_of_other_steps_is_sampled_at_times_it_was_trained_at():
 def test_a_uniform_grid_that_leaves_the_range_is_refused():
   with pytest.raises(ValueError, match="use trailing"):
     grids.uniform_indices(1000)
+
+
+def test_latte_indices_have_both_ends():
+  with pytest.raises(ValueError, match="at least 2"):
+    grids.latte_indices(1)

@@ -66,3 +66,12 @@ def test_the_published_prompts_pair_as_meant(shared):
   assert len(found) == 8
   assert found["squirrel_cls.mp4"] == "a red squirrel eating on a tree branch"
   assert found["zreal_boat.mp4"] == "a boat traveling on the ocean"
+
+
+def test_a_system_that_is_told_no_text_takes_images_alone(tmp_path):
+  fill(tmp_path, "a.png", "b.png")
+  found = prompts.read_prompts(tmp_path, told=False)
+  assert [(p.text, p.output) for p in found] == [("", "a.mp4"), ("", "b.mp4")]
+  (tmp_path / "p.txt").write_text("one\ntwo")
+  with pytest.raises(video_lib.BrokenData, match="p.txt is a prompt file, but this system is not"):
+    prompts.read_prompts(tmp_path, told=False)

@@ -190,6 +190,22 @@ def test_captions_name_files_however_their_path_is_spelt(tmp_path):
   assert [source.caption(i) for i in range(2)] == ["one", "two"]
 
 
+def test_two_captions_of_a_file_are_one_too_many(tmp_path):
+  touch(tmp_path, "a.mp4")
+  (tmp_path / "captions.csv").write_text("File,Caption\na.mp4,one\n./a.mp4,two\n")
+  with pytest.raises(video_lib.BrokenData, match="captions.csv, line 3: ./a.mp4 a second time"):
+    sources.Folder(tmp_path)
+
+
+def test_an_empty_caption_is_told(tmp_path, caplog):
+  touch(tmp_path, "a.mp4", "b.mp4", "c.mp4")
+  (tmp_path / "a.txt").write_text("\n")
+  (tmp_path / "b.txt").touch()
+  with caplog.at_level(logging.WARNING):
+    sources.Folder(tmp_path)
+  assert f"2 clips have an empty caption, such as {tmp_path}/a.mp4" in caplog.text
+
+
 def test_what_lies_beside_a_video_is_read_only_if_it_is_a_file(tmp_path):
   touch(tmp_path, "a_cat.mp4", "a_dog.mp4", "b.mp4")
   (tmp_path / "a_cat.txt").mkdir()

@@ -134,10 +134,11 @@ def test_captions_determine_the_motion():
 
 
 def test_unknown_names_are_refused_in_one_sentence():
-  with pytest.raises(ValueError, match="no motion 'fly'; there are right, "):
+  with pytest.raises(ValueError, match="data.motions has no 'fly'; there are right, "):
     synthetic.Shapes(motions=("fly",))
-  with pytest.raises(ValueError, match="no split 'test'"):
+  with pytest.raises(ValueError, match="data.split has no 'test'"):
     synthetic.Shapes(split="test")
+  assert synthetic.Shapes(motions="right").motions == ("right",)
   with pytest.raises(ValueError, match="show no rotation"):
     synthetic.Shapes(motions=("spin clockwise",), shapes=("circle",))
   with pytest.raises(IndexError):

@@ -113,3 +113,17 @@ def test_clean_text_can_be_encoded_and_is_else_unchanged():
 def test_printable_text_stays_on_one_line():
   assert text.printable("a\nb\r\x1b[2J\u2028\udce9\0") == r"a\nb\r\x1b[2J\u2028\udce9\x00"
   assert text.printable("é 猫 \U0001f600 \\n") == "é 猫 \U0001f600 \\n"
+
+
+def test_columns_are_found_in_upper_and_lower_case(tmp_path):
+  file = write(tmp_path / "a.csv", "File,Caption\na.mp4,One\n")
+  assert text.table(file, ("file", "caption")) == [("a.mp4", "One")]
+
+
+def test_a_row_that_comes_twice_is_named_with_both_lines(tmp_path):
+  file = write(tmp_path / "a.csv", "file,caption\na.mp4,one\nb.mp4,two\nA.mp4,three\n")
+  assert len(text.table(file, ("file", "caption"), unique=str)) == 3
+  with pytest.raises(
+    video_lib.BrokenData, match=f"{file}, line 4: A.mp4 a second time, after line 2"
+  ):
+    text.table(file, ("file", "caption"), unique=str.lower)

@@ -444,9 +444,7 @@ def test_nothing_imports_tensorflow_or_talks_of_its_own(videos, tmp_path):
   )
   assert lines[1].startswith("train: 3 clips in 1 files") and lines[1].endswith("; 1 left out.")
   assert lines[2].startswith("val: 2 clips in 1 files") and lines[2].endswith("; 0 left out.")
-  assert lines[3] == (
-    f"read it with --config.data.name=tfds --config.data.path={tmp_path}/out/fbjax_clips/1.0.0"
-  )
+  assert lines[3] == (f"read it with --config.data.name=tfds --config.data.path={tmp_path}/out")
 
 
 def test_the_command_line_writes_the_splits_it_is_asked_for(ucf101, tmp_path, capsys):

@@ -853,3 +853,25 @@ def test_real_clips_hold_the_frames_that_playing_them_shows(shared):
       wanted = played[start : start + 8 * stride : stride]
       np.testing.assert_array_equal(video, [video_lib.resize_crop(f, (40, 40)) for f in wanted])
       assert used == stride
+
+
+@pytest.mark.parametrize("scale", [1, 255])
+def test_a_picture_of_floats_is_as_bright_as_it_was_drawn(tmp_path, scale):
+  grey = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+  PIL.Image.fromarray(grey * scale).save(tmp_path / "a.tiff")
+  expected = np.repeat(np.round(grey * 255)[..., None], 3, axis=-1)
+  np.testing.assert_array_equal(video_lib.read_image(tmp_path / "a.tiff"), expected)
+
+
+def test_a_picture_of_floats_of_another_scale_is_refused(tmp_path):
+  PIL.Image.fromarray(np.full((3, 4), 4000, np.float32)).save(tmp_path / "a.tiff")
+  with pytest.raises(
+    video_lib.BrokenData, match="a.tiff .* floats from 4000 to 4000; expected 0 to 1"
+  ):
+    video_lib.read_image(tmp_path / "a.tiff")
+
+
+def test_a_pipe_is_no_image(tmp_path):
+  os.mkfifo(tmp_path / "a.png")
+  with pytest.raises(video_lib.BrokenData, match="a.png cannot be read: it is no regular file.$"):
+    video_lib.read_image(tmp_path / "a.png")

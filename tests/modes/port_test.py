@@ -281,3 +281,23 @@ def test_a_trained_cogvideox_is_a_folder_that_diffusers_runs(tmp_path, monkeypat
     video = vae.decode(torch.from_numpy(z.transpose(0, 4, 1, 2, 3))).sample
   decoded = np.asarray(system.run("vae", frozen, "decode")(jnp.asarray(z)))
   np.testing.assert_allclose(decoded, video.numpy().transpose(0, 2, 3, 4, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ("spec", "sentence"),
+  [
+    ({"ignore": 3}, "config.port.ignore is 3; expected a list"),
+    ({"ignore": ("(",)}, "config.port.ignore has '[(]', which is no regular expression"),
+    ({"unet": {"ignore": "("}}, "config.port.unet.ignore has '[(]', which is no regular"),
+    ({"unet": "a.*"}, "config.port.unet is no list of keys to ignore"),
+    ({"vnet": {}}, "config.port.vnet is no list of keys to ignore"),
+  ],
+)
+def test_what_may_be_left_over_is_named_by_lists_of_patterns(system, spec, sentence):
+  with pytest.raises(errors.UserError, match=sentence):
+    port.check_ignore(spec, system)
+
+
+def test_nothing_of_a_network_need_be_left_over(system):
+  assert port.check_ignore({"unet": {}}, system) == {"": (), "unet": ()}
+  assert port.check_ignore({"ignore": "a.*"}, system) == {"": ("a.*",)}

@@ -12,7 +12,7 @@ import toy
 from configs import ucf101_bridge_prior, ucf101_prior
 from fbjax import build, checkpoint, errors, loading, sampling, sharding
 from fbjax import workdir as workdir_lib
-from fbjax.modes import sample, train
+from fbjax.modes import export, sample, train
 from fbjax.train import step
 
 
@@ -115,9 +115,22 @@ def test_a_folder_as_output_gets_a_clip_by_the_images_name(wild, image, tmp_path
     ({"out": "/proc/x/cat.mp4"}, "cannot write to /proc/x"),
     ({"label": 3}, "is not told a label; it takes --prompt and --stride"),
     ({"size": (17, 17)}, "17x17 pixels do not fit .* multiple of 2, such as 16x16 or 18x18"),
-    ({"chunks": 0}, "--chunks=0: expected at least 1"),
-    ({"fps": -1}, "--fps=-1: expected at least 1"),
-    ({"steps": 0}, "config.sampling.steps is 0; expected at least 1"),
+    ({"chunks": 0}, "--chunks is 0; expected a whole number from 1 up"),
+    ({"chunks": 10**7}, "megapixels; a clip has at most"),
+    ({"frames": 99_999_999}, "megapixels; a clip has at most"),
+    ({"size": (100_000, 100_000)}, "megapixels; a clip has at most"),
+    ({"fps": -1}, "config.sampling.fps is -1; expected a whole number from 1 to 1000"),
+    ({"fps": 10**8}, "config.sampling.fps is 100000000; expected a whole number from 1 to 1000"),
+    ({"stride": 3_000_000_000}, "config.sampling.stride is 3000000000; expected"),
+    ({"guidance": float("nan")}, "config.sampling.guidance is nan; expected a finite number"),
+    ({"steps": 0}, "config.sampling.steps is 0; expected a whole number from 1 to 10000"),
+    ({"steps": 99_999_999}, "config.sampling.steps is 99999999; expected a whole number"),
+    ({"steps": 1001}, "config.sampling.steps is 1001, but the network knows 1000 times"),
+    ({"image": "http://x/y.png"}, "--image=http://x/y.png: images are not fetched"),
+    ({"out": "{tmp}/o/.mp4"}, "--out=.*/o/.mp4: a clip needs a name before .mp4"),
+    ({"out": "/dev/null"}, "cannot write to /dev/null: it is no folder"),
+    ({"out": "/proc/x.mp4"}, "cannot write to /proc"),
+    ({"out": "gs://x/y.gif"}, "gs://x.* needs another package: pip install gcsfs"),
     ({"image": "{tmp}/none.png"}, "none.png"),
   ],
   ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
@@ -144,6 +157,21 @@ def test_an_image_becomes_a_clip(trained, image, tmp_path):
   out = tmp_path / "new" / "cat.mp4"
   written = sample.sample(toy.config(), str(trained), image=str(image), prompt="up", out=str(out))
   assert written == [str(out)] and frames(out) == 3
+
+
+def test_a_folder_for_a_network_that_is_told_no_text_needs_no_prompts(image, tmp_path):
+  folder = tmp_path / "images"
+  folder.mkdir()
+  Image.open(image).save(folder / "a.png")
+  (request,) = sample.plan(str(folder), None, str(tmp_path / "out"), told=False)
+  assert (request.text, request.output) == ("", str(tmp_path / "out/a.mp4"))
+  with pytest.raises(errors.UserError, match="no prompt file"):
+    sample.plan(str(folder), None, str(tmp_path / "out"))
+  (folder / "prompts.txt").write_text("up\n")
+  with pytest.raises(
+    errors.UserError, match="prompts.txt is a prompt file, but this system is not"
+  ):
+    sample.plan(str(folder), None, str(tmp_path / "out"), told=False)
 
 
 def test_a_folder_becomes_clips_and_is_not_done_twice(trained, image, tmp_path):
@@ -179,10 +207,12 @@ def test_a_last_frame_is_refused_where_nobody_was_trained_with_one(trained, imag
     sample.sample(toy.config(), str(trained), last=str(image), **arguments)
   config = toy.config()
   config["system"]["given"] = "ends"
-  with pytest.raises(ValueError, match="give --last=<image> too"):
-    sample.check_ends(config, None, 1)
-  with pytest.raises(ValueError, match="cannot be continued"):
-    sample.check_ends(config, str(image), 2)
+  for kind in (config, config | {"trainable": dict(lora=("spatial.*/q/kernel",))}):
+    system = build.make_system(kind, build.make_tokenizer(kind))
+    with pytest.raises(ValueError, match="give --last=<image> too"):
+      sample.check_ends(system, None, 1)
+    with pytest.raises(ValueError, match="cannot be continued"):
+      sample.check_ends(system, str(image), 2)
 
 
 def test_guidance_needs_conditions_that_training_dropped(trained, image, tmp_path):
@@ -243,10 +273,41 @@ def test_a_bridge_starts_from_the_video_of_the_prior_that_another_run_has_traine
   sample.sample(None, bridge, image=str(image), out=str(tmp_path / "y.mp4"))
 
 
+def test_a_run_that_trained_no_prior_is_no_prior(tmp_path):
+  bridge = ucf101_bridge_prior.get_config("smoke").to_dict()
+  with workdir_lib.claim(str(tmp_path), bridge, {}, None):
+    pass
+  config = bridge | {"prior_run": str(tmp_path)}
+  with pytest.raises(errors.UserError, match="trained 'latte' and no neural prior.*'latte_prior'"):
+    loading.starting_weights(config, build.make_system(config, None), build.make_mesh(config))
+
+
+def test_a_workdir_without_a_checkpoint_is_told_before_anything_is_made(tmp_path, monkeypatch):
+  with workdir_lib.claim(str(tmp_path / "run"), toy.config(), {}, None):
+    pass
+  monkeypatch.setattr(build, "make_networks", lambda *args: pytest.fail("made"))
+  for do in (
+    lambda: sample.sample(None, str(tmp_path / "run"), image="a.png", out="a.mp4"),
+    lambda: export.export(None, str(tmp_path / "run"), str(tmp_path / "x.ckpt")),
+  ):
+    with pytest.raises(errors.UserError, match="holds no checkpoint yet; train it first"):
+      do()
+
+
+def test_an_export_that_cannot_be_written_is_told_first(wild, monkeypatch):
+  monkeypatch.setattr(build, "make_networks", lambda *args: pytest.fail("made"))
+  for out, sentence in (
+    ("/proc/x.ckpt", "cannot write to /proc"),
+    ("gs://x/y.ckpt", "this machine"),
+  ):
+    with pytest.raises(errors.UserError, match=sentence):
+      export.export(None, wild, out)
+
+
 def test_a_prior_of_other_sizes_is_refused(prior_run):
   config = ucf101_bridge_prior.get_config("smoke").to_dict() | {"prior_run": str(prior_run)}
   config["prior"]["latte"] = dict(config["system"]["latte"], depth=4)
-  with pytest.raises(ValueError, match="'latte' of the neural prior .* config.prior asks for"):
+  with pytest.raises(ValueError, match="than config.prior asks for: latte.depth: 2 there, 4 here$"):
     loading.starting_weights(config, build.make_system(config, None), build.make_mesh(config))
 
 

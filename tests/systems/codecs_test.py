@@ -55,3 +55,20 @@ def test_what_a_published_video_vae_says_can_be_set_and_is_what_the_network_gets
 def test_a_length_that_would_not_come_back_has_no_latents():
   codec = video_codec()
   assert [codec.latent_frames(n) for n in (1, 9, 17, 5, 8)] == [1, 3, 5, None, None]
+
+
+@pytest.mark.parametrize(
+  ("make", "sentence"),
+  [
+    (lambda: codecs.Pixels(patch=0), "codec.patch is 0"),
+    (lambda: codecs.Pixels(scale=0.0), "codec.scale is 0.0; expected a number above 0"),
+    (lambda: codecs.Autoencoder(mult=()), r"codec.mult is \(\); expected a list"),
+    (lambda: codecs.Autoencoder(at_once=0), "codec.at_once is 0"),
+    (lambda: codecs.Autoencoder(scale=float("inf")), "codec.scale is inf"),
+    (lambda: codecs.VideoAutoencoder(widths=(0, 8)), "codec.widths is"),
+    (lambda: codecs.VideoAutoencoder(c_latent=0), "codec.c_latent is 0"),
+  ],
+)
+def test_numbers_of_a_codec_that_make_no_sense_are_named(make, sentence):
+  with pytest.raises(errors.UserError, match=sentence):
+    make()

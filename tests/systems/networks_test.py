@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 import pytest
@@ -23,4 +25,44 @@ def test_a_size_that_the_network_does_not_have_is_named():
   with pytest.raises(
     errors.UserError, match="config.system.latte has no key 'dept'; it takes c_in"
   ):
+    networks.NetworkSet({"latte": spec})
+
+
+@pytest.mark.parametrize(
+  ("kind", "value", "sentence"),
+  [
+    (int, 0, "expected a whole number from 1 up"),
+    (int, 8.5, "expected a whole number from 1 up"),
+    (int, "a", "expected a whole number from 1 up"),
+    (int | None, -1, "expected a whole number from 1 up"),
+    (bool, 1, "expected True or False"),
+    (Sequence[int], (), "expected a list of whole numbers from 1 up"),
+    (Sequence[int], 3, "expected a list of whole numbers from 1 up"),
+    (Sequence[int], (1, 0), "expected a list of whole numbers from 1 up"),
+    (Sequence[int], "12", "expected a list of whole numbers from 1 up"),
+    (float, float("nan"), "expected a number from 0 up"),
+    (float, -0.1, "expected a number from 0 up"),
+  ],
+)
+def test_a_size_that_makes_no_sense_is_named(kind, value, sentence):
+  with pytest.raises(errors.UserError, match=f"key is .*; {sentence}"):
+    networks.check_size("key", kind, value)
+
+
+def test_sizes_that_a_network_can_do_without_may_be_nothing():
+  networks.check_size("positions", int, 0, empty=True)
+  networks.check_size("attention_levels", Sequence[int], (), empty=True)
+  networks.check_size("attention_levels", Sequence[int], [0, 2], empty=True)
+  networks.check_size("classes", int | None, None)
+  with pytest.raises(
+    errors.UserError, match="dropout is 1.0; expected a number from 0 up, below 1"
+  ):
+    networks.check_size("config.system.unet.dropout", float, 1.0)
+
+
+@pytest.mark.parametrize("sizes", [{"width": 0}, {"classes": 0}, {"mult": -1}])
+def test_a_network_of_no_size_is_refused_by_its_key(sizes):
+  spec = networks.NetworkSpec(latte.Latte, SIZES | sizes, network="latte", trained=True)
+  ((name, value),) = sizes.items()
+  with pytest.raises(errors.UserError, match=f"config.system.latte.{name} is {value}; expected"):
     networks.NetworkSet({"latte": spec})

@@ -23,6 +23,8 @@ class Cond(NamedTuple):
 class Oracle(networks.NetworkSet):
   """Knows the clean latent and answers what the formulation asks, `off` by a constant in z0."""
 
+  conditions = frozenset({"text", "image"})
+
   def __init__(self, form, off=0.0):
     super().__init__({})
     self.form, self.off = form, off
@@ -120,6 +122,41 @@ def test_shares_beyond_all_clips_are_refused():
   form = formulation.Formulation(process.Gmax(), "z0")
   with pytest.raises(ValueError, match="together at most 1"):
     objectives.bridge_loss(Oracle(form), form, drop_text=0.7, drop_both=0.4)
+
+
+@pytest.mark.parametrize(
+  ("told", "dropped"),
+  [
+    ({"text"}, "drop_image"),
+    ({"text"}, "drop_both"),
+    ({"image", "stride"}, "drop_text"),
+    (set(), "drop_text"),
+  ],
+)
+def test_what_a_system_is_not_told_cannot_be_dropped(told, dropped):
+  form = formulation.Formulation(process.Gmax(), "z0")
+  system = Oracle(form)
+  system.conditions = frozenset(told)
+  with pytest.raises(ValueError, match=rf"objective.{dropped}=0.5 drops a condition"):
+    objectives.bridge_loss(system, form, **{dropped: 0.5})
+  objectives.bridge_loss(system, form, **{dropped: 0.0})
+
+
+@pytest.mark.parametrize(
+  "wrong", [{"shift": 0}, {"regression": -1}, {"drop_text": float("nan")}, {"drop_image": 1.5}]
+)
+def test_numbers_that_make_no_sense_are_named_by_their_key(wrong):
+  form = formulation.Formulation(process.Gmax(), "z0")
+  ((name, value),) = wrong.items()
+  with pytest.raises(ValueError, match=f"objective.{name} is {value}; expected a number"):
+    objectives.bridge_loss(Oracle(form), form, **wrong)
+
+
+def test_a_diffusion_is_not_weighted_as_what_only_a_bridge_predicts():
+  process_ = diffusion.linear()
+  form = formulation.Formulation(process_, "noise", process_)
+  with pytest.raises(ValueError, match="psi needs a bridge"):
+    objectives.bridge_loss(Oracle(form), form, weight_like="psi")
 
 
 def test_aligned_input_has_unit_variance_where_the_data_has(batch):

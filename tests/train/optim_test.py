@@ -75,3 +75,23 @@ def test_a_run_may_begin_to_clip_with_the_state_it_has():
   params = {"a": {"kernel": jnp.zeros(1)}}
   states = [optim.make_optimizer(steps=10, clip=clip).init(params) for clip in (0.0, 1.0)]
   assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+
+
+@pytest.mark.parametrize(
+  "wrong",
+  [
+    {"lr": -1},
+    {"lr": float("nan")},
+    {"warmup": -3},
+    {"b1": 1.0},
+    {"b2": -0.1},
+    {"eps": 0.0},
+    {"weight_decay": -0.1},
+    {"clip": -1.0},
+    {"clip_from": -1},
+  ],
+)
+def test_numbers_that_make_no_sense_are_named_by_their_key(wrong):
+  ((name, value),) = wrong.items()
+  with pytest.raises(ValueError, match=f"optim.{name} is {value!r}; expected a"):
+    optim.make_optimizer(steps=10, **wrong)
