@@ -35,12 +35,7 @@ def chosen(
   names = list(names)
   found: set[str] = set()
   for pattern in patterns:
-    try:
-      own = anew if pattern == NEW else {name for name in names if re.search(pattern, name)}
-    except re.error as error:
-      raise errors.UserError(
-        f"config.trainable.{key} has {pattern!r}, which is no regular expression: {error}"
-      ) from None
+    own = anew if pattern == NEW else {name for name in names if re.search(pattern, name)}
     if not own and pattern != NEW:
       raise errors.UserError(
         f"config.trainable.{key} has {pattern!r}, which matches no weight of the system"

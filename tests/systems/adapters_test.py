@@ -104,13 +104,11 @@ def test_patterns_name_leaves_and_what_is_new():
   assert adapters.chosen(names, ("new",), set()) == []
 
 
-@pytest.mark.parametrize(
-  ("pattern", "sentence"),
-  [("nowhere", "'nowhere', which matches no weight"), ("(", "which is no regular expression")],
-)
-def test_a_pattern_that_cannot_be_meant_is_refused(pattern, sentence):
-  with pytest.raises(errors.UserError, match=f"config.trainable.lora has .*{sentence}"):
-    adapters.chosen(["unet/kernel"], (pattern,), set(), "lora")
+def test_a_pattern_that_names_nothing_is_refused():
+  with pytest.raises(
+    errors.UserError, match="trainable.lora has 'nowhere', which matches no weight"
+  ):
+    adapters.chosen(["unet/kernel"], ("nowhere",), set(), "lora")
 
 
 def test_additions_to_what_is_no_kernel_are_refused(linear):
