@@ -14,7 +14,6 @@ import numpy as np
 from absl import app, flags
 
 from fbjax import build, loading, sampling
-from fbjax import workdir as workdir_lib
 from fbjax.data import pipeline, synthetic
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "A trained workdir")
@@ -26,7 +25,7 @@ BATCH = 32
 def main(argv: list[str]) -> None:
   del argv
   workdir = WORKDIR.value
-  config = workdir_lib.read_config(workdir)
+  config = loading.trained_config(workdir)
   tokenizer = build.make_tokenizer(config)
   source = build.make_source(config, "val")
   chosen = choose(source)

@@ -140,7 +140,7 @@ def prior_weights(
     wanted = {name: system.networks[name].shapes() for name in names}
     found = averaged_weights(f"{workdir}/{PRIOR}", wanted, mesh)
   else:
-    found = _trained_prior(config["prior_run"], system, mesh)
+    found = _trained_prior(config, system, mesh)
   told = "".join(digest.of_tree(found).values())
   return found, hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
 
@@ -163,8 +163,9 @@ def keep_prior(workdir: str, frozen: base.Params) -> None:
       kept.save(0, {"ema": {name: frozen[name] for name in names}}, 0)
 
 
-def _trained_prior(workdir: str, system: base.System, mesh: jax.sharding.Mesh) -> base.Params:
-  """The networks of a neural prior by their names in `system`, from the workdir that trained them."""
+def _trained_prior(config: Spec, system: base.System, mesh: jax.sharding.Mesh) -> base.Params:
+  """The networks of a neural prior by their names in `system`, from the run that has trained them."""
+  workdir = config["prior_run"]
   theirs = workdir_lib.read_config(workdir)
   if theirs["trainable"].get("lora"):
     raise errors.UserError(
@@ -197,6 +198,23 @@ def _trained_prior(workdir: str, system: base.System, mesh: jax.sharding.Mesh) -
   wanted = {name: made[name].shapes() for name in names.values()}
   found = averaged_weights(workdir, wanted, mesh)
   return {ours: found[name] for ours, name in names.items()}
+
+
+def trained_config(workdir: str) -> dict[str, Any]:
+  """The config that a workdir was trained with, for this machine.
+
+  On a mesh of its own where the machine has not as many devices as the training had.
+
+  Raises:
+    UserError: when nothing was trained there, or the config is not one of this version.
+  """
+  config = workdir_lib.read_config(workdir)
+  build.check(config)
+  try:
+    build.make_mesh(config)
+  except errors.UserError:
+    config["mesh"] = {"data": -1, "fsdp": 1}
+  return config
 
 
 def trained_weights(workdir: str, system: base.System, mesh: jax.sharding.Mesh) -> base.Params:

@@ -100,7 +100,7 @@ def trained(name, changes, folder, monkeypatch):
   system = build.make_system(config, tokenizer)
   form = build.make_formulation(config)
   mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
-  monkeypatch.setattr(loading, "prior_weights", lambda config, system, mesh: drawn_prior(system))
+  monkeypatch.setattr(loading, "prior_weights", lambda config, system, *_: drawn_prior(system))
   starting = loading.starting_weights(config, system, mesh)
   params = starting.params()
   source = build.make_source(config, "train")

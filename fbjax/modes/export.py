@@ -35,7 +35,7 @@ def export(config: dict[str, Any] | None, workdir: str | None, out: str | None) 
       raise errors.UserError(
         "--mode=export needs --workdir=<trained run>, or --config with weights"
       )
-    config = workdir_lib.read_config(workdir)
+    config = loading.trained_config(workdir)
   folder = config["weights"]
   if not out:
     raise errors.UserError("--mode=export needs --out=<.ckpt, .pt or .safetensors, or a folder>")

@@ -135,8 +135,7 @@ def resolve(config: dict[str, Any] | None, workdir: str | None) -> dict[str, Any
       raise errors.UserError("give --workdir=<folder> of a trained run, or --config with weights")
     return config
   if config is None:
-    config = workdir_lib.read_config(workdir)
-    build.check(config)
+    config = loading.trained_config(workdir)
   workdir_lib.check(workdir, config)
   loading.check_trained(workdir)
   return config
