@@ -50,11 +50,13 @@ def recipe(name, changes):
   for key in ("drop_image", "drop_both"):
     if key in c.objective:
       c.objective[key] = 0.0
+  if c.data.name in ("folder", "webvid"):
+    c.data = dict(name="synthetic")
   if "unet" in c.system:
     c.data.update(frames=2, size=16)
     # The middle attends whatever the levels do; the autoencoder is half of the compilation.
     c.system.codec = dict(name="pixels", patch=4)
-    c.system.unet.update(attention_levels=(), mult=(1,), width=8, groups=4)
+    c.system.unet.update(attention_levels=(), mult=(1,), width=8, head_dim=8, groups=4)
     c.system.unet.temporal_conv = changes == "temporal"
     for name in {"text", "image"} & set(c.system):
       c.system[name].layers = 1

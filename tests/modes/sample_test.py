@@ -275,16 +275,16 @@ def test_a_bridge_starts_from_the_video_of_the_prior_that_another_run_has_traine
 
 def test_a_run_that_trained_no_prior_is_no_prior(tmp_path):
   bridge = ucf101_bridge_prior.get_config("smoke").to_dict()
-  with workdir_lib.claim(str(tmp_path), bridge, {}, None):
-    pass
+  with workdir_lib.claim(str(tmp_path), bridge, {}) as record:
+    record(0)
   config = bridge | {"prior_run": str(tmp_path)}
   with pytest.raises(errors.UserError, match="trained 'latte' and no neural prior.*'latte_prior'"):
     loading.starting_weights(config, build.make_system(config, None), build.make_mesh(config))
 
 
 def test_a_workdir_without_a_checkpoint_is_told_before_anything_is_made(tmp_path, monkeypatch):
-  with workdir_lib.claim(str(tmp_path / "run"), toy.config(), {}, None):
-    pass
+  with workdir_lib.claim(str(tmp_path / "run"), toy.config(), {}) as record:
+    record(0)
   monkeypatch.setattr(build, "make_networks", lambda *args: pytest.fail("made"))
   for do in (
     lambda: sample.sample(None, str(tmp_path / "run"), image="a.png", out="a.mp4"),
