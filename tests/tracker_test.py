@@ -190,3 +190,15 @@ def test_a_contact_sheet_shows_every_frame_of_every_block():
   assert {10, 20, 30} <= colours
   # Two rows of one 16x16 tile each.
   assert (sheet == 30).all(-1).sum() == 2 * 16 * 16
+
+
+def test_a_moving_sheet_shows_one_frame_of_every_block_at_a_time():
+  given = np.full((1, 8, 8, 3), 10, np.uint8)
+  truth = np.stack([np.full((8, 8, 3), value, np.uint8) for value in (20, 30)])
+  rows = [{"given": given, "truth": truth}] * 5
+  moving = tracker.moving_sheet(rows, list("abcde"), cell=16)
+  assert len(moving) == 2
+  for frame, there, gone in zip(moving, (20, 30), (30, 20), strict=True):
+    assert (frame == there).all(-1).sum() == (frame == 10).all(-1).sum() == 5 * 16 * 16
+    assert not (frame == gone).all(-1).any()
+  assert moving.shape[2] > moving.shape[1]  # two columns
