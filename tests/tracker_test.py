@@ -193,12 +193,11 @@ def test_a_contact_sheet_shows_every_frame_of_every_block():
 
 
 def test_a_moving_sheet_shows_one_frame_of_every_block_at_a_time():
-  given = np.full((1, 8, 8, 3), 10, np.uint8)
-  truth = np.stack([np.full((8, 8, 3), value, np.uint8) for value in (20, 30)])
-  rows = [{"given": given, "truth": truth}] * 5
+  colours = [(10, 90, 200), (200, 20, 90), (20, 200, 10)]  # which no letter has
+  given, first, second = (np.broadcast_to(np.uint8(c), (8, 8, 3)) for c in colours)
+  rows = [{"given": given[None], "truth": np.stack([first, second])}] * 5
   moving = tracker.moving_sheet(rows, list("abcde"), cell=16)
-  assert len(moving) == 2
-  for frame, there, gone in zip(moving, (20, 30), (30, 20), strict=True):
-    assert (frame == there).all(-1).sum() == (frame == 10).all(-1).sum() == 5 * 16 * 16
-    assert not (frame == gone).all(-1).any()
-  assert moving.shape[2] > moving.shape[1]  # two columns
+  counts = [[(frame == np.uint8(c)).all(-1).sum() for c in colours] for frame in moving]
+  tiles = 5 * 16 * 16
+  assert counts == [[tiles, tiles, 0], [tiles, 0, tiles]]
+  assert moving.shape[2] > moving.shape[1] * 0.7  # in two columns
