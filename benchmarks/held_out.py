@@ -3,7 +3,8 @@
   python -m benchmarks.held_out --workdir=runs/quickstart
 
 Errors are mean squares of pixels in [-1, 1], of the prior that the clips start from, decoded, and of
-the samples. On the synthetic clips it also says how many move where their caption says.
+the samples. On the synthetic clips it also says how many move where their caption says, and how much
+of the object is left at its old place: the error there on the last frame, in that of the still image.
 """
 
 import json
@@ -63,10 +64,12 @@ def main(argv: list[str]) -> None:
     rows.append(row | {"ratio": float(error / still)})
     line = f"guidance {guidance}: error {error:.4f} = {error / still:.2f} of still"
     if isinstance(source, synthetic.Shapes):
-      pairs = zip(videos, chosen, strict=True)
-      agree = np.mean([bool(synthetic.direction_agrees(v, source.truth(i))) for v, i in pairs])
-      rows[-1]["agree"] = float(agree)
-      line += f", direction agrees in {agree:.0%}"
+      truths = [source.truth(i) for i in chosen]
+      agree = np.mean([synthetic.direction_agrees(*x) for x in zip(videos, truths, strict=True)])
+      each = zip(videos, batch["video"], truths, strict=True)
+      made, there = np.sum([synthetic.error_left_behind(*x) for x in each], axis=0)
+      rows[-1] |= {"agree": float(agree), "left_behind": float(made / there)}
+      line += f", direction agrees in {agree:.1%}, left behind {made / there:.3f} of still"
     print(line)
   (pathlib.Path(workdir) / "held_out.json").write_text(json.dumps(rows, indent=2) + "\n")
 

@@ -81,15 +81,33 @@ def small_unet(c: ConfigDict) -> None:
     train_text=True,
     dtype="float32",
   )
-  # A narrow bridge keeps what does not move. What moves is decided next to the prior, where most
-  # times are drawn: further on the state itself shows the motion, and the caption need not be read.
+  _narrow_bridge(c)
+  c.optim.update(lr=3e-3, warmup=50, schedule="cosine", clip=1.0)
+
+
+def _narrow_bridge(c: ConfigDict) -> None:
+  """A narrow bridge keeps what does not move. What moves is decided next to the prior, where most
+  times are drawn: further on the state itself shows the motion, and the caption need not be read."""
   c.bridge = dict(name="constant", variance=0.1)
   c.objective = dict(
     name="bridge", predict="velocity", weight_like="z0", shift=300.0, drop_text=0.1
   )
-  c.optim.update(lr=3e-3, warmup=50, schedule="cosine", clip=1.0)
   c.train.update(ema_decay=0.99)
   c.sampling.update(steps=4, grid=dict(name="shifted", shift=300.0))
+
+
+def small_latte(c: ConfigDict) -> None:
+  """A Latte on 4x4 pixels that is told the caption, for two CPU cores: `data.size` comes first."""
+  c.system = dict(
+    name="latte",
+    codec=dict(name="pixels", patch=4),
+    latte=dict(size=c.data.size // 4, width=96, depth=4, heads=4, patch=1, mult=2),
+    text=dict(width=64, layers=1, heads=4),
+    remat=False,
+    dtype="float32",
+  )
+  _narrow_bridge(c)
+  c.optim.update(name="muon", lr=5e-3, warmup=50, schedule="cosine", clip=1.0)
 
 
 def videocrafter(c: ConfigDict) -> None:

@@ -17,7 +17,6 @@ from configs import common
 
 def get_config(arg: str = "") -> ConfigDict:
   c = common.base()
-  common.small_unet(c)
   c.data = dict(
     name="synthetic",
     frames=8,
@@ -29,5 +28,6 @@ def get_config(arg: str = "") -> ConfigDict:
     backgrounds=("plain", "gradient"),
   )
   c.tokenizer = dict(name="bytes", length=16)
-  c.train.update(steps=440, batch_size=8, save_every=220, preview_every=220)
+  common.small_latte(c)
+  c.train.update(steps=600, batch_size=8, save_every=200, preview_every=200)
   return common.changed(c, arg, dict(smoke=common.smoke))

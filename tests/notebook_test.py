@@ -22,7 +22,7 @@ from configs import quickstart
 def get_config(arg=""):
   c = quickstart.get_config("smoke")
   c.data.update(frames=3, size=16)
-  c.system.unet.update(width=8, head_dim=8, groups=4)
+  c.system.latte.update(size=4, width=16, depth=2, heads=2)
   c.system.text.update(width=16, layers=1, heads=2)
   c.train.batch_size = 2
   return c

@@ -26,7 +26,8 @@ README = (settings.ROOT / "README.md").read_text()
 TINY = (
   *("--config.data.size=16", "--config.data.frames=3", "--config.train.batch_size=2"),
   *("--config.system.unet.width=8", "--config.system.unet.head_dim=8"),
-  *("--config.system.unet.groups=4", "--config.loader.threads=1", "--config.sampling.batch_size=2"),
+  *("--config.system.unet.groups=4", "--config.system.unet.attention_levels=()"),
+  *("--config.loader.threads=1", "--config.sampling.batch_size=2"),
 )
 # Regexes of commands -> the chain that runs them, in the order of the README.
 CHAINS = {

@@ -1,11 +1,13 @@
 """A configuration so small that a training step compiles in seconds."""
 
-from configs import quickstart
+from configs import common
 
 
 def config(**train) -> dict:
-  c = quickstart.get_config()
-  c.data.update(frames=3, size=16)
+  c = common.base()
+  common.small_unet(c)
+  c.data = dict(name="synthetic", frames=3, size=16)
+  c.tokenizer = dict(name="bytes", length=16)
   c.system.codec.patch = 2
   c.system.unet.update(
     width=8, mult=(1,), attention_levels=(), head_dim=8, groups=4, temporal_conv=False

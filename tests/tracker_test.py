@@ -190,3 +190,14 @@ def test_a_contact_sheet_shows_every_frame_of_every_block():
   assert {10, 20, 30} <= colours
   # Two rows of one 16x16 tile each.
   assert (sheet == 30).all(-1).sum() == 2 * 16 * 16
+
+
+def test_a_moving_sheet_shows_one_frame_of_every_block_at_a_time():
+  colours = [(10, 90, 200), (200, 20, 90), (20, 200, 10)]  # which no letter has
+  given, first, second = (np.broadcast_to(np.uint8(c), (8, 8, 3)) for c in colours)
+  rows = [{"given": given[None], "truth": np.stack([first, second])}] * 5
+  moving = tracker.moving_sheet(rows, list("abcde"), cell=16)
+  counts = [[(frame == np.uint8(c)).all(-1).sum() for c in colours] for frame in moving]
+  tiles = 5 * 16 * 16
+  assert counts == [[tiles, tiles, 0], [tiles, 0, tiles]]
+  assert moving.shape[2] > moving.shape[1] * 0.7  # in two columns

@@ -133,6 +133,7 @@ class Truth(NamedTuple):
   direction: str | None  # a key of DIRECTIONS where the motion is straight
   path: Float[np.ndarray, "t 2"]  # centroid of the object, (x, y)
   background: UInt8[np.ndarray, "h w 3"]  # the scene without its object
+  coverage: Float[np.ndarray, "t h w"]  # how much of each pixel is the object
 
 
 class _Scene(NamedTuple):
@@ -223,7 +224,8 @@ class Shapes:
     x, y = (coverage * self.x).sum((1, 2)) / weight, (coverage * self.y).sum((1, 2)) / weight
     direction = scene.motion if scene.motion in DIRECTIONS else None
     path = np.stack([x, y], axis=-1)
-    return Truth(scene.motion, scene.speed, direction, path, _to_uint8(scene.background))
+    background = _to_uint8(scene.background)
+    return Truth(scene.motion, scene.speed, direction, path, background, coverage)
 
   def _scene(self, index: int) -> _Scene:
     if not 0 <= index < self.clips:
@@ -391,3 +393,24 @@ def direction_agrees(video: UInt8[np.ndarray, "t h w 3"], truth: Truth) -> bool 
     return None
   measured = nearest_direction(displacement(centroids(video, truth.background)))
   return measured == truth.direction
+
+
+def error_left_behind(
+  video: UInt8[np.ndarray, "t h w 3"], true: UInt8[np.ndarray, "t h w 3"], truth: Truth
+) -> tuple[float, float]:
+  """Squared error of the last frame where the object was and no longer is: what it leaves behind.
+
+  Args:
+    video: real or generated.
+    true: the clip itself.
+    truth: of the clip.
+
+  Returns:
+    The error of the video, and that of the first frame repeated; both 0 for a clip in which the
+    object leaves no place.
+  """
+  left = (truth.coverage[0] > 0.5) & (truth.coverage[-1] < 0.05)
+  last = true[-1][left].astype(np.float32)
+  errors = (np.sum((frame[left] - last) ** 2) for frame in (video[-1], true[0]))
+  made, still = map(float, errors)
+  return made, still

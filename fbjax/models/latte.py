@@ -6,7 +6,7 @@
   frame   b h w c, the conditioning image: one more frame in front of x, dropped from the output
   coarse  b t h w c, a guess at the video: more channels of x, and those of `frame` are `frame`
 
-Time and class become one vector that gives every block its shifts, scales and gates. Gates start
+Time, class and text become one vector that gives every block its shifts, scales and gates. Gates start
 at zero, so a new network is the identity up to its head, and the head starts at zero.
 `NeuralPrior` is the same network without time: one image in every frame -> a coarse video.
 
@@ -186,6 +186,7 @@ class Latte(nnx.Module):
     depth: number of blocks, spatial and temporal together.
     patch: height and width of a patch.
     classes: number of classes; label `classes` is the null class. None for a network without.
+    text: channels of a vector that stands for the text. None for a network without.
     timed: whether the network is told the time.
     mult: width of the MLP, in widths.
     wrap: makes of f(pair, *args) what is called instead, for example `jax.checkpoint`.
@@ -203,6 +204,7 @@ class Latte(nnx.Module):
     heads: int,
     patch: int = 2,
     classes: int | None = None,
+    text: int | None = None,
     timed: bool = True,
     mult: int = 4,
     dtype: Any = jnp.float32,
@@ -220,6 +222,7 @@ class Latte(nnx.Module):
     self.positions = Positions(size // patch, frames, width)
     self.time = time_embedding(width, rngs) if timed else None
     self.label = None if classes is None else labels(classes + 1, width, rngs=rngs)
+    self.text = None if text is None else xavier(text, width, rngs=rngs)
     self.pairs = jax.vmap(pair)(jax.random.split(rngs.params(), depth // 2))
     self.head = Head(width, patch * patch * c_out, rngs=rngs)
     self.c_in = c_in
@@ -234,9 +237,10 @@ class Latte(nnx.Module):
     label: Int[Array, " b"] | None = None,
     frame: Float[Array, "b h w c"] | None = None,
     coarse: Float[Array, "b t h w c2"] | None = None,
+    text: Float[Array, "b d"] | None = None,
   ) -> Float[Array, "b t h w c_out"]:
     """The network's prediction for the frames of x in float32."""
-    emb = nnx.silu(self._embed(x.shape[0], time, label))
+    emb = nnx.silu(self._embed(x.shape[0], time=time, label=label, text=text))
     x = self._condition(x, frame, coarse)
     t, (rows, columns) = x.shape[1], (n // self.patch for n in x.shape[2:4])
     split = {"i": self.patch, "j": self.patch, "h": rows, "w": columns}
@@ -272,16 +276,14 @@ class Latte(nnx.Module):
       )
     return x
 
-  def _embed(self, b: int, time: Array | None, label: Array | None) -> Float[Array, "b c"]:
-    for name, embedding, given in (("time", self.time, time), ("label", self.label, label)):
+  def _embed(self, b: int, **told: Array | None) -> Float[Array, "b c"]:
+    emb = jnp.zeros((b, self.positions.time.shape[1]))
+    for name, given in told.items():
+      embedding = getattr(self, name)
       if (embedding is None) != (given is None):
         has, fix = ("knows no", "leave out") if embedding is None else ("needs a", "pass")
         raise errors.UserError(f"this Latte {has} {name}: {fix} `{name}`")
-    emb = jnp.zeros((b, self.positions.time.shape[1]))
-    if self.time is not None:
-      emb += self.time(time)
-    if self.label is not None:
-      emb += self.label(label)
+      emb += 0 if embedding is None else embedding(given)
     return emb
 
 
@@ -300,7 +302,8 @@ class NeuralPrior(nnx.Module):
     frame: Float[Array, "b h w c"],
     label: Int[Array, " b"] | None = None,
     frames: int | None = None,
+    text: Float[Array, "b d"] | None = None,
   ) -> Float[Array, "b t h w c_out"]:
     """The coarse video in float32, of as many frames as it is trained at unless told otherwise."""
     x = einops.repeat(frame, "b h w c -> b t h w c", t=frames or self.frames)
-    return self.latte(x, None, label)
+    return self.latte(x, None, label, text=text)

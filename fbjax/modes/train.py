@@ -107,7 +107,9 @@ def write_preview(
   captions: list[str],
   spec: dict[str, Any],
 ) -> np.ndarray:
-  """Samples held-out clips, writes samples/<step>/*.mp4 and samples/<step>.png, returns the sheet.
+  """Samples held-out clips, writes samples/<step>/*.mp4 and a sheet of them, which it returns.
+
+  The sheet is samples/<step>.png, and moves in samples/<step>.gif.
 
   Every process samples, since the weights are spread over all of them; the first one writes.
   """
@@ -126,6 +128,8 @@ def write_preview(
       beside = np.concatenate([row["truth"], row["sample"]], axis=2)
       video.write_mp4(folder / f"{i:02}.mp4", beside, fps=spec["fps"])
     tracker.write_png(folder.with_suffix(".png"), sheet)
+    moving = tracker.moving_sheet(rows, captions)
+    video.write_gif(folder.with_suffix(".gif"), moving, fps=spec["fps"])
     places.push(workdir)
-    logger.info("Wrote samples to %s.png and %s/.", folder, folder)
+    logger.info("Wrote samples to %s.png, %s.gif and %s/.", folder, folder, folder)
   return sheet

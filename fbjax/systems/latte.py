@@ -1,7 +1,8 @@
-"""Latte: a transformer over patches, class conditional, with the given frame in front in time.
+"""Latte: a transformer over patches, told a class or a text, with the given frame in front in time.
 
 given frame -> codec -> latent frame, repeated over time = z1, and also put before x in time
 class       -> embedding, added to that of time
+caption     -> text network, trained along -> one vector, added likewise
 
 A coarse video, where a neural prior makes one, is told as more channels (FrameBridge, §4e).
 """
@@ -11,18 +12,21 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from fbjax.models import latte
+from fbjax.models import clip, latte
 from fbjax.systems import base, codecs, latents, networks, neural_prior
 
 
 class Cond(NamedTuple):
-  """What the network is told besides x and time."""
+  """What the network is told besides x and time; text is token ids until `embed` has read them."""
 
   frame: Float[Array, "b h w c"]
   label: Int[Array, "b"]
   null_label: Int[Array, "b"]
+  text: Int[Array, "b n"] | Float[Array, "b d"] | None = None
+  null_text: Int[Array, "b n"] | Float[Array, "b d"] | None = None
   coarse: Float[Array, "b t h w c"] | None = None
 
 
@@ -36,8 +40,10 @@ class Latte(latents.LatentSystem):
     *,
     codec: codecs.Codec,
     latte: Mapping[str, Any],
+    text: Mapping[str, Any] | None = None,
     coarse: bool = False,
     remat: bool = False,
+    null_tokens: np.ndarray | None = None,
     frames: int,
     dtype: Any = jnp.float32,
   ):
@@ -45,18 +51,28 @@ class Latte(latents.LatentSystem):
     Args:
       codec: between videos and latents.
       latte: sizes of `latte.Latte`; channels and frames are given by the others.
+      text: sizes of `clip.TextEncoder`, trained along, whose `pool` is the text; None without.
       coarse: the network is told a coarse video as well.
       remat: blocks are computed again in the backward pass, which saves their memory.
+      null_tokens: token ids of the empty caption, int32 [n]; None where nothing will be encoded.
       frames: frames a clip.
       dtype: of the networks' arithmetic; weights are float32.
     """
-    self.classes = latte.get("classes")
-    self.conditions = frozenset({"label"} if self.classes else ())
+    self.classes, self.null_tokens = latte.get("classes"), null_tokens
+    told = {"label": bool(self.classes), "text": text is not None}
+    self.conditions = frozenset(name for name in told if told[name])
     c = codec.channels
     given = {"c_in": 2 * c if coarse else c, "c_out": c, "frames": frames, "patch": 2}
     options = {"dtype": dtype} | ({"wrap": jax.checkpoint} if remat else {})
-    spec = self._network(given | dict(latte), options)
-    super().__init__({"latte": spec}, codec, frames)
+    if text is not None:
+      text = {"c_out": latte["width"]} | dict(text)
+      given |= {"text": text["c_out"]}
+    specs = {"latte": self._network(given | dict(latte), options)}
+    if text is not None:
+      specs["text"] = networks.NetworkSpec(
+        clip.TextEncoder, text, network="clip_text", trained=True, options={"dtype": dtype}
+      )
+    super().__init__(specs, codec, frames)
 
   def _network(self, sizes: Mapping[str, Any], options: Mapping[str, Any]) -> networks.NetworkSpec:
     sizes = dict(sizes) | {"frames": sizes["frames"] + 1}  # the given frame stands in front
@@ -72,12 +88,26 @@ class Latte(latents.LatentSystem):
     z0, frame = encode_clip(self.codec, frozen, batch, keys)
     label, null = labels(batch, len(frame), self.classes)
     z1 = jnp.repeat(frame[:, None], self.frames, axis=1)
-    return base.Example(z0, z1, Cond(frame, label, null))
+    cond = Cond(frame, label, null)
+    if "text" in self.networks:
+      tokens = batch["tokens"]
+      null_text = jnp.broadcast_to(jnp.asarray(self.null_tokens)[None], tokens.shape)
+      cond = cond._replace(text=tokens, null_text=null_text)
+    return base.Example(z0, z1, cond)
 
   def drop(self, cond: Cond, text: Bool[Array, "b"], image: Bool[Array, "b"]) -> Cond:
-    """The class takes the place of the text; the frame is never dropped."""
+    """Class and text go together; the frame is never dropped."""
     del image
-    return cond._replace(label=jnp.where(text, cond.null_label, cond.label))
+    cond = cond._replace(label=jnp.where(text, cond.null_label, cond.label))
+    if cond.text is None:
+      return cond
+    return cond._replace(text=jnp.where(text[:, None], cond.null_text, cond.text))
+
+  def embed(self, weights: base.Params, cond: Cond) -> Cond:
+    if cond.text is None:
+      return cond
+    read = self.run("text", weights, "pool")
+    return cond._replace(text=read(cond.text), null_text=read(cond.null_text))
 
   def denoise(
     self,
@@ -88,7 +118,8 @@ class Latte(latents.LatentSystem):
     keys: jax.Array | None = None,
   ) -> Float[Array, "b t h w c"]:
     del keys  # Nothing drops out.
-    return self.run("latte", weights)(x, t_net, self._label(cond), cond.frame, cond.coarse)
+    run = self.run("latte", weights)
+    return run(x, t_net, self._label(cond), cond.frame, cond.coarse, cond.text)
 
   def _label(self, cond: Cond) -> Int[Array, "b"] | None:
     return None if self.classes is None else cond.label
@@ -106,7 +137,7 @@ class LattePrior(neural_prior.NeuralPrior, Latte):
     self, weights: base.Params, cond: Cond, keys: jax.Array | None = None
   ) -> Float[Array, "b t h w c"]:
     del keys
-    return self.run("latte", weights)(cond.frame, self._label(cond), self.frames)
+    return self.run("latte", weights)(cond.frame, self._label(cond), self.frames, cond.text)
 
 
 def encode_clip(

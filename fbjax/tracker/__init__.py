@@ -14,13 +14,14 @@ from jaxtyping import UInt8
 
 from fbjax import places
 from fbjax.tracker import plots, writers
-from fbjax.tracker.plots import contact_sheet, plot_loss, write_png
+from fbjax.tracker.plots import contact_sheet, moving_sheet, plot_loss, write_png
 from fbjax.tracker.progress import duration, peak_flops, progress_line
 from fbjax.tracker.writers import read_metrics
 
 __all__ = [
   "Tracker",
   "contact_sheet",
+  "moving_sheet",
   "duration",
   "peak_flops",
   "plot_loss",

@@ -72,6 +72,34 @@ def contact_sheet(
   return np.asarray(sheet)
 
 
+def moving_sheet(
+  rows: Sequence[Mapping[str, UInt8[np.ndarray, "_ h w 3"]]],
+  captions: Sequence[str],
+  cell: int = 104,
+) -> UInt8[np.ndarray, "t height width 3"]:
+  """Clips as a video: what `contact_sheet` shows, one frame of each block at a time.
+
+  Blocks with fewer frames than others, such as a given image, stay at their last. More than four
+  clips stand in two columns.
+  """
+  frames = max(len(block) for row in rows for block in row.values())
+  half = len(rows) if len(rows) <= 4 else -(-len(rows) // 2)
+
+  def at(t: int) -> list[dict[str, UInt8[np.ndarray, "1 h w 3"]]]:
+    return [{name: x[min(t, len(x) - 1)][None] for name, x in row.items()} for row in rows]
+
+  def sheet(t: int) -> UInt8[np.ndarray, "height width 3"]:
+    columns = [
+      contact_sheet(at(t)[i : i + half], captions[i : i + half], cell)
+      for i in range(0, len(rows), half)
+    ]
+    tallest = max(len(x) for x in columns)
+    white = [np.full((tallest - len(x), *x.shape[1:]), 255, np.uint8) for x in columns]
+    return np.concatenate([np.concatenate(x) for x in zip(columns, white, strict=True)], axis=1)
+
+  return np.stack([sheet(t) for t in range(frames)])
+
+
 def write_png(file: str | os.PathLike, image: UInt8[np.ndarray, "_ _ 3"]) -> None:
   """Writes a picture."""
   Image.fromarray(image).save(file)

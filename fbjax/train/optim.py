@@ -1,15 +1,21 @@
 """Optimizers from plain arguments."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import optax
+import optax.contrib
 
 from fbjax import checks, errors
 
 # Layers whose matrices shrink under weight decay; norms, biases, positions and gates do not.
 MATRICES = ("kernel", "embedding", "a", "b")
+# Layers that read pixels or write them, which Muon leaves to AdamW.
+PIXELS = r"^latte/(patches|head/out)/kernel$|^unet/(in_conv|out_conv)/kernel$|^transformer/(patches|out)/kernel$"
+# Of Muon's updates, those of AdamW: both take the same learning rate (arXiv:2502.16982).
+MUON_RMS = 0.2
 
 
 class Optimizer(NamedTuple):
@@ -57,15 +63,15 @@ def make_optimizer(
   clip: float = 0.0,
   clip_from: int = 0,
 ) -> Optimizer:
-  """AdamW or SGD on the leaves that train; the others stay as they are and have no state.
+  """AdamW, Muon or SGD on the leaves that train; the others stay as they are and have no state.
 
   Args:
     steps: of the whole training, at which a cosine schedule ends.
     trains: path of a leaf, such as unet/in_conv/kernel -> whether it trains.
-    name: "adamw" or "sgd".
+    name: "adamw", "muon" (arXiv:2502.16982: kernels alone, the rest by AdamW) or "sgd".
     lr, warmup, schedule: see `learning_rate`.
-    b1, b2, eps: AdamW's.
-    weight_decay: AdamW's, of what `decays`.
+    b1, b2, eps: AdamW's, also beside Muon.
+    weight_decay: of what `decays`, times the learning rate; SGD has none.
     decays: "matrices" (kernels, embeddings, low-rank additions), or "all", as PyTorch does.
     clip: greatest norm of the gradients of all leaves that train; 0 for none.
     clip_from: the step that clipping begins at.
@@ -86,10 +92,22 @@ def make_optimizer(
     case "adamw":
       decayed = by_path(lambda path: decays == "all" or path.split("/")[-1] in MATRICES)
       tx = optax.adamw(rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decayed)
+    case "muon":
+      decayed = by_path(lambda path: decays == "all" or path.split("/")[-1] in MATRICES)
+      tx = optax.contrib.muon(
+        rate,
+        weight_decay=weight_decay,
+        weight_decay_mask=decayed,
+        adam_b1=b1,
+        adam_b2=b2,
+        adam_weight_decay=weight_decay,
+        muon_weight_dimension_numbers=matrix_axes,
+        consistent_rms=MUON_RMS,
+      )
     case "sgd":
       tx = optax.sgd(rate)
     case _:
-      raise errors.UserError(f"optim.name is {name!r}; expected 'adamw' or 'sgd'")
+      raise errors.UserError(f"optim.name is {name!r}; expected 'adamw', 'muon' or 'sgd'")
   # An optimizer without clipping has the same state: a run may change its mind.
   clipping = optax.clip_by_global_norm(clip) if clip else optax.identity()
   clipping = optax.conditionally_transform(clipping, lambda step: step >= clip_from)
@@ -97,6 +115,22 @@ def make_optimizer(
   label = by_path(lambda path: "trains" if trains(path) else "stays")
   tx = optax.partition({"trains": tx, "stays": optax.set_to_zero()}, label)
   return Optimizer(tx.init, tx.update, rate, trains)
+
+
+def matrix_axes(params: Any) -> Any:
+  """The axes along which each kernel is a matrix, for Muon; None for leaves that AdamW trains.
+
+  Those are, besides what is no kernel, the layers that read pixels or write them.
+  """
+
+  def axes(path: Any, x: Any) -> optax.contrib.MuonDimensionNumbers | None:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    if not name.endswith("kernel") or x.ndim < 2 or re.search(PIXELS, name):
+      return None
+    inputs = tuple(range(3)) if x.ndim == 4 else x.ndim - 2  # of convolutions, height and width too
+    return optax.contrib.MuonDimensionNumbers(inputs, x.ndim - 1)
+
+  return jax.tree.map_with_path(axes, params)
 
 
 def by_path(fn: Callable[[str], Any]) -> Callable[[Any], Any]:

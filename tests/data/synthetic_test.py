@@ -71,6 +71,19 @@ def test_still_reversed_and_empty_videos_do_not_agree():
   assert synthetic.direction_agrees(noisy, truth)
 
 
+def test_what_is_left_behind_is_all_of_a_still_image_and_nothing_of_the_clip():
+  source = synthetic.Shapes(motions=("left",), speeds=("quick",), split="val")
+  for i in range(4):
+    true, truth = source[i].video, source.truth(i)
+    still = np.repeat(true[:1], len(true), axis=0)
+    made, there = synthetic.error_left_behind(still, true, truth)
+    assert made == there > 0
+    assert synthetic.error_left_behind(true, true, truth) == (0, there)
+    erased = still.copy()
+    erased[-1] = truth.background  # no object at all leaves nothing behind either
+    assert synthetic.error_left_behind(erased, true, truth)[0] < 0.01 * there
+
+
 def test_objects_stay_in_the_frame_and_the_background_stands_still():
   source = synthetic.Shapes(size=64, speeds=("quick",))
   for i in range(200):

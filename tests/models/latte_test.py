@@ -19,6 +19,7 @@ VARIANTS = [
   {},
   {"c_in": 5, "patch": 4, "classes": None, "mult": 2},
   {"c_out": 6, "depth": 2, "size": 4},
+  {"text": 5},
 ]
 FULL = [
   ("latte_s2_framebridge", "latte_s2_bridge", "latte", latte.Latte, 32_513_680),
@@ -393,6 +394,7 @@ def test_bfloat16_stays_within_two_percent_and_leaves_params_in_float32():
     ({}, lambda x, t, y, f: (x, t), "needs a label: pass `label`"),
     ({"classes": None}, lambda x, t, y, f: (x, t, y), "knows no label: leave out `label`"),
     ({"timed": False}, lambda x, t, y, f: (x, t, y), "knows no time: leave out `time`"),
+    ({"text": 5}, lambda x, t, y, f: (x, t, y), "needs a text: pass `text`"),
   ],
 )
 def test_what_does_not_fit_is_refused_in_one_sentence(sizes, change, message):

@@ -25,6 +25,8 @@ def test_a_run_leaves_everything_a_person_wants_to_see(trained):
   assert (trained / "loss.png").exists() and list((trained / "tensorboard").iterdir())
   sheet = np.asarray(Image.open(trained / "samples" / "0000004.png"))
   assert sheet.shape[2] == 3 and sheet.std() > 0
+  with Image.open(trained / "samples" / "0000004.gif") as moving:
+    assert moving.n_frames == 3
   clips = sorted((trained / "samples" / "0000004").glob("*.mp4"))
   assert len(clips) == train.PREVIEWS
 

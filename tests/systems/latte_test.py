@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import ucf101_bridge_prior, ucf101_diffusion, ucf101_prior
+from configs import quickstart, ucf101_bridge_prior, ucf101_diffusion, ucf101_prior
 from fbjax import build
 
 
@@ -53,6 +53,51 @@ def test_the_network_hears_state_time_class_and_frame(batch, module):
     changed.append(denoise(params, z0, time, cond._replace(coarse=cond.coarse + 0.1)))
   for other in changed:
     assert np.abs(other - out).max() > 1e-4
+
+
+@pytest.fixture(scope="module")
+def captioned():
+  """The quickstart's system, shaken, and a batch with captions."""
+  config = quickstart.get_config("smoke").to_dict()
+  config["system"]["latte"] |= {"width": 16, "depth": 2, "heads": 2}
+  config["system"]["text"] |= {"width": 16, "heads": 2}
+  tokenizer = build.make_tokenizer(config)
+  system = build.make_system(config, tokenizer)
+  rng = np.random.default_rng(0)
+  shapes = jax.eval_shape(system.init, jax.random.key(0))
+  params = jax.tree.map(lambda x: 0.3 * rng.standard_normal(x.shape, np.float32), shapes)
+  video = rng.integers(0, 256, (2, 8, 32, 32, 3), np.uint8)
+  batch = {"video": video, "tokens": tokenizer(["moves left", "moves right"])}
+  return system, params, jax.tree.map(jnp.asarray, batch)
+
+
+def test_a_latte_hears_its_caption_to_the_last_word(captioned):
+  system, params, batch = captioned
+  assert system.conditions == {"text"}
+
+  @jax.jit
+  def run(tokens):
+    z0, _, cond = system.encode({}, batch | {"tokens": tokens}, keys())
+    return system.denoise(params, z0, jnp.array([10.0, 500.0]), system.embed(params, cond))
+
+  tokens = batch["tokens"]
+  out = run(tokens)
+  swapped = run(tokens[::-1])
+  assert np.abs(swapped - out).max() > 1e-3
+  first = run(tokens.at[1].set(tokens[0]))
+  np.testing.assert_allclose(first[0], out[0], atol=1e-5)  # each clip its own
+
+
+def test_a_dropped_caption_is_the_empty_one_before_and_after_embedding(captioned):
+  system, params, batch = captioned
+  _, _, cond = system.encode({}, batch, keys())
+  drop = jnp.array([True, False])
+  before = system.embed(params, system.drop(cond, drop, jnp.zeros(2, bool))).text
+  after = system.drop(system.embed(params, cond), drop, jnp.zeros(2, bool)).text
+  np.testing.assert_allclose(before, after, atol=1e-6)
+  read = system.embed(params, cond)
+  np.testing.assert_array_equal(after[0], read.null_text[0])
+  np.testing.assert_array_equal(after[1], read.text[1])
 
 
 def test_the_neural_prior_looks_at_neither_state_nor_time(batch):

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fbjax import trees
 from fbjax.train import optim
 
 
@@ -32,6 +33,39 @@ def test_the_gradient_is_clipped_by_its_global_norm(clip, expected):
 def test_an_unknown_name_says_what_is_expected(spec):
   with pytest.raises(ValueError, match="expected '"):
     optim.make_optimizer(steps=10, **spec)
+
+
+def muon(params, grads, steps=1):
+  tx = optim.make_optimizer(steps=10, name="muon", lr=0.1, weight_decay=0.0)
+  state = tx.init(params)
+  for _ in range(steps):
+    updates, state = tx.update(grads, state, params)
+  return updates
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (3, 6, 4), (3, 3, 6, 4)])
+def test_muon_turns_the_gradient_of_a_kernel_into_one_of_equal_singular_values(shape):
+  """Each matrix of a stack by itself; that of a convolution has height and width among its inputs."""
+  grad = np.random.default_rng(0).normal(size=shape) * np.geomspace(1, 0.1, 4)
+  grads = {"kernel": jnp.asarray(grad, jnp.float32)}
+  update = muon(jax.tree.map(jnp.zeros_like, grads), grads)["kernel"]
+  matrices = np.asarray(update).reshape((1, 54, 4) if len(shape) == 4 else (-1, 6, 4))
+  values = np.linalg.svd(matrices, compute_uv=False)
+  assert np.all(values.max(-1) < 2 * values.min(-1))
+  wanted = np.linalg.svd(grad.reshape(matrices.shape), compute_uv=False)
+  assert np.all(wanted.max(-1) > 4 * wanted.min(-1))
+  # As large as AdamW's: both take the same learning rate.
+  np.testing.assert_allclose(np.sqrt(np.mean(matrices**2)), 0.1 * optim.MUON_RMS, rtol=0.3)
+
+
+@pytest.mark.parametrize(
+  "path", ["latte/patches/kernel", "latte/head/out/kernel", "text/token/embedding"]
+)
+def test_muon_leaves_pixels_and_words_to_adamw(path):
+  grads = trees.nest({path: jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32)})
+  update = trees.flatten(muon(jax.tree.map(jnp.zeros_like, grads), grads))[path]
+  # Its first step is as long for every number, whatever its gradient.
+  np.testing.assert_allclose(np.abs(update), np.abs(update[0, 0]), rtol=1e-3)
 
 
 def test_what_does_not_train_stays_and_has_no_state():

@@ -82,6 +82,7 @@ def table(
   depth: int,
   patch: int = 2,
   classes: int | None = None,
+  text: int | None = None,
   timed: bool = True,
   mult: int = 4,
   **_: Any,
@@ -100,6 +101,8 @@ def table(
     leaves += at("time/out", "t_embedder.mlp.2", linear(width, width))
   if classes is not None:
     leaves += at("label", "y_embedder.embedding_table", embedding(classes + 1, width))
+  if text is not None:  # a name of ours: no published Latte is told a text so
+    leaves += at("text", "text_embedder", linear(text, width))
   for i in range(depth):
     kind = "temporal" if i % 2 else "spatial"
     leaves += at(f"pairs[{i // 2}]/{kind}", f"blocks.{i}", block(width, mult))
