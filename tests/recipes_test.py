@@ -31,7 +31,7 @@ RECIPES = [
   ("webvid_diffusion", "", TOLD, ""),
   ("webvid_diffusion", "lora", TOLD, ADDED),
   ("folder", "", ("frame", "text", "stride"), ""),
-  ("quickstart", "", ("frame", "text", "stride"), ""),
+  ("quickstart", "", ("frame", "text"), r"^(?!latte/positions)"),
   ("webvid_saf_cogvideox", "", ("frame", "text"), ""),
   ("webvid_saf_cogvideox", "lora", ("frame", "text"), r"patches/kernel|/(a|b)$"),
   ("webvid_saf_cogvideox", "prior", ("frame", "text"), ""),
