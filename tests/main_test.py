@@ -60,9 +60,11 @@ MISTAKES = {
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.data.motions=fly"): (
     "data.motions has no 'fly'; there are right"
   ),
-  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.start.unet={{'new':'('}}"): (
-    "config.start.unet.new has '(', which is no regular expression"
-  ),
+  (
+    "--config=configs/webvid_saf.py:smoke",
+    "--workdir={tmp}/x",
+    "--config.start.unet={{'new':'('}}",
+  ): ("config.start.unet.new has '(', which is no regular expression"),
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.trainable.whole=('(',)"): (
     "config.trainable.whole has '(', which is no regular expression"
   ),
@@ -72,13 +74,15 @@ MISTAKES = {
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.objective.drop_image=0.5"): (
     "objective.drop_image=0.5 drops a condition that this system has not"
   ),
-  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.system.unet.width=0"): (
+  ("--config=configs/webvid_saf.py:smoke", "--workdir={tmp}/x", "--config.system.unet.width=0"): (
     "config.system.unet.width is 0; expected a whole number from 1 up"
   ),
-  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.system.unet.head_dim=-8"): (
-    "config.system.unet.head_dim is -8"
-  ),
-  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.system.unet.mult=()"): (
+  (
+    "--config=configs/webvid_saf.py:smoke",
+    "--workdir={tmp}/x",
+    "--config.system.unet.head_dim=-8",
+  ): ("config.system.unet.head_dim is -8"),
+  ("--config=configs/webvid_saf.py:smoke", "--workdir={tmp}/x", "--config.system.unet.mult=()"): (
     "config.system.unet.mult is (); expected a list of whole numbers from 1 up"
   ),
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.system.codec.patch=0"): (

@@ -145,10 +145,14 @@ class TextEncoder(nnx.Module):
     return self.norm(self.transformer(x, skip=self.skip, causal=True))
 
   def pool(self, tokens: Int[Array, "b n"]) -> Float[Array, "b c"]:
-    """The text in the joint space, read at its end, which has the largest token id."""
+    """The text as one vector, that of its end, which has the largest token id.
+
+    In the joint space, if there is one.
+    """
     x = self(tokens)
     end = jnp.argmax(tokens, axis=1)
-    return jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0] @ self.projection[...]
+    x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
+    return x if self.projection is None else x @ self.projection[...]
 
 
 class ImageEncoder(nnx.Module):

@@ -65,8 +65,7 @@ class Latte(latents.LatentSystem):
     given = {"c_in": 2 * c if coarse else c, "c_out": c, "frames": frames, "patch": 2}
     options = {"dtype": dtype} | ({"wrap": jax.checkpoint} if remat else {})
     if text is not None:
-      text = {"c_out": latte["width"]} | dict(text)
-      given |= {"text": text["c_out"]}
+      given |= {"text": text["width"]}
     specs = {"latte": self._network(given | dict(latte), options)}
     if text is not None:
       specs["text"] = networks.NetworkSpec(

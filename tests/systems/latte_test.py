@@ -65,7 +65,8 @@ def captioned():
   system = build.make_system(config, tokenizer)
   rng = np.random.default_rng(0)
   shapes = jax.eval_shape(system.init, jax.random.key(0))
-  params = jax.tree.map(lambda x: 0.3 * rng.standard_normal(x.shape, np.float32), shapes)
+  shake = lambda x: jnp.asarray(0.3 * rng.standard_normal(x.shape, np.float32))  # noqa: E731
+  params = jax.tree.map(shake, shapes)
   video = rng.integers(0, 256, (2, 8, 32, 32, 3), np.uint8)
   batch = {"video": video, "tokens": tokenizer(["moves left", "moves right"])}
   return system, params, jax.tree.map(jnp.asarray, batch)
