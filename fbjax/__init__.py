@@ -1,0 +1,12 @@
+"""Image-to-video generation with bridge models; `load` animates images with a trained network."""
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+  # Only when asked for: it imports all of the package, which no part of it needs.
+  if name == "load":
+    from fbjax import pipe
+
+    return pipe.load
+  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,7 +15,8 @@ FLOORS = [
   {"systems", "evaluation"},
   {"train", "sampling", "start"},
   {"build"},
-  {"loading", "plan", "app"},
+  {"loading", "plan"},
+  {"pipe", "app"},
   {"modes"},
   {"main"},
 ]

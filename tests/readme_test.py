@@ -25,10 +25,13 @@ from fbjax.port import files, table
 README = (settings.ROOT / "README.md").read_text()
 TINY = (
   *("--config.data.size=16", "--config.data.frames=3", "--config.train.batch_size=2"),
-  *("--config.system.unet.width=8", "--config.system.unet.head_dim=8"),
-  *("--config.system.unet.groups=4", "--config.system.unet.attention_levels=()"),
   *("--config.loader.threads=1", "--config.sampling.batch_size=2"),
 )
+TINY_UNET = (
+  *("--config.system.unet.width=8", "--config.system.unet.head_dim=8"),
+  *("--config.system.unet.groups=4", "--config.system.unet.attention_levels=()"),
+)
+TINY_LATTE = ("--config.system.latte.width=16", "--config.system.latte.size=4")
 # Regexes of commands -> the chain that runs them, in the order of the README.
 CHAINS = {
   "quickstart": r"runs/quickstart",
@@ -40,10 +43,15 @@ CHAINS = {
 ELSEWHERE = r"pip install|pytest"  # run by .ci/run, and this
 
 
+def blocks(text: str, language: str) -> list[str]:
+  """The fenced blocks of a language."""
+  found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.S | re.M)
+  return [block for name, block in found if name == language]
+
+
 def commands(text: str) -> list[str]:
   """The commands of the fenced blocks that hold any, each on one line."""
-  blocks = re.findall(r"```\n(.*?)```", text, re.S)
-  lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+  lines = "\n".join(blocks(text, "")).replace("\\\n", " ").splitlines()
   return [line for line in lines if re.search(r"\b(python -m|pip|pytest)\b", line)]
 
 
@@ -61,7 +69,7 @@ def small(command: str) -> list[str]:
     file, _, changes = named.partition(":")
     words[words.index(named)] = f"{file}:{'+'.join(filter(None, [changes, 'smoke']))}"
     if re.search("quickstart|folder|/webvid.py", file):
-      words += TINY
+      words += TINY + (TINY_LATTE if "quickstart" in file else TINY_UNET)
     else:  # at toy size they train on moving shapes
       words = [w for w in words if not w.startswith("--config.data.path")]
   assert words[0] == "python"
@@ -96,6 +104,11 @@ def write_checkpoints(folder: pathlib.Path) -> None:
   files.write(folder / "framebridge_vc.ckpt", released)
 
 
+def test_every_program_is_run():
+  found = blocks(README, "python")
+  assert found and all(any(re.search(p, x) for p in CHAINS.values()) for x in found)
+
+
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("chain", CHAINS)
 def test_a_chain_of_commands_works_as_written(chain, tmp_path):
@@ -110,9 +123,11 @@ def test_a_chain_of_commands_works_as_written(chain, tmp_path):
   }
   chosen = [c for c in commands(README) if re.search(CHAINS[chain], c)]
   assert chosen
-  for command in chosen:
+  programs = [block for block in blocks(README, "python") if re.search(CHAINS[chain], block)]
+  for command in chosen + programs:
+    words = [sys.executable, "-c", command] if command in programs else small(command)
     done = subprocess.run(
-      small(command), cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+      words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
   made = {

@@ -1,6 +1,12 @@
 """A configuration so small that a training step compiles in seconds."""
 
+import jax
+import numpy as np
+
 from configs import common
+from fbjax import build, checkpoint
+from fbjax import workdir as workdir_lib
+from fbjax.train import step
 
 
 def config(**train) -> dict:
@@ -21,3 +27,19 @@ def config(**train) -> dict:
   c.sampling.update(steps=2, batch_size=2)
   c.sampling.grid = dict(name="trailing")
   return c.to_dict()
+
+
+def wild(workdir: str) -> str:
+  """Makes a workdir whose network has large random weights: its clips show whatever it is told."""
+  c = config()
+  system = build.make_system(c, build.make_tokenizer(c))
+  params = system.init(jax.random.key(0))
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(lambda x: x + 0.3 * rng.standard_normal(x.shape).astype(np.float32), params)
+  state = step.init_state(params, build.make_optimizer(c, system))
+  with workdir_lib.claim(workdir, c, {}) as record:
+    record(0)
+    checkpoints = checkpoint.Checkpoints(workdir)
+    checkpoints.save(4, state, 4)
+    checkpoints.close()
+  return workdir

@@ -210,22 +210,26 @@ def _rgb(file: BinaryIO) -> PIL.Image.Image:
   with PIL.Image.open(file, formats=IMAGE_FORMATS) as image:
     if image.width * image.height > MAX_IMAGE_PIXELS:
       raise PIL.Image.DecompressionBombError
-    PIL.ImageOps.exif_transpose(image, in_place=True)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-      # PIL clips these to 255 instead of scaling them.
-      values = np.asarray(image)
-      if image.mode == "F":
-        values = _of_floats(values)
-      else:
-        values = (np.clip(values, 0, 65535).astype(np.uint32) + 128) // 257
-      return PIL.Image.fromarray(values.astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-      image = image.convert("RGBA")
-      return PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image).convert(
-        "RGB"
-      )
-    image.load()
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return rgb(image)
+
+
+def rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+  """A picture upright and in RGB, as `read_image` has it."""
+  image = PIL.ImageOps.exif_transpose(image)
+  if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+    # PIL clips these to 255 instead of scaling them.
+    values = np.asarray(image)
+    if image.mode == "F":
+      values = _of_floats(values)
+    else:
+      values = (np.clip(values, 0, 65535).astype(np.uint32) + 128) // 257
+    return PIL.Image.fromarray(values.astype(np.uint8)).convert("RGB")
+  if image.has_transparency_data:
+    image = image.convert("RGBA")
+    white = PIL.Image.new("RGBA", image.size, "white")
+    return PIL.Image.alpha_composite(white, image).convert("RGB")
+  image.load()
+  return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _of_floats(values: np.ndarray) -> np.ndarray:

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fbjax import build, checks, errors, loading, places, sampling
+from fbjax import errors, loading, places
+from fbjax import pipe as pipes
 from fbjax import workdir as workdir_lib
 from fbjax.data import prompts, video
-from fbjax.systems import base
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +37,7 @@ def sample(
   last: str | None = None,
   prompt: str | None = None,
   out: str | None,
-  seed: int = 0,
-  label: int | None = None,
-  fps: int | None = None,
-  stride: int | None = None,
-  size: tuple[int, int] | None = None,
-  frames: int | None = None,
-  chunks: int = 1,
-  **changes: Any,
+  **options: Any,
 ) -> list[str]:
   """Animates an image, or a folder of images with a prompt file.
 
@@ -55,14 +48,7 @@ def sample(
     last: an image to end at, for a system that is given both ends; `image` itself makes a loop.
     prompt: what happens; a folder has its own prompts.
     out: the .mp4 or .gif, or a folder.
-    seed: of the noise.
-    label: class of the clips, for a class-conditional system; None for none.
-    fps: frames a second; None takes the config's, also below.
-    stride: frame stride that the network is told.
-    size: (height, width) of the clips.
-    frames: of a clip.
-    chunks: clips in a row, each from the last frame of the one before.
-    changes: other keys of `config.sampling`.
+    options: the arguments of `pipe.Pipe.settings`, such as seed, steps and size.
 
   Returns:
     The files written.
@@ -74,52 +60,17 @@ def sample(
     raise errors.UserError(
       "--mode=sample needs --image=<image or folder> and --out=<.mp4, .gif or folder>"
     )
-  checks.whole("--chunks", chunks)
-  checks.whole("--seed", seed, 0, checks.SEED)
   check_local(image, "image")
   check_local(last, "last")
   config = resolve(config, workdir)
-  spec = build.sampling_options(config, fps=fps, stride=stride, **changes)
-  build.set_precision(config)
-  tokenizer = build.make_tokenizer(config)
-  system = build.make_system(build.for_sampling(config), tokenizer)
-  check_told(config, system, prompt=prompt, label=label, stride=stride)
-  check_ends(system, last, chunks)
-  trained_frames, trained_size = build.clip_size(config)
-  frames, size = frames or trained_frames, size or trained_size
-  checks.clip(frames * chunks, size)
-  system = system.for_clips(frames, size)
-  requests = plan(image, prompt, out, told="text" in system.conditions)
-  images = [read_frame(request.image, size) for request in requests]
-
-  mesh = build.make_mesh(config)
-  program = build.make_sample(config, system, build.make_formulation(config), mesh, **changes)
-  starting = loading.starting_weights(config, system, mesh, workdir, complete=not workdir)
-  if workdir:
-    workdir_lib.check(workdir, config, starting.origin)
-    params = loading.trained_weights(workdir, system, mesh)
-  else:
-    params = starting.params()
-  n = len(requests)
-  inputs = {
-    "image": np.stack(images),
-    "tokens": tokenizer([request.text for request in requests]),
-    "stride": np.full(n, spec.stride, np.int32),
-    "label": np.full(n, -1 if label is None else label, np.int32),
-  }
-  if last:
-    inputs["last"] = np.repeat(read_frame(last, size)[None], n, axis=0)
-  parts = []
-  for chunk in range(chunks):
-    keys = sampling.clip_keys(seed, [request.place for request in requests], chunk)
-    videos = sampling.generate(
-      program, params, starting.frozen, inputs, keys=keys, batch_size=spec.batch_size
-    )
-    inputs["image"] = videos[:, -1]
-    parts.append(videos[:, 1:] if chunk else videos)
+  pipe = pipes.Pipe(config, workdir)
+  settings = pipe.settings(prompt=prompt, last=last, **options)
+  requests = plan(image, prompt, out, told="text" in settings.system.conditions)
+  frames = [pipes.frame(request.image, settings.size) for request in requests]
+  clips = pipe.animate(frames, [x.text for x in requests], [x.place for x in requests], settings)
   if jax.process_index() == 0:
-    for request, clip in zip(requests, np.concatenate(parts, axis=1), strict=True):
-      write(request.output, clip, spec.fps)
+    for request, clip in zip(requests, clips, strict=True):
+      write(request.output, clip, settings.spec.fps)
       logger.info("Wrote %s.", request.output)
   return [request.output for request in requests]
 
@@ -145,42 +96,6 @@ def check_local(path: str | None, flag: str) -> None:
   if path and places.is_remote(path):
     raise errors.UserError(
       f"--{flag}={path}: images are not fetched; download it and name the file"
-    )
-
-
-def read_frame(path: str | os.PathLike[str], size: tuple[int, int]) -> np.ndarray:
-  return video.resize_crop(video.read_image(path), size)
-
-
-def check_told(config: dict[str, Any], system: base.System, **given: Any) -> None:
-  """Raises a UserError when a condition is given that the system is never told."""
-  names = {"prompt": "text", "label": "label", "stride": "stride"}
-  for flag, value in given.items():
-    if value not in (None, "") and names[flag] not in system.conditions:
-      told = [f"--{f}" for f, condition in names.items() if condition in system.conditions]
-      raise errors.UserError(
-        f"--{flag}={value}: the system {config['system']['name']} of this config is not told a "
-        f"{names[flag]}; it takes {' and '.join(told) or 'the image alone'}"
-      )
-  if given["label"] is not None:
-    checks.whole("--label", given["label"], 0, system.whole.classes - 1)
-
-
-def check_ends(system: base.System, last: str | None, chunks: int) -> None:
-  """Raises a UserError when the images given are not those that the system was trained with."""
-  ends = "last" in system.conditions
-  if ends and not last:
-    raise errors.UserError(
-      "this network goes from a first to a last frame: give --last=<image> too (the same: a loop)"
-    )
-  if last and not ends:
-    raise errors.UserError(
-      "this network was trained with the first frame alone: leave --last out, or train with "
-      "--config.system.given=ends"
-    )
-  if ends and chunks > 1:
-    raise errors.UserError(
-      "a clip that has its last frame given cannot be continued: leave out --chunks"
     )
 
 

@@ -10,10 +10,9 @@ from PIL import Image
 
 import toy
 from configs import ucf101_bridge_prior, ucf101_prior
-from fbjax import build, checkpoint, errors, loading, sampling, sharding
+from fbjax import build, errors, loading, pipe, sampling, sharding
 from fbjax import workdir as workdir_lib
 from fbjax.modes import export, sample, train
-from fbjax.train import step
 
 
 def frames(path) -> int:
@@ -29,19 +28,7 @@ def pixels(path) -> np.ndarray:
 @pytest.fixture(scope="module")
 def wild(tmp_path_factory, one_device):
   """A workdir whose network has large random weights: its clips show whatever it is told."""
-  workdir = str(tmp_path_factory.mktemp("wild"))
-  config = toy.config()
-  system = build.make_system(config, build.make_tokenizer(config))
-  params = system.init(jax.random.key(0))
-  rng = np.random.default_rng(0)
-  params = jax.tree.map(lambda x: x + 0.3 * rng.standard_normal(x.shape).astype(np.float32), params)
-  state = step.init_state(params, build.make_optimizer(config, system))
-  with workdir_lib.claim(workdir, config, {}) as record:
-    record(0)
-    checkpoints = checkpoint.Checkpoints(workdir)
-    checkpoints.save(4, state, 4)
-    checkpoints.close()
-  return workdir
+  return toy.wild(str(tmp_path_factory.mktemp("wild")))
 
 
 def animate(workdir, given, out, **changes):
@@ -210,9 +197,9 @@ def test_a_last_frame_is_refused_where_nobody_was_trained_with_one(trained, imag
   for kind in (config, config | {"trainable": dict(lora=("spatial.*/q/kernel",))}):
     system = build.make_system(kind, build.make_tokenizer(kind))
     with pytest.raises(ValueError, match="give --last=<image> too"):
-      sample.check_ends(system, None, 1)
+      pipe.check_ends(system, False, 1)
     with pytest.raises(ValueError, match="cannot be continued"):
-      sample.check_ends(system, str(image), 2)
+      pipe.check_ends(system, True, 2)
 
 
 def test_guidance_needs_conditions_that_training_dropped(trained, image, tmp_path):
@@ -319,7 +306,7 @@ def test_any_image_that_a_person_may_have_becomes_a_frame(kind, tmp_path):
   modes = {"grey": "L", "alpha": "RGBA", "CMYK": "CMYK", "palette": "P"}
   path = tmp_path / ("x.jpg" if kind == "CMYK" else "x.png")
   image.convert(modes.get(kind, "RGB")).save(path)
-  frame = sample.read_frame(path, (16, 24))
+  frame = pipe.frame(path, (16, 24))
   assert frame.shape == (16, 24, 3) and frame.dtype == np.uint8
 
 
@@ -371,7 +358,7 @@ def test_a_clip_is_the_same_on_any_mesh(wild, image):
   tokenizer = build.make_tokenizer(config)
   system = build.make_system(config, tokenizer)
   inputs = {
-    "image": np.repeat(sample.read_frame(image, (16, 16))[None], 4, axis=0),
+    "image": np.repeat(pipe.frame(image, (16, 16))[None], 4, axis=0),
     "tokens": tokenizer(["up", "down", "left", "right"]),
     "stride": np.ones(4, np.int32),
     "label": np.zeros(4, np.int32),

@@ -1,0 +1,249 @@
+"""A trained network as a function: images and prompts in, clips out.
+
+pipe = fbjax.load("runs/quickstart")
+frames = pipe("cat.png", "a cat moves quickly to the left", seed=0, steps=8)  # uint8 [t, h, w, 3]
+"""
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL.Image
+from jaxtyping import UInt8
+
+from fbjax import build, checks, errors, loading, sampling
+from fbjax import workdir as workdir_lib
+from fbjax.data import video
+from fbjax.systems import base
+
+# A path, a PIL image, or an array [h, w, 3], uint8 or from 0 to 1.
+Image = str | os.PathLike[str] | PIL.Image.Image | np.ndarray
+
+
+class Settings(NamedTuple):
+  """What is asked of the clips, checked against what the network can do: see `Pipe.settings`."""
+
+  system: base.System
+  spec: build.Sampling
+  frames: int
+  size: tuple[int, int]
+  seed: int
+  label: int | None
+  last: Image | None
+  chunks: int
+
+
+class Pipe:
+  """A trained network that animates images.
+
+  Weights are read for the first clip. A program is compiled for the first clip of each size, length,
+  number of images and setting, and is there for all later ones.
+  """
+
+  def __init__(self, config: Mapping[str, Any], workdir: str | None = None):
+    """
+    Args:
+      config: nested plain values.
+      workdir: of the trained run; None takes the weights of `config.weights` as they are.
+
+    Raises:
+      UserError: for a config that does not fit together.
+    """
+    build.set_precision(config)
+    self.config, self.workdir = dict(config), workdir
+    self._tokenizer = build.make_tokenizer(config)
+    self._system = build.make_system(build.for_sampling(config), self._tokenizer)
+    self._mesh = build.make_mesh(config)
+    self._programs: dict[Any, sampling.Sample] = {}
+
+  def __call__(
+    self,
+    images: Image | Sequence[Image],
+    prompts: str | Sequence[str] = "",
+    **options: Any,
+  ) -> UInt8[np.ndarray, "*n t h w 3"]:
+    """Clips that begin with the given images.
+
+    Args:
+      images: one image, or several: paths, PIL images or arrays, or one array of several. They are
+        cropped to the clip's shape.
+      prompts: what happens, one for all images or one for each.
+      options: the arguments of `settings`, such as seed, steps, guidance, size and frames.
+
+    Returns:
+      Frames from 0 to 255: [t, h, w, 3] of one image, [n, t, h, w, 3] of several. Clip k is the same
+      whatever other images there are.
+
+    Raises:
+      UserError: for images, prompts or options that do not fit.
+    """
+    one = not isinstance(images, list | tuple) and np.ndim(images) != 4
+    images = [images] if one else list(images)
+    texts = [prompts] * len(images) if isinstance(prompts, str) else list(prompts)
+    if len(texts) != len(images):
+      raise errors.UserError(f"{len(images)} images have {len(texts)} prompts; give one for each")
+    settings = self.settings(prompt=next(filter(None, texts), None), **options)
+    clips = self.animate(images, texts, range(len(images)), settings)
+    return clips[0] if one else clips
+
+  def settings(
+    self,
+    *,
+    prompt: str | None = None,
+    label: int | None = None,
+    stride: int | None = None,
+    last: Image | None = None,
+    seed: int = 0,
+    size: tuple[int, int] | None = None,
+    frames: int | None = None,
+    chunks: int = 1,
+    **changes: Any,
+  ) -> Settings:
+    """Checks what is asked of the clips; reads no weights.
+
+    Args:
+      prompt: any of them, for a network that is told none.
+      label: class of the clips, for a class-conditional network; None for none.
+      stride: frame stride that the network is told; None takes the config's, also below.
+      last: an image to end at, for a network that is given both ends; the same image makes a loop.
+      seed: of the noise.
+      size: (height, width) of the clips.
+      frames: of a clip.
+      chunks: clips in a row, each from the last frame of the one before.
+      changes: other keys of `config.sampling`, such as steps, guidance and image_guidance.
+
+    Raises:
+      UserError: for what the network is not told, or cannot make.
+    """
+    checks.whole("--chunks", chunks)
+    checks.whole("--seed", seed, 0, checks.SEED)
+    spec = build.sampling_options(self.config, stride=stride, **changes)
+    check_told(self.config, self._system, prompt=prompt, label=label, stride=stride)
+    check_ends(self._system, last is not None, chunks)
+    trained_frames, trained_size = build.clip_size(self.config)
+    frames, size = frames or trained_frames, size or trained_size
+    checks.clip(frames * chunks, size)
+    system = self._system.for_clips(frames, size)
+    return Settings(system, spec, frames, size, seed, label, last, chunks)
+
+  def animate(
+    self,
+    images: Sequence[Image],
+    texts: Sequence[str],
+    places: Sequence[int],
+    settings: Settings,
+  ) -> UInt8[np.ndarray, "n t h w 3"]:
+    """Clips of images, each with its text and its place, which with the seed fixes its noise."""
+    n, spec = len(images), settings.spec
+    inputs = {
+      "image": np.stack([frame(image, settings.size) for image in images]),
+      "tokens": self._tokenizer(list(texts)),
+      "stride": np.full(n, spec.stride, np.int32),
+      "label": np.full(n, -1 if settings.label is None else settings.label, np.int32),
+    }
+    if settings.last is not None:
+      inputs["last"] = np.repeat(frame(settings.last, settings.size)[None], n, axis=0)
+    params, frozen = self._weights
+    program, parts = self._program(settings), []
+    for chunk in range(settings.chunks):
+      keys = sampling.clip_keys(settings.seed, places, chunk)
+      videos = sampling.generate(
+        program, params, frozen, inputs, keys=keys, batch_size=spec.batch_size
+      )
+      inputs["image"] = videos[:, -1]
+      parts.append(videos[:, 1:] if chunk else videos)
+    return np.concatenate(parts, axis=1)
+
+  @functools.cached_property
+  def _weights(self) -> tuple[base.Params, base.Params]:
+    """Trained and frozen."""
+    config, system = self.config, self._system
+    complete = not self.workdir
+    starting = loading.starting_weights(config, system, self._mesh, self.workdir, complete=complete)
+    if complete:
+      return starting.params(), starting.frozen
+    workdir_lib.check(self.workdir, config, starting.origin)
+    return loading.trained_weights(self.workdir, system, self._mesh), starting.frozen
+
+  def _program(self, settings: Settings) -> sampling.Sample:
+    spec = settings.spec._asdict()
+    key = settings.frames, settings.size, repr(spec)
+    if key not in self._programs:
+      form = build.make_formulation(self.config)
+      self._programs[key] = build.make_sample(
+        self.config, settings.system, form, self._mesh, **spec
+      )
+    return self._programs[key]
+
+
+def load(folder: str | os.PathLike[str], config: Any | None = None) -> Pipe:
+  """The network of a trained run, or of weights that --mode=port wrote, ready to animate images.
+
+  Args:
+    folder: a workdir, or with `config` a folder of ported weights.
+    config: ml_collections config or nested dict of the ported weights.
+
+  Raises:
+    UserError: when nothing was trained there.
+  """
+  folder = os.fspath(folder)
+  if config is None:
+    config = loading.trained_config(folder)
+    loading.check_trained(folder)
+    return Pipe(config, folder)
+  config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+  build.check(config)
+  return Pipe(config | {"weights": folder})
+
+
+def frame(image: Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+  """An image in the shape of a clip: enlarged or reduced, and cropped at its centre.
+
+  Raises:
+    UserError: for what is no image.
+  """
+  if isinstance(image, np.ndarray):
+    if image.ndim != 3 or image.shape[2] != 3:
+      raise errors.UserError(f"an image is an array of {image.shape}; expected [h, w, 3]")
+    if np.issubdtype(image.dtype, np.floating):
+      image = np.round(np.clip(image, 0, 1) * 255)
+    image = image.astype(np.uint8)
+  elif isinstance(image, PIL.Image.Image):
+    image = np.asarray(video.rgb(image))
+  else:
+    image = video.read_image(image)
+  return video.resize_crop(image, size)
+
+
+def check_told(config: dict[str, Any], system: base.System, **given: Any) -> None:
+  """Raises a UserError when a condition is given that the system is never told."""
+  names = {"prompt": "text", "label": "label", "stride": "stride"}
+  for flag, value in given.items():
+    if value not in (None, "") and names[flag] not in system.conditions:
+      told = [f"--{f}" for f, condition in names.items() if condition in system.conditions]
+      raise errors.UserError(
+        f"--{flag}={value}: the system {config['system']['name']} of this config is not told a "
+        f"{names[flag]}; it takes {' and '.join(told) or 'the image alone'}"
+      )
+  if given["label"] is not None:
+    checks.whole("--label", given["label"], 0, system.whole.classes - 1)
+
+
+def check_ends(system: base.System, last: bool, chunks: int) -> None:
+  """Raises a UserError when the images given are not those that the system was trained with."""
+  ends = "last" in system.conditions
+  if ends and not last:
+    raise errors.UserError(
+      "this network goes from a first to a last frame: give --last=<image> too (the same: a loop)"
+    )
+  if last and not ends:
+    raise errors.UserError(
+      "this network was trained with the first frame alone: leave --last out, or train with "
+      "--config.system.given=ends"
+    )
+  if ends and chunks > 1:
+    raise errors.UserError(
+      "a clip that has its last frame given cannot be continued: leave out --chunks"
+    )

@@ -1,0 +1,110 @@
+"""A trained network as a function of images and prompts."""
+
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+
+import fbjax
+import toy
+from fbjax import errors, sampling, sharding
+from fbjax import pipe as pipes
+from fbjax.modes import sample
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+  return toy.wild(str(tmp_path_factory.mktemp("wild")))
+
+
+@pytest.fixture(scope="module")
+def pipe(workdir):
+  one = sharding.make_mesh(1, 1, jax.devices()[:1])
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(pipes.build, "make_mesh", lambda config: one)
+    yield fbjax.load(workdir)
+
+
+def picture(seed=0, size=(24, 40)):
+  return np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+
+
+def test_an_image_may_be_a_file_a_picture_or_an_array(pipe, tmp_path):
+  array = picture()
+  PIL.Image.fromarray(array).save(tmp_path / "cat.png")
+  clip = pipe(array, "up")
+  assert clip.shape == (3, 16, 16, 3) and clip.dtype == np.uint8
+  for image in (
+    tmp_path / "cat.png",
+    str(tmp_path / "cat.png"),
+    PIL.Image.fromarray(array),
+    array / np.float32(255),
+  ):
+    np.testing.assert_array_equal(pipe(image, "up"), clip)
+
+
+def test_several_images_are_several_clips_each_the_same_alone(pipe):
+  images = [picture(i) for i in range(3)]
+  clips = pipe(images, ["up", "down", "up"])
+  assert clips.shape == (3, 3, 16, 16, 3)
+  np.testing.assert_array_equal(pipe(np.stack(images), ["up", "down", "up"]), clips)
+  first = pipe(images[:1], "up")
+  assert np.abs(first[0].astype(int) - clips[0]).max() <= 1
+  assert np.abs(clips[0].astype(int) - clips[2]).max() > 10
+
+
+def test_what_is_asked_for_is_heard(pipe):
+  still = pipe(picture(), "up").astype(int)
+  for options in ({"seed": 1}, {"steps": 3}, {"guidance": 3.0}, {"stride": 4}):
+    assert np.abs(pipe(picture(), "up", **options) - still).max() > 5, options
+  assert np.abs(pipe(picture(), "down") - still).max() > 5
+  assert pipe(picture(), "up", size=(8, 16), frames=2).shape == (2, 8, 16, 3)
+
+
+def test_a_program_is_compiled_once_for_what_is_asked_for(workdir, monkeypatch):
+  made = []
+  make = sampling.make_sample
+
+  def counting(*args, **kwargs):
+    made.append(make(*args, **kwargs))
+    return made[-1]
+
+  monkeypatch.setattr(sampling, "make_sample", counting)
+  pipe = fbjax.load(workdir)
+  for seed in range(3):
+    pipe(picture(seed), "up", seed=seed)
+  assert len(made) == 1 and made[0]._cache_size() == 1
+  pipe(picture(), "up", steps=3)
+  assert len(made) == 2
+
+
+def test_the_command_line_gives_the_same_clip(pipe, workdir, tmp_path):
+  PIL.Image.fromarray(picture()).save(tmp_path / "cat.png")
+  seen = []
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sample, "write", lambda file, clip, fps: seen.append(clip))
+    sample.sample(
+      None, workdir, image=str(tmp_path / "cat.png"), prompt="up", out="cat.mp4", seed=5
+    )
+  np.testing.assert_array_equal(seen[0], pipe(picture(), "up", seed=5))
+
+
+@pytest.mark.parametrize(
+  ("call", "sentence"),
+  [
+    (lambda pipe: pipe([picture()] * 2, ["up"]), "2 images have 1 prompts; give one for each"),
+    (lambda pipe: pipe(picture()[..., 0]), r"expected \[h, w, 3\]"),
+    (lambda pipe: pipe("nowhere.png"), "no image at nowhere.png"),
+    (lambda pipe: pipe(picture(), guidence=2.0), "no key 'guidence'"),
+    (lambda pipe: pipe(picture(), label=1), "not told a label"),
+    (lambda pipe: pipe(picture(), size=(17, 17)), "17"),
+  ],
+)
+def test_what_does_not_fit_is_one_sentence(pipe, call, sentence):
+  with pytest.raises(errors.UserError, match=sentence):
+    call(pipe)
+
+
+def test_nothing_trained_is_nothing_to_load(tmp_path):
+  with pytest.raises(errors.UserError, match="nothing was trained there"):
+    fbjax.load(tmp_path)
