@@ -136,7 +136,7 @@ class Checkpoints:
       raise
 
 
-def load(workdir: str, part: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+def load(workdir: str, part: dict[str, Any], step: int | None = None) -> tuple[int, dict[str, Any]]:
   """The step of a workdir's newest intact checkpoint, and some fields of its state.
 
   Reads nothing else and changes nothing on disk; a training may go on there meanwhile.
@@ -145,14 +145,29 @@ def load(workdir: str, part: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     workdir: of a run.
     part: such as `{"ema": shapes}`, arrays or ShapeDtypeStructs with the shapes, dtypes and
       shardings to restore to.
+    step: of the checkpoint to read; None takes the newest.
 
   Raises:
-    UserError: when nothing was saved, no checkpoint is intact, or what was saved has other arrays.
+    UserError: when nothing was saved, no checkpoint is intact, that of the step is not there, or what
+      was saved has other arrays.
   """
-  if not _steps(folder(workdir)):
+  saved = _steps(folder(workdir))
+  if not saved:
     raise errors.UserError(f"{workdir} holds no checkpoint yet; train it first")
-  seal, found = _newest_intact(folder(workdir), part, whole=False)
-  return seal.step, found
+  if step is None:
+    seal, found = _newest_intact(folder(workdir), part, whole=False)
+    return seal.step, found
+  if step not in saved:
+    raise errors.UserError(
+      f"{workdir} holds no checkpoint of step {step}; it has {', '.join(map(str, saved))} "
+      "(train.keep says how many are kept)"
+    )
+  try:
+    return step, _read_together(folder(workdir) / str(step), part, whole=False)[1]
+  except seals.Damaged as damage:
+    raise errors.UserError(
+      f"the checkpoint of step {step} in {workdir} is damaged ({damage}): take another step"
+    ) from None
 
 
 def steps(workdir: str) -> list[int]:

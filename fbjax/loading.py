@@ -217,9 +217,27 @@ def trained_config(workdir: str) -> dict[str, Any]:
   return config
 
 
-def trained_weights(workdir: str, system: base.System, mesh: jax.sharding.Mesh) -> base.Params:
-  """The averaged weights of the newest step of a run, of all that its system trains."""
-  return averaged_weights(workdir, jax.eval_shape(system.init, jax.random.key(0)), mesh)
+def trained_weights(
+  workdir: str,
+  system: base.System,
+  mesh: jax.sharding.Mesh,
+  step: int | None = None,
+  ema: bool = True,
+) -> base.Params:
+  """The weights of a run, of all that its system trains.
+
+  Args:
+    workdir: of the run.
+    system: of its config.
+    mesh: the devices.
+    step: of the checkpoint; None takes the newest.
+    ema: their moving average; otherwise as the last step left them.
+
+  Raises:
+    UserError: when the workdir holds no such checkpoint.
+  """
+  wanted = jax.eval_shape(system.init, jax.random.key(0))
+  return _restored(workdir, "ema" if ema else "params", wanted, mesh, step)
 
 
 def check_trained(workdir: str) -> None:
@@ -239,7 +257,14 @@ def averaged_weights(workdir: str, wanted: Any, mesh: jax.sharding.Mesh) -> base
   Raises:
     UserError: when the workdir holds no checkpoint.
   """
-  shapes = {"ema": wanted}
-  step, found = checkpoint.load(workdir, sharding.placed(shapes, sharding.tree(shapes, mesh)))
+  return _restored(workdir, "ema", wanted, mesh)
+
+
+def _restored(
+  workdir: str, field: str, wanted: Any, mesh: jax.sharding.Mesh, step: int | None = None
+) -> base.Params:
+  shapes = {field: wanted}
+  placed = sharding.placed(shapes, sharding.tree(shapes, mesh))
+  step, found = checkpoint.load(workdir, placed, step)
   logger.info("Restored step %d of %s.", step, workdir)
-  return found["ema"]
+  return found[field]

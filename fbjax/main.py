@@ -52,6 +52,14 @@ CHUNKS = flags.DEFINE_integer(
 LABEL = flags.DEFINE_integer("label", None, "sample: class of the clip; default: none")
 FPS = flags.DEFINE_integer("fps", None, "sample: frames a second; default: the config's", 1)
 STRIDE = flags.DEFINE_integer("stride", None, "sample: frame stride; default: the config's", 1)
+SAMPLER = flags.DEFINE_string(
+  "sampler", None, "sample: a sampler by its name, such as dbim; default: the config's"
+)
+STEP = flags.DEFINE_integer("step", None, "sample: step of the checkpoint; default: the newest", 1)
+EMA = flags.DEFINE_bool(
+  "ema", True, "sample: the moving average of the weights, or with --noema not"
+)
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "sample: make again the clips that are there")
 WEIGHTS = flags.DEFINE_list(
   "weights", [], "port: checkpoints to read, the first that holds a network counts"
 )
@@ -61,7 +69,7 @@ TAKES = {
   "train": {"workdir"},
   "sample": {
     *("workdir", "image", "last", "prompt", "out", "seed", "steps", "guidance", "image_guidance"),
-    *("size", "frames", "chunks", "label", "fps", "stride"),
+    *("size", "frames", "chunks", "label", "fps", "stride", "sampler", "step", "ema", "overwrite"),
   },
   "port": {"weights", "out"},
   "export": {"workdir", "out"},
@@ -99,6 +107,10 @@ def main(config: dict[str, Any] | None) -> None:
         size=pixels(SIZE.value),
         frames=FRAMES.value,
         chunks=CHUNKS.value,
+        sampler=SAMPLER.value and {"name": SAMPLER.value},
+        step=STEP.value,
+        ema=EMA.value,
+        overwrite=OVERWRITE.value,
         steps=STEPS.value,
         guidance=GUIDANCE.value,
         image_guidance=IMAGE_GUIDANCE.value,
@@ -182,6 +194,8 @@ def parse_flags(argv: list[str]) -> tuple[dict[str, Any] | None, list[str]]:
     config_flags.DEFINE_config_dict("config", config, sys_argv=argv)
   elif overrides := [arg for arg in argv if re.match(r"--?config\.", arg)]:
     raise errors.UserError(f"{overrides[0]} changes a config, but --config names none")
+  # absl knows --noema alone.
+  argv = [re.sub(r"^--?no-", "--no", arg) for arg in argv]
   try:
     rest = flags.FLAGS(argv)
   except flags.Error as error:

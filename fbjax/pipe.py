@@ -42,17 +42,30 @@ class Pipe:
   number of images and setting, and is there for all later ones.
   """
 
-  def __init__(self, config: Mapping[str, Any], workdir: str | None = None):
+  def __init__(
+    self,
+    config: Mapping[str, Any],
+    workdir: str | None = None,
+    *,
+    step: int | None = None,
+    ema: bool = True,
+  ):
     """
     Args:
       config: nested plain values.
       workdir: of the trained run; None takes the weights of `config.weights` as they are.
+      step: of the run's checkpoint; None takes the newest.
+      ema: takes the moving average of the run's weights; otherwise as the last step left them.
 
     Raises:
       UserError: for a config that does not fit together.
     """
     build.set_precision(config)
-    self.config, self.workdir = dict(config), workdir
+    if not workdir and (step is not None or not ema):
+      raise errors.UserError(
+        "step and ema choose among the weights of a trained run: give its workdir, or leave them out"
+      )
+    self.config, self.workdir, self.step, self.ema = dict(config), workdir, step, ema
     self._tokenizer = build.make_tokenizer(config)
     self._system = build.make_system(build.for_sampling(config), self._tokenizer)
     self._mesh = build.make_mesh(config)
@@ -165,7 +178,8 @@ class Pipe:
     if complete:
       return starting.params(), starting.frozen
     workdir_lib.check(self.workdir, config, starting.origin)
-    return loading.trained_weights(self.workdir, system, self._mesh), starting.frozen
+    params = loading.trained_weights(self.workdir, system, self._mesh, self.step, self.ema)
+    return params, starting.frozen
 
   def _program(self, settings: Settings) -> sampling.Sample:
     spec = settings.spec._asdict()
@@ -178,12 +192,20 @@ class Pipe:
     return self._programs[key]
 
 
-def load(folder: str | os.PathLike[str], config: Any | None = None) -> Pipe:
+def load(
+  folder: str | os.PathLike[str],
+  config: Any | None = None,
+  *,
+  step: int | None = None,
+  ema: bool = True,
+) -> Pipe:
   """The network of a trained run, or of weights that --mode=port wrote, ready to animate images.
 
   Args:
     folder: a workdir, or with `config` a folder of ported weights.
     config: ml_collections config or nested dict of the ported weights.
+    step: of a trained run's checkpoint; None takes the newest.
+    ema: takes the moving average of a run's weights; otherwise as the last step left them.
 
   Raises:
     UserError: when nothing was trained there.
@@ -192,10 +214,10 @@ def load(folder: str | os.PathLike[str], config: Any | None = None) -> Pipe:
   if config is None:
     config = loading.trained_config(folder)
     loading.check_trained(folder)
-    return Pipe(config, folder)
+    return Pipe(config, folder, step=step, ema=ema)
   config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
   build.check(config)
-  return Pipe(config | {"weights": folder})
+  return Pipe(config | {"weights": folder}, step=step, ema=ema)
 
 
 def frame(image: Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:

@@ -55,10 +55,24 @@ def test_several_images_are_several_clips_each_the_same_alone(pipe):
 
 def test_what_is_asked_for_is_heard(pipe):
   still = pipe(picture(), "up").astype(int)
-  for options in ({"seed": 1}, {"steps": 3}, {"guidance": 3.0}, {"stride": 4}):
+  for options in (
+    *({"seed": 1}, {"steps": 3}, {"guidance": 3.0}, {"stride": 4}),
+    {"sampler": {"name": "heun"}},
+  ):
     assert np.abs(pipe(picture(), "up", **options) - still).max() > 5, options
   assert np.abs(pipe(picture(), "down") - still).max() > 5
   assert pipe(picture(), "up", size=(8, 16), frames=2).shape == (2, 8, 16, 3)
+
+
+def test_another_step_or_the_weights_themselves_give_another_clip(pipe, workdir, monkeypatch):
+  one = sharding.make_mesh(1, 1, jax.devices()[:1])
+  monkeypatch.setattr(pipes.build, "make_mesh", lambda config: one)
+  newest = pipe(picture(), "up").astype(int)
+  np.testing.assert_array_equal(fbjax.load(workdir, step=4)(picture(), "up"), newest)
+  for options in ({"step": 2}, {"ema": False}):
+    assert np.abs(fbjax.load(workdir, **options)(picture(), "up") - newest).max() > 5, options
+  with pytest.raises(errors.UserError, match="no checkpoint of step 3; it has 2, 4"):
+    fbjax.load(workdir, step=3)(picture(), "up")
 
 
 def test_a_program_is_compiled_once_for_what_is_asked_for(workdir, monkeypatch):

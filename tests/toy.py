@@ -30,7 +30,10 @@ def config(**train) -> dict:
 
 
 def wild(workdir: str) -> str:
-  """Makes a workdir whose network has large random weights: its clips show whatever it is told."""
+  """Makes a workdir whose network has large random weights: its clips show whatever it is told.
+
+  It has steps 2 and 4, and averages that differ from the weights of their step.
+  """
   c = config()
   system = build.make_system(c, build.make_tokenizer(c))
   params = system.init(jax.random.key(0))
@@ -40,6 +43,10 @@ def wild(workdir: str) -> str:
   with workdir_lib.claim(workdir, c, {}) as record:
     record(0)
     checkpoints = checkpoint.Checkpoints(workdir)
-    checkpoints.save(4, state, 4)
+    for saved, scale in ((2, 0.5), (4, 1.0)):
+      ema, last = (
+        jax.tree.map(lambda x, k=k: k * x, params) for k in (np.float32(scale), np.float32(1.2))
+      )
+      checkpoints.save(saved, state._replace(params=last, ema=ema), saved)
     checkpoints.close()
   return workdir

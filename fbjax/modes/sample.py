@@ -37,6 +37,9 @@ def sample(
   last: str | None = None,
   prompt: str | None = None,
   out: str | None,
+  overwrite: bool = False,
+  step: int | None = None,
+  ema: bool = True,
   **options: Any,
 ) -> list[str]:
   """Animates an image, or a folder of images with a prompt file.
@@ -48,6 +51,8 @@ def sample(
     last: an image to end at, for a system that is given both ends; `image` itself makes a loop.
     prompt: what happens; a folder has its own prompts.
     out: the .mp4 or .gif, or a folder.
+    overwrite: makes those clips of a folder again that are already there.
+    step, ema: which weights of the run, as `pipe.Pipe`.
     options: the arguments of `pipe.Pipe.settings`, such as seed, steps and size.
 
   Returns:
@@ -63,9 +68,10 @@ def sample(
   check_local(image, "image")
   check_local(last, "last")
   config = resolve(config, workdir)
-  pipe = pipes.Pipe(config, workdir)
+  pipe = pipes.Pipe(config, workdir, step=step, ema=ema)
   settings = pipe.settings(prompt=prompt, last=last, **options)
-  requests = plan(image, prompt, out, told="text" in settings.system.conditions)
+  told = "text" in settings.system.conditions
+  requests = plan(image, prompt, out, told=told, overwrite=overwrite)
   frames = [pipes.frame(request.image, settings.size) for request in requests]
   clips = pipe.animate(frames, [x.text for x in requests], [x.place for x in requests], settings)
   if jax.process_index() == 0:
@@ -99,10 +105,12 @@ def check_local(path: str | None, flag: str) -> None:
     )
 
 
-def plan(image: str, prompt: str | None, out: str, told: bool = True) -> list[Request]:
+def plan(
+  image: str, prompt: str | None, out: str, told: bool = True, overwrite: bool = False
+) -> list[Request]:
   """One request for an image, or one for each image of a folder.
 
-  In a folder, clips that are already there are left out. A system that is not `told` a text needs no
+  In a folder, clips that are already there are left out, unless they are to be overwritten. A system that is not `told` a text needs no
   prompt file there.
 
   Raises:
@@ -121,11 +129,13 @@ def plan(image: str, prompt: str | None, out: str, told: bool = True) -> list[Re
     Request(request.image, request.text, os.path.join(out, request.output), place)
     for place, request in enumerate(prompts.read_prompts(image, told=told))
   ]
-  todo = [request for request in found if not places.exists(request.output)]
+  todo = [request for request in found if overwrite or not places.exists(request.output)]
   if len(todo) < len(found):
     logger.info("%d of %d clips are already in %s.", len(found) - len(todo), len(found), out)
   if not todo:
-    raise errors.UserError(f"every clip is already in {out}; remove some or give another --out")
+    raise errors.UserError(
+      f"every clip is already in {out}; add --overwrite, or give another --out"
+    )
   places.check_writable(out)
   return todo
 

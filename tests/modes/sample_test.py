@@ -170,8 +170,11 @@ def test_a_folder_becomes_clips_and_is_not_done_twice(trained, image, tmp_path):
   arguments = dict(image=str(folder), out=str(out))
   sample.sample(toy.config(), str(trained), **arguments)
   assert sorted(p.name for p in out.iterdir()) == ["a.mp4", "b.mp4"]
-  with pytest.raises(ValueError, match="every clip is already in"):
+  with pytest.raises(ValueError, match="every clip is already in .*add --overwrite"):
     sample.sample(toy.config(), str(trained), **arguments)
+  (out / "a.mp4").write_text("")
+  sample.sample(toy.config(), str(trained), **arguments, overwrite=True)
+  assert frames(out / "a.mp4") == 3
 
 
 def test_a_clip_is_continued_from_its_last_frame(trained, image, tmp_path):
