@@ -1,7 +1,7 @@
 """What each config and each of its named changes is for, shown at toy size by its effect.
 
 Every recipe starts from a folder of ported weights that holds what its published checkpoint would
-hold, takes three training steps, and is then asked: what moved, what did not, and what the network's
+hold, takes eight training steps, and is then asked: what moved, what did not, and what the network's
 output depends on.
 """
 
@@ -34,8 +34,12 @@ RECIPES = [
   ("quickstart", "", ("frame", "text"), r"^(?!latte/positions)"),
   ("webvid_saf_cogvideox", "", ("frame", "text"), ""),
   ("webvid_saf_cogvideox", "lora", ("frame", "text"), r"patches/kernel|/(a|b)$"),
+  ("webvid_saf_cogvideox", "from_prior", ("frame", "text"), r"^(?!prior_)"),
   ("webvid_saf_cogvideox", "prior", ("frame", "text"), ""),
   ("ucf101_diffusion", "", ("frame", "label"), r"^(?!latte/positions)"),
+  ("ucf101_bridge", "", ("frame", "label"), r"^(?!latte/positions)"),
+  ("ucf101_prior", "", ("frame", "label"), r"^(?!.*positions)"),
+  ("ucf101_prior", "denoising", ("frame", "label"), r"^(?!.*positions)"),
   ("ucf101_prior", "combination", ("frame", "label"), r"^(?!.*positions)"),
   ("ucf101_bridge_prior", "", ("frame", "label"), r"^(?!prior_|latte/positions)"),
 ]
@@ -114,7 +118,7 @@ def trained(name, changes, folder, monkeypatch):
   loss = build.make_loss(config, system, form)
   train = jax.jit(step.make_train_step(loss, optimizer, ema_decay=0.5, seed=0))
   state = step.init_state(params, optimizer)
-  for _ in range(3):  # what is multiplied by a zero moves in the step after
+  for _ in range(8):  # what is multiplied by a zero moves in the step after, one zero after another
     state, metrics = train(state, starting.frozen, batch)
   assert np.isfinite(metrics["loss"])
 
