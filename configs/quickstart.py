@@ -29,5 +29,5 @@ def get_config(arg: str = "") -> ConfigDict:
   )
   c.tokenizer = dict(name="bytes", length=16)
   common.small_latte(c)
-  c.train.update(steps=600, batch_size=8, save_every=200, preview_every=200)
+  c.train.update(steps=500, batch_size=8, save_every=250, preview_every=250)
   return common.changed(c, arg, dict(smoke=common.smoke))
