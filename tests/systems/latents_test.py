@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from configs import (
+  folder,
   quickstart,
   ucf101_bridge,
   ucf101_bridge_prior,
@@ -21,6 +22,7 @@ from fbjax.systems import videocrafter
 # Trained at 16x16 pixels and the first number of frames.
 SYSTEMS = {
   "quickstart": (quickstart, "smoke", 3, {"size": 16}),
+  "small UNet": (folder, "smoke", 3, {"size": 16}),
   "videocrafter": (webvid_saf, "smoke", 3, {"size": 16}),
   "videocrafter behind a prior": (webvid_saf, "from_prior+smoke", 3, {"size": 16}),
   "latte": (ucf101_bridge, "smoke", 3, {"size": 16}),
@@ -67,6 +69,7 @@ def clip_of(system, config, params, frozen):
 
 @pytest.mark.parametrize(("name", "frames", "size"), [
   ("quickstart", 24, (16, 24)),
+  ("small UNet", 24, (16, 24)),
   ("videocrafter", 7, (16, 24)),
   ("videocrafter behind a prior", 5, (24, 16)),
   ("latte", 7, (24, 16)),
@@ -112,9 +115,9 @@ def test_what_does_not_fit_is_told_before_any_weights_are_there(name, frames, si
 
 
 def test_each_level_of_the_unet_halves_the_size_once_more():
-  _, config = make("quickstart")
+  _, config = make("small UNet")
   unet = config["system"]["unet"] | {"mult": (1, 2, 2)}
-  system, _ = make("quickstart", codec={"name": "pixels", "patch": 2}, unet=unet)
+  system, _ = make("small UNet", codec={"name": "pixels", "patch": 2}, unet=unet)
   system.check_clip(5, (8, 16))
   with pytest.raises(errors.UserError, match="a multiple of 8"):
     system.check_clip(5, (8, 12))
