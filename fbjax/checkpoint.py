@@ -22,7 +22,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from fbjax import digest, errors, places
+from fbjax import errors, places, trees
 from fbjax import seal as seals
 
 logger = logging.getLogger(__name__)
@@ -251,7 +251,7 @@ def _read(path: epath.Path, wanted: Any, whole: bool) -> tuple[seals.Seal, Any]:
   seal = seals.from_json(_load(path, "seal", None))
   if seal.step != int(path.name):
     raise seals.Damaged(f"it is of step {seal.step}")
-  shapes = digest.paths(wanted)
+  shapes = trees.paths(wanted)
   seals.check_wanted(shapes, seal, whole, f"the checkpoint of step {seal.step} in {path.parent}")
   stored = [abstract(x, seal.arrays[name].dtype) for name, x in shapes.items()]
   stored = jax.tree.unflatten(jax.tree.structure(wanted), stored)

@@ -20,16 +20,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import UInt64
 
+from fbjax import trees
+
 # The odd number next to 2^32 over the golden ratio: successive places share no pattern of bits.
 PLACE = 0x9E3779B1
 # Elements mixed at a time: small enough to stay in a core's cache.
 BLOCK = 1 << 16
-
-
-def paths(tree: Any) -> dict[str, Any]:
-  """The leaves of a tree by path, `params/conv/kernel`; fields and keys are written alike."""
-  leaves = jax.tree.leaves_with_path(tree)
-  return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def of_tree(tree: Any) -> dict[str, str]:
@@ -48,7 +44,7 @@ def differing(tree: Any, digests: Mapping[str, str]) -> list[str]:
 
   Copies on several devices of one process count as read from the disk once.
   """
-  leaves = paths(tree)
+  leaves = trees.paths(tree)
   wrong = []
   for path, total in _sums(tree, lambda shard: True).items():
     expected = np.array([int(digests[path][:16], 16), int(digests[path][16:], 16)], np.uint64)
@@ -65,7 +61,7 @@ def copies(x: jax.Array) -> int:
 
 def _sums(tree: Any, counted: Callable[[jax.Shard], bool]) -> dict[str, UInt64[np.ndarray, "2"]]:
   """The sums over the counted pieces of each array, those of all processes."""
-  leaves = paths(tree)
+  leaves = trees.paths(tree)
   if not leaves:
     return {}
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:

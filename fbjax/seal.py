@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from fbjax import digest, errors
+from fbjax import digest, errors, trees
 
 
 class Damaged(Exception):
@@ -40,7 +40,7 @@ def make(step: int, position: int, state: Any) -> Seal:
     position,
     {
       path: Saved(x.dtype.name, tuple(x.shape), digests[path])
-      for path, x in digest.paths(state).items()
+      for path, x in trees.paths(state).items()
     },
   )
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fbjax import errors
+from fbjax import errors, trees
 
 Rules = Sequence[tuple[str, P]]
 
@@ -63,14 +63,13 @@ def tree(abstract: Any, mesh: Mesh, rules: Rules = ()) -> Any:
     rules: (regex, PartitionSpec) pairs, tried in order on paths such as `params/unet/mid/kernel`.
   """
 
-  def leaf_sharding(path: Any, leaf: Any) -> NamedSharding:
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
+  def leaf_sharding(name: str, leaf: Any) -> NamedSharding:
     for pattern, spec in rules:
       if re.search(pattern, name):
         return NamedSharding(mesh, spec)
     return NamedSharding(mesh, _largest_dimension(leaf.shape, mesh.shape["fsdp"]))
 
-  return jax.tree.map_with_path(leaf_sharding, abstract)
+  return trees.map_paths(leaf_sharding, abstract)
 
 
 def placed(shapes: Any, shardings: Any) -> Any:

@@ -1,7 +1,9 @@
 """Nested dicts of leaves, and the same leaves by path: {"a": {0: {"b": x}}} and {"a/0/b": x}."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import jax
 
 
 def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
@@ -22,3 +24,17 @@ def nest(flat: Mapping[str, Any]) -> dict[Any, Any]:
       node = node.setdefault(parent, {})
     node[name] = x
   return tree
+
+
+def paths(tree: Any) -> dict[str, Any]:
+  """The leaves of any pytree by path; fields, keys and places are written alike."""
+  return {_text(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def map_paths(fn: Callable[[str, Any], Any], tree: Any) -> Any:
+  """The pytree of fn(path, leaf); paths as in `paths`."""
+  return jax.tree.map_with_path(lambda path, leaf: fn(_text(path), leaf), tree)
+
+
+def _text(path: tuple[Any, ...]) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -117,8 +117,7 @@ def stored(folder: str) -> dict[str, Any]:
   digests = read_about(folder)["digests"]
   with _damage(folder):
     tree = ocp.metadata(places.absolute(folder) / WEIGHTS).metadata
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  found = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
+  found = trees.paths(tree)
   if found.keys() != digests.keys():
     raise errors.UserError(_damaged(folder, "leaves are missing"))
   return found
@@ -148,8 +147,7 @@ def read(folder: str, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
   }
   with context, _damage(folder):
     tree = ocp.load(places.absolute(folder) / WEIGHTS, _nest(like))
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  found = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
+  found = trees.paths(tree)
   if wrong := digest.differing(found, digests):
     raise errors.UserError(_damaged(folder, wrong[0]))
   return made | {path: x.astype(wanted[path].dtype) for path, x in found.items()}

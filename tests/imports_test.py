@@ -8,9 +8,10 @@ import pytest
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "fbjax"
 
 FLOORS = [
-  {"digest", "errors", "lazy", "trees"},
-  {"checks", "places", "processes", "seal"},
-  {"sharding", "checkpoint", "tracker", "weights", "workdir"},
+  {"errors", "lazy", "trees"},
+  {"checks", "digest", "places", "processes"},
+  {"seal", "sharding"},
+  {"checkpoint", "tracker", "weights", "workdir"},
   {"bridge", "models", "data", "port"},
   {"systems", "evaluation"},
   {"train", "sampling", "start"},

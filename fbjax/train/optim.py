@@ -4,11 +4,10 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import optax
 import optax.contrib
 
-from fbjax import checks, errors
+from fbjax import checks, errors, trees
 
 # Layers whose matrices shrink under weight decay; norms, biases, positions and gates do not.
 MATRICES = ("kernel", "embedding", "a", "b")
@@ -123,17 +122,15 @@ def matrix_axes(params: Any) -> Any:
   Those are, besides what is no kernel, the layers that read pixels or write them.
   """
 
-  def axes(path: Any, x: Any) -> optax.contrib.MuonDimensionNumbers | None:
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
+  def axes(name: str, x: Any) -> optax.contrib.MuonDimensionNumbers | None:
     if not name.endswith("kernel") or x.ndim < 2 or re.search(PIXELS, name):
       return None
     inputs = tuple(range(3)) if x.ndim == 4 else x.ndim - 2  # of convolutions, height and width too
     return optax.contrib.MuonDimensionNumbers(inputs, x.ndim - 1)
 
-  return jax.tree.map_with_path(axes, params)
+  return trees.map_paths(axes, params)
 
 
 def by_path(fn: Callable[[str], Any]) -> Callable[[Any], Any]:
   """tree -> fn of the path of each of its leaves."""
-  path_of = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")  # noqa: E731
-  return lambda tree: jax.tree.map_with_path(lambda path, _: fn(path_of(path)), tree)
+  return lambda tree: trees.map_paths(lambda path, _: fn(path), tree)
