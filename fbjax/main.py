@@ -57,7 +57,7 @@ SAMPLER = flags.DEFINE_string(
 )
 STEP = flags.DEFINE_integer("step", None, "sample: step of the checkpoint; default: the newest", 1)
 EMA = flags.DEFINE_bool(
-  "ema", True, "sample: the moving average of the weights, or with --noema not"
+  "ema", True, "sample: the moving average of the weights; with --no-ema they themselves"
 )
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "sample: make again the clips that are there")
 WEIGHTS = flags.DEFINE_list(

@@ -87,12 +87,11 @@ def make_optimizer(
   rate = learning_rate(lr, steps, warmup, schedule)
   if decays not in ("matrices", "all"):
     raise errors.UserError(f"optim.decays is {decays!r}; expected 'matrices' or 'all'")
+  decayed = by_path(lambda path: decays == "all" or path.split("/")[-1] in MATRICES)
   match name:
     case "adamw":
-      decayed = by_path(lambda path: decays == "all" or path.split("/")[-1] in MATRICES)
       tx = optax.adamw(rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decayed)
     case "muon":
-      decayed = by_path(lambda path: decays == "all" or path.split("/")[-1] in MATRICES)
       tx = optax.contrib.muon(
         rate,
         weight_decay=weight_decay,
