@@ -26,7 +26,7 @@ if processes > 1:
 import toy
 from fbjax import processes as joined
 from fbjax.modes import sample, train
-logging.basicConfig(level=logging.INFO, format="%(message)s")
+logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
 joined.join()
 config = toy.config(steps=steps, log_every=1, save_every=3, preview_every=6)
 # Adam turns rounding noise in dead biases into full steps.

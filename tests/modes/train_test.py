@@ -37,7 +37,8 @@ sys.path[:0] = ["tests"]
 import jax, toy
 jax.config.update("jax_compilation_cache_dir", sys.argv[3])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-logging.basicConfig(level=logging.INFO, format="%(message)s")
+# Importing Orbax may have set up the root logger already.
+logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
 from fbjax import processes
 from fbjax.modes import train
 processes.join()
@@ -69,7 +70,7 @@ def wait_for(process, steps) -> None:
       steps -= 1
       if steps == 0:
         return
-  raise AssertionError("the run ended early:\n" + "".join(lines))
+  raise AssertionError(f"the run ended early ({process.wait()}):\n" + "".join(lines))
 
 
 def test_a_killed_run_ends_with_the_bits_of_one_that_was_never_stopped(tmp_path):
