@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbjax import checks, errors, sampling, sharding, start
+from fbjax import checks, errors, sampling, sharding, start, weights
 from fbjax.bridge import alignment, diffusion, grids, prediction, process, samplers
 from fbjax.data import pipeline, sources, synthetic, tfds_clips, tokenizers
 from fbjax.systems import (
@@ -324,17 +324,25 @@ def make_networks(config: Spec, tokenizer: Any | None) -> networks.NetworkSet:
   """
   spec, prior = config["system"], config["prior"]
   system = make_architecture(config, spec, tokenizer, coarse_told=bool(prior))
-  if prior and config["weights"] and not prior.get("trained") and not config["prior_run"]:
-    raise errors.UserError(
-      "config.prior puts a frozen neural prior in front: name the workdir that has trained it in "
-      "config.prior_run"
-    )
   if prior:
     own = {k: v for k, v in prior.items() if k in spec}
     options = {k: v for k, v in prior.items() if k not in spec}
     made = make_architecture(config, spec | own | {"name": f"{spec['name']}_prior"}, tokenizer)
     system = call(neural_prior.WithNeuralPrior, options, "prior", system=system, prior=made)
+    check_prior_there(config, neural_prior.names_in(system.networks))
   return system.for_clips(*clip_size(config))
+
+
+def check_prior_there(config: Spec, names: Iterable[str]) -> None:
+  """Raises a UserError for a frozen neural prior in front that neither a run nor the weights hold."""
+  if config["prior"].get("trained") or config["prior_run"] or not config["weights"]:
+    return
+  homes = tuple(weights.network_path(name, "") for name in names)
+  if not any(path.startswith(homes) for path in weights.stored(config["weights"])):
+    raise errors.UserError(
+      "config.prior puts a frozen neural prior in front: name the workdir that has trained it in "
+      "config.prior_run"
+    )
 
 
 def clip_size(config: Spec) -> tuple[int, tuple[int, int]]:

@@ -208,7 +208,26 @@ def trained_config(workdir: str) -> dict[str, Any]:
   Raises:
     UserError: when nothing was trained there, or the config is not one of this version.
   """
-  config = workdir_lib.read_config(workdir)
+  return _for_this_machine(workdir_lib.read_config(workdir))
+
+
+def packed_config(folder: str) -> dict[str, Any]:
+  """The config of a model that --mode=pack wrote, which names the folder's weights.
+
+  Raises:
+    UserError: when the folder holds none, or not one of this version.
+  """
+  if not weights_lib.is_packed(folder):
+    what = (
+      "is a workdir: give it as --workdir"
+      if places.exists(f"{folder}/checkpoints")
+      else ("holds no model that --mode=pack wrote, such as zoo/shapes")
+    )
+    raise errors.UserError(f"{folder} {what}")
+  return _for_this_machine(workdir_lib.read_config(folder)) | {"weights": folder}
+
+
+def _for_this_machine(config: dict[str, Any]) -> dict[str, Any]:
   build.check(config)
   try:
     build.make_mesh(config)

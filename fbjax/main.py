@@ -19,12 +19,15 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from fbjax import build, errors, processes
-from fbjax.modes import export, port, sample, train
+from fbjax.modes import export, pack, port, sample, train
 
-MODES = ("train", "sample", "port", "export")
+MODES = ("train", "sample", "port", "export", "pack")
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do")
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "Where a run keeps its checkpoints, metrics and samples"
+)
+MODEL = flags.DEFINE_string(
+  "model", None, "sample: a packed model, such as zoo/shapes, in place of a config and a workdir"
 )
 IMAGE = flags.DEFINE_string(
   "image", None, "sample: an image, or a folder of images with a prompt file"
@@ -34,7 +37,7 @@ PROMPT = flags.DEFINE_string("prompt", None, "sample: what should happen in the 
 OUT = flags.DEFINE_string(
   "out",
   None,
-  "sample: the .mp4 or .gif, or a folder; port: a folder; export: a checkpoint file, or a folder",
+  "sample: the .mp4 or .gif, or a folder; port, pack: a folder; export: a checkpoint file, or a folder",
 )
 SEED = flags.DEFINE_integer("seed", 0, "sample: the same seed gives the same clip", 0, 2**32 - 1)
 STEPS = flags.DEFINE_integer(
@@ -55,7 +58,9 @@ STRIDE = flags.DEFINE_integer("stride", None, "sample: frame stride; default: th
 SAMPLER = flags.DEFINE_string(
   "sampler", None, "sample: a sampler by its name, such as dbim; default: the config's"
 )
-STEP = flags.DEFINE_integer("step", None, "sample: step of the checkpoint; default: the newest", 1)
+STEP = flags.DEFINE_integer(
+  "step", None, "sample, pack: step of the checkpoint; default: the newest", 1
+)
 EMA = flags.DEFINE_bool(
   "ema", True, "sample: the moving average of the weights; with --no-ema they themselves"
 )
@@ -68,11 +73,23 @@ WEIGHTS = flags.DEFINE_list(
 TAKES = {
   "train": {"workdir"},
   "sample": {
-    *("workdir", "image", "last", "prompt", "out", "seed", "steps", "guidance", "image_guidance"),
+    *(
+      "workdir",
+      "model",
+      "image",
+      "last",
+      "prompt",
+      "out",
+      "seed",
+      "steps",
+      "guidance",
+      "image_guidance",
+    ),
     *("size", "frames", "chunks", "label", "fps", "stride", "sampler", "step", "ema", "overwrite"),
   },
   "port": {"weights", "out"},
   "export": {"workdir", "out"},
+  "pack": {"workdir", "out", "step"},
 }
 FORMAT = logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S")
 
@@ -92,10 +109,13 @@ def main(config: dict[str, Any] | None) -> None:
       port.port_files(config, [home(file) for file in WEIGHTS.value], out)
     case "export":
       export.export(config, workdir, out)
+    case "pack":
+      pack.pack(config, workdir, out, STEP.value)
     case "sample":
       sample.sample(
         config,
         workdir,
+        model=home(MODEL.value),
         image=home(IMAGE.value),
         last=home(LAST.value),
         prompt=PROMPT.value,
@@ -220,7 +240,7 @@ def check_flags(config: ConfigDict | None) -> None:
     raise errors.UserError("give both --config=configs/<experiment>.py and --workdir=<folder>")
   if mode == "port" and config is None:
     raise errors.UserError("--mode=port needs --config=configs/<experiment>.py")
-  if config is None and not WORKDIR.value:
+  if config is None and not WORKDIR.value and not MODEL.value:
     raise errors.UserError(
       f"--mode={mode} needs --workdir=<folder of a trained run>, or a --config whose weights to take"
     )

@@ -1,6 +1,6 @@
 """A trained network as a function: images and prompts in, clips out.
 
-pipe = fbjax.load("runs/quickstart")
+pipe = fbjax.load("zoo/shapes")
 frames = pipe("cat.png", "a cat moves quickly to the left", seed=0, steps=8)  # uint8 [t, h, w, 3]
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 from jaxtyping import UInt8
 
-from fbjax import build, checks, errors, loading, sampling
+from fbjax import build, checks, errors, loading, sampling, weights
 from fbjax import workdir as workdir_lib
 from fbjax.data import video
 from fbjax.systems import base
@@ -199,10 +199,11 @@ def load(
   step: int | None = None,
   ema: bool = True,
 ) -> Pipe:
-  """The network of a trained run, or of weights that --mode=port wrote, ready to animate images.
+  """The network of a packed model, a trained run, or ported weights, ready to animate images.
 
   Args:
-    folder: a workdir, or with `config` a folder of ported weights.
+    folder: a model that --mode=pack wrote, such as zoo/shapes; a workdir; or with `config` a folder
+      of ported weights.
     config: ml_collections config or nested dict of the ported weights.
     step: of a trained run's checkpoint; None takes the newest.
     ema: takes the moving average of a run's weights; otherwise as the last step left them.
@@ -210,7 +211,9 @@ def load(
   Raises:
     UserError: when nothing was trained there.
   """
-  folder = os.fspath(folder)
+  folder = os.path.expanduser(os.fspath(folder))
+  if config is None and weights.is_packed(folder):
+    return Pipe(loading.packed_config(folder), step=step, ema=ema)
   if config is None:
     config = loading.trained_config(folder)
     loading.check_trained(folder)

@@ -1,9 +1,10 @@
-"""Folders of weights that --mode=port wrote: every network of some checkpoint files, leaf by leaf.
+"""Folders of weights: every network of some checkpoint files, or of a trained run, leaf by leaf.
 
   networks/<network>/<path of the leaf>   as the file has it, in the layout of the networks here
   left/<key of the file>                  what no network needs, kept for the way back
 
-A digest of every leaf is kept beside them and checked on reading: damage never becomes weights.
+--mode=port writes them in chunks, whatever their size, --mode=pack in one safetensors file. A digest
+of every leaf is kept beside them and checked on reading: damage never becomes weights.
 
 What a config draws anew or widens is no matter of the folder: one folder serves every config of
 these networks.
@@ -22,9 +23,11 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from fbjax import digest, errors, places, trees
+from fbjax.port import files
 
 WEIGHTS = "weights"
-ABOUT = "port.json"  # beside the weights: the files they came from, and the digest of the values
+FILE = "model.safetensors"  # in place of the former
+ABOUT = "weights.json"  # beside the weights: where they came from, and the digests of the values
 CHUNK = 2**24  # bytes of a leaf that are encoded together
 
 
@@ -82,6 +85,28 @@ def write(
     raise
 
 
+def write_file(folder: str, leaves: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+  """As `write`, leaves that are in memory, into one safetensors file.
+
+  Raises:
+    UserError: when they cannot be written, such as to a full disk.
+  """
+  digests = {name: _digest(x) for name, x in leaves.items()}
+  files.write(places.local(folder) / FILE, {_in_file(name): x for name, x in leaves.items()})
+  places.push(folder)
+  with places.written(f"{folder}/{ABOUT}") as file:
+    file.write_text(json.dumps(_sealed(about, digests), indent=2) + "\n")
+
+
+def is_packed(folder: str) -> bool:
+  """Whether the weights of a folder are in one file."""
+  return places.exists(f"{folder}/{FILE}")
+
+
+def _digest(array: np.ndarray) -> str:
+  return digest.as_text(digest.of_piece(array, (0,) * array.ndim, array.shape))
+
+
 def _sealed(about: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, Any]:
   """What is kept beside the weights; `digest` stands for all their values."""
   whole = hashlib.blake2b(json.dumps(digests, sort_keys=True).encode(), digest_size=16)
@@ -95,9 +120,10 @@ def read_about(folder: str) -> dict[str, Any]:
     UserError: when the folder holds no weights, or was damaged.
   """
   file = places.absolute(folder) / ABOUT
-  if not file.exists() or not (file.parent / WEIGHTS).exists():
+  if not file.exists() or not any((file.parent / name).exists() for name in (WEIGHTS, FILE)):
     raise errors.UserError(
-      f"{folder} holds no ported weights: port a checkpoint into it with --mode=port --out={folder}"
+      f"{folder} holds no weights: port a checkpoint into it with --mode=port --out={folder}, or pack a "
+      "run with --mode=pack"
     )
   try:
     about = json.loads(file.read_bytes())
@@ -105,7 +131,9 @@ def read_about(folder: str) -> dict[str, Any]:
       return about
   except (ValueError, KeyError, TypeError, AttributeError):
     pass
-  raise errors.UserError(f"{file} is damaged or of an older version: port again")
+  raise errors.UserError(
+    f"{file} is damaged or of an older version: make or fetch the folder again"
+  )
 
 
 def stored(folder: str) -> dict[str, Any]:
@@ -115,9 +143,13 @@ def stored(folder: str) -> dict[str, Any]:
     UserError: when there is none, or the list is damaged.
   """
   digests = read_about(folder)["digests"]
-  with _damage(folder):
-    tree = ocp.metadata(places.absolute(folder) / WEIGHTS).metadata
-  found = trees.paths(tree)
+  if is_packed(folder):
+    tensors = _packed(folder)
+    found = {path: tensors.pop(_in_file(path), None) for path in digests}
+    found = {path: x for path, x in found.items() if x is not None} | tensors
+  else:
+    with _damage(folder):
+      found = trees.paths(ocp.metadata(places.absolute(folder) / WEIGHTS).metadata)
   if found.keys() != digests.keys():
     raise errors.UserError(_damaged(folder, "leaves are missing"))
   return found
@@ -132,6 +164,8 @@ def read(folder: str, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
   if not wanted:
     return {}
   known, digests = stored(folder), read_about(folder)["digests"]
+  if is_packed(folder):
+    return {path: _placed(read_leaf(folder, path, digests[path]), wanted[path]) for path in wanted}
   # Without 64-bit types JAX would round them before their digest could be taken.
   wide = {path for path in wanted if np.dtype(known[path].dtype).itemsize > 4}
   made = {p: _placed(read_leaf(folder, p, digests[p]), wanted[p]) for p in sorted(wide)}
@@ -169,16 +203,31 @@ def read_leaf(folder: str, path: str, expected: str | None = None) -> np.ndarray
     UserError: when it is not what was written.
   """
   expected = expected or read_about(folder)["digests"][path]
+  if is_packed(folder):
+    array = _packed(folder)[_in_file(path)]
+    if _digest(array) != expected:
+      raise errors.UserError(_damaged(folder, path))
+    return array
   with _damage(folder):
     there = _open(places.absolute(folder) / WEIGHTS, path)
     array = np.empty(there.shape, there.dtype.numpy_dtype)
     # All at once, its chunks would be in memory a second time, encoded.
     for place in _chunks(there):
       array[place] = there[place].read().result()
-  whole = digest.of_piece(array, (0,) * array.ndim, array.shape)
-  if digest.as_text(whole) != expected:
+  if _digest(array) != expected:
     raise errors.UserError(_damaged(folder, path))
   return array
+
+
+def _in_file(path: str) -> str:
+  """The name of a leaf in a safetensors file, where names have no slash."""
+  return path.replace("/", ".")
+
+
+def _packed(folder: str) -> dict[str, np.ndarray]:
+  """What the one file of a folder holds, by name, mapped from disk."""
+  places.pull(folder, FILE)
+  return files.read(places.local(folder) / FILE).tensors
 
 
 @contextlib.contextmanager
@@ -193,7 +242,7 @@ def _damage(folder: str) -> Iterator[None]:
 
 
 def _damaged(folder: str, what: str) -> str:
-  return f"the weights in {folder} are damaged ({what}): port the checkpoint again"
+  return f"the weights in {folder} are damaged ({what}): make or fetch them again"
 
 
 def _keys(path: str) -> tuple[Any, ...]:

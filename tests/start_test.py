@@ -138,7 +138,7 @@ def test_a_pattern_by_itself_is_a_list_of_one(folder):
 
 
 def test_a_folder_without_weights_says_how_to_make_them(tmp_path):
-  with pytest.raises(errors.UserError, match="holds no ported weights: .*--mode=port --out="):
+  with pytest.raises(errors.UserError, match="holds no weights: .*--mode=port --out="):
     start.sources(system(), str(tmp_path), RULES)
 
 

@@ -29,12 +29,13 @@ def config(**train) -> dict:
   return c.to_dict()
 
 
-def wild(workdir: str) -> str:
+def wild(workdir: str, **changes) -> str:
   """Makes a workdir whose network has large random weights: its clips show whatever it is told.
 
-  It has steps 2 and 4, and averages that differ from the weights of their step.
+  It has steps 2 and 4, and averages that differ from the weights of their step. `changes` are groups
+  of its config.
   """
-  c = config()
+  c = config() | changes
   system = build.make_system(c, build.make_tokenizer(c))
   params = system.init(jax.random.key(0))
   rng = np.random.default_rng(0)

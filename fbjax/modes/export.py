@@ -60,8 +60,8 @@ def export(config: dict[str, Any] | None, workdir: str | None, out: str | None) 
     workdir_lib.check(workdir, config, starting.origin)
     params = loading.trained_weights(workdir, system, mesh)
     networks_of |= jax.jit(system.weights)(params, starting.frozen)
-    about = layouts(system, networks_of) | about
   whole = build.make_networks(config, tokenizer if workdir else None)
+  about = layouts(whole, networks_of) | about
   write(whole, networks_of, about, left, out)
 
 

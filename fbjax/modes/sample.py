@@ -34,6 +34,7 @@ def sample(
   workdir: str | None,
   *,
   image: str | None,
+  model: str | None = None,
   last: str | None = None,
   prompt: str | None = None,
   out: str | None,
@@ -48,6 +49,7 @@ def sample(
     config: None takes the workdir's own.
     workdir: of a trained run; None samples with the weights of `config.weights` as they are.
     image: an image, or a folder of images.
+    model: a folder that --mode=pack wrote, in place of config and workdir.
     last: an image to end at, for a system that is given both ends; `image` itself makes a loop.
     prompt: what happens; a folder has its own prompts.
     out: the .mp4 or .gif, or a folder.
@@ -67,7 +69,11 @@ def sample(
     )
   check_local(image, "image")
   check_local(last, "last")
-  config = resolve(config, workdir)
+  if model and (config is not None or workdir):
+    raise errors.UserError(
+      "--model has its own config and weights: leave --config and --workdir out"
+    )
+  config = loading.packed_config(model) if model else resolve(config, workdir)
   pipe = pipes.Pipe(config, workdir, step=step, ema=ema)
   settings = pipe.settings(prompt=prompt, last=last, **options)
   told = "text" in settings.system.conditions
@@ -89,7 +95,9 @@ def resolve(config: dict[str, Any] | None, workdir: str | None) -> dict[str, Any
   """
   if not workdir:
     if config is None:
-      raise errors.UserError("give --workdir=<folder> of a trained run, or --config with weights")
+      raise errors.UserError(
+        "give --model=<packed model>, --workdir=<trained run>, or --config with weights"
+      )
     return config
   if config is None:
     config = loading.trained_config(workdir)

@@ -12,7 +12,7 @@ import toy
 from configs import ucf101_bridge_prior, ucf101_prior
 from fbjax import build, errors, loading, pipe, sampling, sharding
 from fbjax import workdir as workdir_lib
-from fbjax.modes import export, sample, train
+from fbjax.modes import export, pack, sample, train
 
 
 def frames(path) -> int:
@@ -261,6 +261,14 @@ def test_a_bridge_starts_from_the_video_of_the_prior_that_another_run_has_traine
   jax.tree.map(np.testing.assert_array_equal, kept["prior_latte"], trained)
   shutil.rmtree(learnt_on)
   sample.sample(None, bridge, image=str(image), out=str(tmp_path / "y.mp4"))
+
+  # Packed, it needs neither run.
+  pack.pack(None, bridge, str(tmp_path / "packed"))
+  shutil.rmtree(bridge)
+  sample.sample(
+    None, None, model=str(tmp_path / "packed"), image=str(image), out=str(tmp_path / "z.mp4")
+  )
+  assert np.abs(pixels(tmp_path / "y.mp4") - pixels(tmp_path / "z.mp4")).mean() < 1
 
 
 def test_a_run_that_trained_no_prior_is_no_prior(tmp_path):

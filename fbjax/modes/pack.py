@@ -1,0 +1,83 @@
+"""--mode=pack: a trained run as one small folder that samples by itself.
+
+  config.json          of the run, without what it started from
+  model.safetensors    all its networks, averaged over the last steps; kernels in half precision
+  weights.json         digests of the weights
+
+`fbjax.load(folder)` and --mode=sample --model=<folder> animate images with it, and `config.weights`
+of another run starts from it.
+"""
+
+import json
+import logging
+from typing import Any
+
+import jax
+import numpy as np
+
+from fbjax import build, errors, loading, places, trees
+from fbjax import weights as weights_lib
+from fbjax import workdir as workdir_lib
+from fbjax.modes import sample
+
+logger = logging.getLogger(__name__)
+
+HALVED = ("kernel", "embedding")
+
+
+def pack(
+  config: dict[str, Any] | None, workdir: str | None, out: str | None, step: int | None = None
+) -> None:
+  """Writes a trained run as a folder that needs nothing else.
+
+  Args:
+    config: of the run; None takes the workdir's own.
+    workdir: of the run.
+    out: the folder.
+    step: of the run's checkpoint; None takes the newest.
+
+  Raises:
+    UserError: when nothing was trained there, or the folder cannot be written or is in use.
+  """
+  if not workdir or not out:
+    raise errors.UserError("--mode=pack needs --workdir=<trained run> and --out=<folder>")
+  config = sample.resolve(config, workdir)
+  if places.exists(f"{out}/{workdir_lib.CONFIG_FILE}"):
+    raise errors.UserError(f"{out} already holds a model or a run; remove it or give another --out")
+  places.check_writable(out)
+  mesh, tokenizer = build.make_mesh(config), build.make_tokenizer(config)
+  # Low-rank additions go into weights as exact as they were.
+  exact = config | {"system": config["system"] | {"dtype": "float32"}}
+  system = build.make_system(exact, tokenizer)
+  starting = loading.starting_weights(exact, system, mesh, workdir)
+  workdir_lib.check(workdir, config, starting.origin)
+  params = loading.trained_weights(workdir, system, mesh, step)
+  trained = jax.jit(system.weights)(params, starting.frozen)
+  networks = {name: x for name, x in starting.frozen.items() if name in system.networks} | trained
+  leaves = {
+    weights_lib.network_path(*path.split("/", 1)): halved(path, np.asarray(x))
+    for path, x in trees.flatten(networks).items()
+  }
+  weights_lib.write_file(out, leaves, {"files": [workdir], "parts": {}})
+  workdir_lib.replace(
+    places.absolute(out) / workdir_lib.CONFIG_FILE, json.dumps(by_itself(config), indent=2) + "\n"
+  )
+  size = sum(x.nbytes for x in leaves.values()) / 1e6
+  logger.info("Packed %s into %s: %.1f MB.", workdir, out, size)
+
+
+def by_itself(config: dict[str, Any]) -> dict[str, Any]:
+  """The config of a run's networks as they are, whatever they started from."""
+  return config | {
+    "weights": "",
+    "start": {},
+    "prior_run": "",
+    "trainable": {"whole": [".*"], "lora": []},
+  }
+
+
+def halved(path: str, x: np.ndarray) -> np.ndarray:
+  """Matrices in half precision, where they fit; norms, biases and constants as they are."""
+  if path.split("/")[-1] not in HALVED or np.abs(x).max(initial=0) > np.finfo(np.float16).max:
+    return x
+  return x.astype(np.float16)
