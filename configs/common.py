@@ -54,6 +54,7 @@ def base() -> ConfigDict:
     batch_size=8,
     fps=8,
     stride=1,
+    images="",  # a folder of images of your own, with a prompt file, for previews
   )
   c.mesh = dict(data=-1, fsdp=1)
   return c

@@ -492,6 +492,7 @@ class Sampling(NamedTuple):
   guidance, image_guidance, rescale: see `sampling.make_sample`.
   draw: "sample" or "mode" of the autoencoder's posterior for given frames; None is as in training.
   batch_size: clips at a time. fps: frames a second of the files. stride: told to the network.
+  images: a folder of images with a prompt file, which every preview of a training animates as well.
   """
 
   sampler: Spec
@@ -504,6 +505,7 @@ class Sampling(NamedTuple):
   batch_size: int = 8
   fps: int = 8
   stride: int = 1
+  images: str = ""
 
 
 def sampling_options(config: Spec, **changes: Any) -> Sampling:

@@ -22,9 +22,9 @@ from fbjax import build, errors, processes
 from fbjax.modes import export, pack, port, sample, train
 
 MODES = ("train", "sample", "port", "export", "pack")
-MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do")
+MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do: see `fbjax --help`")
 WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Where a run keeps its checkpoints, metrics and samples"
+  "workdir", None, "A run's folder: its checkpoints, metrics and samples"
 )
 MODEL = flags.DEFINE_string(
   "model", None, "sample: a packed model, such as zoo/shapes, in place of a config and a workdir"
@@ -34,12 +34,17 @@ IMAGE = flags.DEFINE_string(
 )
 LAST = flags.DEFINE_string("last", None, "sample: an image to end at; the same image makes a loop")
 PROMPT = flags.DEFINE_string("prompt", None, "sample: what should happen in the clip")
+NEGATIVE_PROMPT = flags.DEFINE_string(
+  "negative_prompt", None, "sample: what guidance leads away from; needs a guidance other than 1"
+)
 OUT = flags.DEFINE_string(
   "out",
   None,
-  "sample: the .mp4 or .gif, or a folder; port, pack: a folder; export: a checkpoint file, or a folder",
+  "Where to write: a sample's .mp4 or .gif, an export's .ckpt, .pt or .safetensors, or a folder",
 )
-SEED = flags.DEFINE_integer("seed", 0, "sample: the same seed gives the same clip", 0, 2**32 - 1)
+SEED = flags.DEFINE_integer(
+  "seed", 0, "sample: of the noise; the same seed gives the same clip; default: 0", 0, 2**32 - 1
+)
 STEPS = flags.DEFINE_integer(
   "steps", None, "sample: steps of the sampler; default: the config's", 1
 )
@@ -50,7 +55,7 @@ IMAGE_GUIDANCE = flags.DEFINE_float(
 SIZE = flags.DEFINE_string("size", None, "sample: height x width, such as 256x448")
 FRAMES = flags.DEFINE_integer("frames", None, "sample: frames of a clip; default: the config's", 1)
 CHUNKS = flags.DEFINE_integer(
-  "chunks", 1, "sample: clips in a row, each going on from the last frame of the one before", 1
+  "chunks", 1, "sample: clips in a row, each from the last frame of the one before; default: 1", 1
 )
 LABEL = flags.DEFINE_integer("label", None, "sample: class of the clip; default: none")
 FPS = flags.DEFINE_integer("fps", None, "sample: frames a second; default: the config's", 1)
@@ -71,26 +76,17 @@ WEIGHTS = flags.DEFINE_list(
 
 # The flags that a mode takes, beside --config and --mode; others are mistakes.
 TAKES = {
-  "train": {"workdir"},
-  "sample": {
-    *(
-      "workdir",
-      "model",
-      "image",
-      "last",
-      "prompt",
-      "out",
-      "seed",
-      "steps",
-      "guidance",
-      "image_guidance",
-    ),
-    *("size", "frames", "chunks", "label", "fps", "stride", "sampler", "step", "ema", "overwrite"),
-  },
-  "port": {"weights", "out"},
-  "export": {"workdir", "out"},
-  "pack": {"workdir", "out", "step"},
+  "train": ("workdir",),
+  "sample": (
+    *("model", "workdir", "step", "ema", "image", "last", "prompt", "negative_prompt", "out"),
+    *("overwrite", "seed", "steps", "sampler", "guidance", "image_guidance", "label", "stride"),
+    *("size", "frames", "chunks", "fps"),
+  ),
+  "port": ("weights", "out"),
+  "export": ("workdir", "out"),
+  "pack": ("workdir", "step", "out"),
 }
+ROOT = pathlib.Path(__file__).parent.parent  # the checkout
 FORMAT = logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S")
 
 
@@ -119,6 +115,7 @@ def main(config: dict[str, Any] | None) -> None:
         image=home(IMAGE.value),
         last=home(LAST.value),
         prompt=PROMPT.value,
+        negative_prompt=NEGATIVE_PROMPT.value,
         out=out,
         seed=SEED.value,
         label=LABEL.value,
@@ -161,7 +158,7 @@ def _tell_unraisable(unraisable: Any) -> None:
     sys.__unraisablehook__(unraisable)
 
 
-def cli() -> None:
+def cli(argv: list[str] | None = None) -> None:
   """Runs `main`; what the user got wrong ends as one sentence and exit status 1."""
   sys.unraisablehook = _tell_unraisable
   logging.getLogger("fbjax").setLevel(logging.INFO)
@@ -178,7 +175,7 @@ def cli() -> None:
     return rest
 
   try:
-    app.run(lambda argv: main(parsed[0]), flags_parser=parse)
+    app.run(lambda argv: main(parsed[0]), argv=argv, flags_parser=parse)
   except errors.UserError as error:
     sys.exit(f"error: {error}")
   except jax.errors.JaxRuntimeError as error:
@@ -232,7 +229,7 @@ def check_flags(config: ConfigDict | None) -> None:
   """Raises a UserError for flags that the mode does not take, or lacks."""
   mode = MODE.value
   of_modes = set().union(*TAKES.values())
-  for name in sorted(of_modes - TAKES[mode]):
+  for name in sorted(of_modes.difference(TAKES[mode])):
     if flags.FLAGS[name].present:
       modes = " and ".join(f"--mode={m}" for m in MODES if name in TAKES[m])
       raise errors.UserError(f"--{name} is a flag of {modes}; this is --mode={mode}")
@@ -265,9 +262,10 @@ def load_config(named: str) -> ConfigDict:
     UserError: when there is no such file, or it does not make a config.
   """
   file, _, argument = os.path.expanduser(named).partition(":")
-  if not pathlib.Path(file).is_file():
-    raise errors.UserError(f"there is no config {file}; configs/ holds the experiments")
+  file = find_config(file)
   config = None
+  if str(ROOT) not in sys.path:  # configs import each other, also when run from elsewhere
+    sys.path.append(str(ROOT))
   try:
     if get_config := runpy.run_path(file).get("get_config"):
       config = get_config(*([argument] if argument else []))
@@ -279,6 +277,27 @@ def load_config(named: str) -> ConfigDict:
   if not isinstance(config, ConfigDict):
     raise errors.UserError(f"{file} must define get_config(arg) that returns a ConfigDict")
   return config
+
+
+def configs() -> list[pathlib.Path]:
+  """The experiments that come with the package, wherever it is run from."""
+  found = sorted((ROOT / "configs").glob("*.py"))
+  return [file for file in found if file.stem not in ("__init__", "common")]
+
+
+def find_config(name: str) -> str:
+  """The file of a config: `name` itself, or an experiment of the package, by its path or stem.
+
+  Raises:
+    UserError: when there is neither.
+  """
+  if pathlib.Path(name).is_file():
+    return name
+  for file in configs():
+    if name in (file.stem, file.name, f"configs/{file.stem}", f"configs/{file.name}"):
+      return str(file)
+  known = ", ".join(file.stem for file in configs())
+  raise errors.UserError(f"there is no config {name}; name a file, or one of {known or 'none'}")
 
 
 def add_missing_keys(config: ConfigDict, argv: list[str]) -> None:

@@ -18,6 +18,7 @@ from fbjax import workdir as workdir_lib
 from fbjax.data import video
 from fbjax.systems import base
 
+FLAGS = ("prompt", "label", "stride")  # that a network may be told
 # A path, a PIL image, or an array [h, w, 3], uint8 or from 0 to 1.
 Image = str | os.PathLike[str] | PIL.Image.Image | np.ndarray
 
@@ -33,6 +34,7 @@ class Settings(NamedTuple):
   label: int | None
   last: Image | None
   chunks: int
+  negative_prompt: str
 
 
 class Pipe:
@@ -105,6 +107,7 @@ class Pipe:
     self,
     *,
     prompt: str | None = None,
+    negative_prompt: str | None = None,
     label: int | None = None,
     stride: int | None = None,
     last: Image | None = None,
@@ -118,6 +121,7 @@ class Pipe:
 
     Args:
       prompt: any of them, for a network that is told none.
+      negative_prompt: what guidance leads away from; None for the empty text.
       label: class of the clips, for a class-conditional network; None for none.
       stride: frame stride that the network is told; None takes the config's, also below.
       last: an image to end at, for a network that is given both ends; the same image makes a loop.
@@ -133,13 +137,18 @@ class Pipe:
     checks.whole("--chunks", chunks)
     checks.whole("--seed", seed, 0, checks.SEED)
     spec = build.sampling_options(self.config, stride=stride, **changes)
-    check_told(self.config, self._system, prompt=prompt, label=label, stride=stride)
+    told = {"prompt": prompt, "negative_prompt": negative_prompt, "label": label, "stride": stride}
+    check_told(self.config, self._system, **told)
+    if negative_prompt and spec.guidance == 1 and spec.image_guidance is None:
+      raise errors.UserError(
+        "--negative_prompt is what guidance leads away from, and guidance is 1: give --guidance too"
+      )
     check_ends(self._system, last is not None, chunks)
     trained_frames, trained_size = build.clip_size(self.config)
     frames, size = frames or trained_frames, size or trained_size
     checks.clip(frames * chunks, size)
     system = self._system.for_clips(frames, size)
-    return Settings(system, spec, frames, size, seed, label, last, chunks)
+    return Settings(system, spec, frames, size, seed, label, last, chunks, negative_prompt or "")
 
   def animate(
     self,
@@ -156,6 +165,8 @@ class Pipe:
       "stride": np.full(n, spec.stride, np.int32),
       "label": np.full(n, -1 if settings.label is None else settings.label, np.int32),
     }
+    if settings.negative_prompt:
+      inputs["null_tokens"] = self._tokenizer([settings.negative_prompt] * n)
     if settings.last is not None:
       inputs["last"] = np.repeat(frame(settings.last, settings.size)[None], n, axis=0)
     params, frozen = self._weights
@@ -244,10 +255,10 @@ def frame(image: Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
 
 def check_told(config: dict[str, Any], system: base.System, **given: Any) -> None:
   """Raises a UserError when a condition is given that the system is never told."""
-  names = {"prompt": "text", "label": "label", "stride": "stride"}
+  names = {"prompt": "text", "negative_prompt": "text", "label": "label", "stride": "stride"}
   for flag, value in given.items():
     if value not in (None, "") and names[flag] not in system.conditions:
-      told = [f"--{f}" for f, condition in names.items() if condition in system.conditions]
+      told = [f"--{f}" for f in FLAGS if names[f] in system.conditions]
       raise errors.UserError(
         f"--{flag}={value}: the system {config['system']['name']} of this config is not told a "
         f"{names[flag]}; it takes {' and '.join(told) or 'the image alone'}"

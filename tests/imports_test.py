@@ -20,6 +20,7 @@ FLOORS = [
   {"pipe", "app"},
   {"modes"},
   {"main"},
+  {"command"},
 ]
 
 

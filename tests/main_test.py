@@ -19,7 +19,10 @@ MISTAKES = {
   (): "give both --config=configs/<experiment>.py and --workdir=<folder>",
   ("--config=configs/quickstart.py",): "give both --config",
   ("--config.train.steps=3", "--workdir={tmp}/x"): "changes a config, but --config names none",
-  ("--config=configs/nothing.py", "--workdir={tmp}/x"): "there is no config configs/nothing.py",
+  (
+    "--config=configs/nothing.py",
+    "--workdir={tmp}/x",
+  ): "there is no config configs/nothing.py; name a file, or one of folder, quickstart",
   (f"--config={CONFIG}:fast", "--workdir={tmp}/x"): "'fast'; expected nothing or smoke",
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.train.step=3"): (
     "config.train has no key 'step'; it takes"

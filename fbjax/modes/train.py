@@ -1,16 +1,17 @@
 """--mode=train: trains a config in a workdir, from where the workdir's last run stopped."""
 
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from clu import parameter_overview
 from jax.experimental import multihost_utils
 
-from fbjax import build, loading, places, sampling, tracker
+from fbjax import build, errors, loading, pipe, places, sampling, tracker
 from fbjax import workdir as workdir_lib
-from fbjax.data import pipeline, video
+from fbjax.data import pipeline, prompts, video
+from fbjax.systems import base
 from fbjax.train import loop
 
 logger = logging.getLogger(__name__)
@@ -41,12 +42,16 @@ def train(config: dict[str, Any], workdir: str) -> None:
   sample = build.make_sample(config, sampled, form, mesh)
   data = build.make_batches(config, source, tokenizer, jax.process_index(), jax.process_count())
   starting = loading.starting_weights(config, system, mesh, workdir)
-  shown = pipeline.read(held_out, tokenizer, list(range(min(PREVIEWS, len(held_out)))))
-  captions = [held_out.caption(int(i)) for i in shown["index"]]
+  previews = [preview_of(held_out, tokenizer)]
+  if config["sampling"].get("images"):
+    previews.append(own_preview(config, system, tokenizer))
 
   def preview(step: int, ema: Any) -> np.ndarray:
-    frozen = starting.frozen
-    return write_preview(workdir, step, sample, ema, frozen, shown, captions, config["sampling"])
+    sheets = [
+      write_preview(workdir, step, sample, ema, starting.frozen, shown, config["sampling"])
+      for shown in previews
+    ]
+    return sheets[0]
 
   origin = starting.origin | {"data": source.digest()}
   with workdir_lib.claim(workdir, config, origin) as record:
@@ -97,36 +102,83 @@ def preempted(step: int) -> bool:
   return multihost_utils.reached_preemption_sync_point(step)
 
 
+class Preview(NamedTuple):
+  """What a training animates at every preview, always with the same noise.
+
+  name: behind the step in the names of files. inputs: of the sampler, with leading axis n.
+  captions: n of them. files: n names of clips. blocks: named videos to show before each sample.
+  """
+
+  name: str
+  inputs: dict[str, np.ndarray]
+  captions: list[str]
+  files: list[str]
+  blocks: list[dict[str, np.ndarray]]
+
+
+def preview_of(held_out: Any, tokenizer: Any) -> Preview:
+  """The first held-out clips, with their truth."""
+  shown = pipeline.read(held_out, tokenizer, list(range(min(PREVIEWS, len(held_out)))))
+  inputs = {name: shown[name] for name in ("video", "tokens", "stride", "label")}
+  captions = [held_out.caption(int(i)) for i in shown["index"]]
+  blocks = [{"given": truth[:1], "truth": truth} for truth in shown["video"]]
+  return Preview("", inputs, captions, [f"{i:02}.mp4" for i in range(len(captions))], blocks)
+
+
+def own_preview(config: dict[str, Any], system: base.System, tokenizer: Any) -> Preview:
+  """The images and prompts of the folder `config.sampling.images`.
+
+  Raises:
+    UserError: for a folder without images, or a prompt file that does not fit them; for a network
+      that is given a last frame too.
+  """
+  if "last" in system.conditions:
+    raise errors.UserError(
+      "config.sampling.images has first frames alone, and this network is given the last one too: "
+      "leave it empty"
+    )
+  spec, (_, size) = config["sampling"], build.clip_size(config)
+  found = prompts.read_prompts(spec["images"], told="text" in system.conditions)
+  images = np.stack([pipe.frame(prompt.image, size) for prompt in found])
+  captions = [prompt.text for prompt in found]
+  inputs = {
+    "image": images,
+    "tokens": tokenizer(captions),
+    "stride": np.full(len(found), spec.get("stride", 1), np.int32),
+    "label": np.full(len(found), -1, np.int32),
+  }
+  blocks = [{"given": image[None]} for image in images]
+  return Preview("-images", inputs, captions, [prompt.output for prompt in found], blocks)
+
+
 def write_preview(
   workdir: str,
   step: int,
   sample: sampling.Sample,
   ema: Any,
   frozen: Any,
-  shown: dict[str, np.ndarray],
-  captions: list[str],
+  shown: Preview,
   spec: dict[str, Any],
 ) -> np.ndarray:
-  """Samples held-out clips, writes samples/<step>/*.mp4 and a sheet of them, which it returns.
+  """Samples a preview, writes samples/<step><name>/*.mp4 and a sheet of them, which it returns.
 
-  The sheet is samples/<step>.png, and moves in samples/<step>.gif.
+  The sheet is samples/<step><name>.png, and moves in samples/<step><name>.gif.
 
   Every process samples, since the weights are spread over all of them; the first one writes.
   """
-  inputs = {name: shown[name] for name in ("video", "tokens", "stride", "label")}
+  captions = shown.captions
   keys = sampling.clip_keys(0, range(len(captions)))
-  videos = sampling.generate(sample, ema, frozen, inputs, keys=keys, batch_size=spec["batch_size"])
-  rows = [
-    {"given": truth[:1], "truth": truth, "sample": made}
-    for truth, made in zip(shown["video"], videos, strict=True)
-  ]
+  videos = sampling.generate(
+    sample, ema, frozen, shown.inputs, keys=keys, batch_size=spec["batch_size"]
+  )
+  rows = [blocks | {"sample": made} for blocks, made in zip(shown.blocks, videos, strict=True)]
   sheet = tracker.contact_sheet(rows, captions)
   if jax.process_index() == 0:
-    folder = places.local(workdir) / "samples" / f"{step:07}"
+    folder = places.local(workdir) / "samples" / f"{step:07}{shown.name}"
     folder.mkdir(parents=True, exist_ok=True)
-    for i, row in enumerate(rows):
-      beside = np.concatenate([row["truth"], row["sample"]], axis=2)
-      video.write_mp4(folder / f"{i:02}.mp4", beside, fps=spec["fps"])
+    for file, row in zip(shown.files, rows, strict=True):
+      beside = [row[name] for name in ("truth", "sample") if name in row]
+      video.write_mp4(folder / file, np.concatenate(beside, axis=2), fps=spec["fps"])
     tracker.write_png(folder.with_suffix(".png"), sheet)
     moving = tracker.moving_sheet(rows, captions)
     video.write_gif(folder.with_suffix(".gif"), moving, fps=spec["fps"])

@@ -97,7 +97,7 @@ class CogVideoX(latents.LatentSystem):
   def encode(
     self, frozen: base.Params, batch: Mapping[str, jax.Array], keys: jax.Array
   ) -> base.Example:
-    text, null_text = self._read(frozen, batch["tokens"])
+    text, null_text = self._read(frozen, batch)
     if "video" not in batch:
       frame = jnp.repeat(codecs.to_unit(batch["image"])[:, None], self.frames, axis=1)
       z1 = self.codec.encode(frozen, frame, keys)
@@ -115,9 +115,9 @@ class CogVideoX(latents.LatentSystem):
     )
     return base.Example(z0, z1, Cond(shown, text, null_text))
 
-  def _read(self, frozen: base.Params, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+  def _read(self, frozen: base.Params, batch: base.Batch) -> tuple[jax.Array, jax.Array]:
     read = self.run("text", frozen)
-    text, null = read(tokens), read(jnp.asarray(self.null_tokens)[None])
+    text, null = read(batch["tokens"]), read(latents.null_tokens(batch, self.null_tokens))
     return text, jnp.broadcast_to(null, text.shape)
 
   def drop(self, cond: Cond, text: Bool[Array, "b"], image: Bool[Array, "b"]) -> Cond:

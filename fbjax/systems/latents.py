@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from fbjax import errors
 from fbjax.systems import base, codecs, networks
@@ -56,6 +57,13 @@ class LatentSystem(networks.NetworkSet):
 def beside(x: Float[Array, "b t h w c"], *told: Any | None) -> Float[Array, "b t h w c2"]:
   """x and the videos that the network is told, as more channels; None is left out."""
   return jnp.concatenate([x, *(video for video in told if video is not None)], axis=-1)
+
+
+def null_tokens(
+  batch: base.Batch, empty: Int[np.ndarray, "n"]
+) -> Int[Array, "1 n"] | Int[Array, "b n"]:
+  """Token ids of the text that guidance leads away from: the batch's, or those of the empty caption."""
+  return batch["null_tokens"] if "null_tokens" in batch else jnp.asarray(empty)[None]
 
 
 def check_frames(frames: int, fits: Callable[[int], bool]) -> None:

@@ -90,7 +90,7 @@ class Latte(latents.LatentSystem):
     cond = Cond(frame, label, null)
     if "text" in self.networks:
       tokens = batch["tokens"]
-      null_text = jnp.broadcast_to(jnp.asarray(self.null_tokens)[None], tokens.shape)
+      null_text = jnp.broadcast_to(latents.null_tokens(batch, self.null_tokens), tokens.shape)
       cond = cond._replace(text=tokens, null_text=null_text)
     return base.Example(z0, z1, cond)
 

@@ -126,13 +126,13 @@ class VideoCrafter(latents.LatentSystem):
       images = jnp.stack([codecs.to_unit(batch[name]) for name in names], axis=1)
       shown, ends = images[:, 0], self.codec.encode(frozen, images, keys)
     z1 = prior(ends, self.given, self.frames)
-    text, null_text = self._read(frozen, batch["tokens"])
+    text, null_text = self._read(frozen, batch)
     image, null_image = self._look(frozen, shown)
     stride = batch["stride"].astype(jnp.float32)
     return base.Example(z0, z1, Cond(z1, stride, text, null_text, image, null_image))
 
-  def _read(self, frozen: base.Params, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-    null = jnp.asarray(self.null_tokens)[None]
+  def _read(self, frozen: base.Params, batch: base.Batch) -> tuple[jax.Array, jax.Array]:
+    tokens, null = batch["tokens"], latents.null_tokens(batch, self.null_tokens)
     if not self.trains_text:
       tokens, null = (self.run("text", frozen)(ids) for ids in (tokens, null))
     return tokens, jnp.broadcast_to(null, tokens.shape)

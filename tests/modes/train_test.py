@@ -8,10 +8,11 @@ import sys
 
 import jax
 import numpy as np
+import pytest
 from PIL import Image
 
 import toy
-from fbjax import build, checkpoint, sharding, tracker
+from fbjax import build, checkpoint, errors, sharding, tracker
 from fbjax.modes import train
 from fbjax.train import loop, optim
 from settings import CACHE, FAST_COMPILATION, ROOT
@@ -29,6 +30,29 @@ def test_a_run_leaves_everything_a_person_wants_to_see(trained):
     assert moving.n_frames == 3
   clips = sorted((trained / "samples" / "0000004").glob("*.mp4"))
   assert len(clips) == train.PREVIEWS
+
+
+def test_previews_animate_images_of_ones_own(tmp_path):
+  """Beside the held-out clips, with the same noise at every step."""
+  folder = tmp_path / "images"
+  folder.mkdir()
+  noise = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
+  for name in "ab":
+    Image.fromarray(noise).save(folder / f"{name}.png")
+  (folder / "prompts.txt").write_text("up\ndown\n")
+  config = toy.config(steps=2, preview_every=1)
+  config["sampling"]["images"] = str(folder)
+  config["optim"]["lr"] = 0.0  # two previews of one network
+  train.train(config, str(tmp_path / "run"))
+  one, two = (tmp_path / "run" / "samples" / f"000000{step}-images" for step in (1, 2))
+  assert sorted(x.name for x in one.iterdir()) == ["a.mp4", "b.mp4"]
+  assert (one / "a.mp4").read_bytes() == (two / "a.mp4").read_bytes()
+  assert (one / "a.mp4").read_bytes() != (one / "b.mp4").read_bytes()
+  assert one.with_name(f"{one.name}.gif").exists() and one.with_name(f"{one.name}.png").exists()
+  (folder / "prompts.txt").write_text("up\n")
+  with pytest.raises(errors.UserError, match="has 1 prompts for 2 images"):
+    train.train(config, str(tmp_path / "other"))
+  assert not (tmp_path / "other" / "config.json").exists()
 
 
 COMMAND = """

@@ -73,6 +73,15 @@ def test_the_network_hears_state_time_text_and_frame(setting):
     assert np.abs(other - out).max() > 1e-5
 
 
+def test_a_text_to_lead_away_from_is_read_as_a_caption_is(setting):
+  system, _, frozen, batch = setting
+  away = batch | {"null_tokens": batch["tokens"][::-1]}
+  _, _, cond = system.encode(frozen, away, keys())
+  dropped = system.drop(cond, jnp.ones(2, bool), jnp.zeros(2, bool))
+  np.testing.assert_array_equal(dropped.text, cond.text[::-1])
+  assert not np.array_equal(cond.text[0], cond.text[1])
+
+
 def test_a_clip_comes_back_in_its_length(setting):
   system, _, frozen, batch = setting
   z0, _, _ = jax.eval_shape(system.encode, frozen, batch, keys())

@@ -101,6 +101,15 @@ def test_a_dropped_caption_is_the_empty_one_before_and_after_embedding(captioned
   np.testing.assert_array_equal(after[1], read.text[1])
 
 
+def test_a_text_to_lead_away_from_is_read_as_a_caption_is(captioned):
+  system, _, batch = captioned
+  away = batch | {"null_tokens": batch["tokens"][::-1]}
+  _, _, cond = system.encode({}, away, keys())
+  dropped = system.drop(cond, jnp.ones(2, bool), jnp.zeros(2, bool))
+  np.testing.assert_array_equal(dropped.text, cond.text[::-1])
+  assert not np.array_equal(cond.text[0], cond.text[1])
+
+
 def test_the_neural_prior_looks_at_neither_state_nor_time(batch):
   system, params, frozen = make(ucf101_prior)
   z0, _, cond = system.encode(frozen, batch, keys())

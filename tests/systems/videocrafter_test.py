@@ -139,6 +139,16 @@ def test_a_dropped_image_is_grey_before_and_after_embedding(pictured):
   assert np.abs(cond.image.astype(np.float32) - of_grey.image.astype(np.float32)).max() > 0.1
 
 
+def test_a_text_to_lead_away_from_is_read_as_a_caption_is(pictured):
+  """Also by a text network that is frozen."""
+  system, _, frozen, batch = pictured
+  away = batch | {"null_tokens": batch["tokens"][::-1]}
+  _, _, cond = system.encode(frozen, away, jax.random.split(jax.random.key(0), 2))
+  dropped = system.drop(cond, jnp.ones(2, bool), jnp.zeros(2, bool))
+  np.testing.assert_array_equal(dropped.text, cond.text[::-1])
+  assert not np.array_equal(cond.text[0], cond.text[1])
+
+
 def test_between_two_given_frames_the_prior_goes_straight():
   ends = jnp.stack([jnp.zeros((2, 4, 4, 3)), jnp.ones((2, 4, 4, 3))], axis=1)
   way = videocrafter.prior(ends, "ends", 5)

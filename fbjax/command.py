@@ -1,0 +1,97 @@
+"""The command `fbjax`: each --mode as a subcommand that lists its own flags.
+
+fbjax train --config=quickstart --workdir=runs/quickstart
+fbjax sample --help
+"""
+
+import inspect
+import re
+import shutil
+import sys
+import textwrap
+
+from absl import flags
+
+from fbjax import main
+from fbjax.modes import export, pack, port, sample, train
+
+COMMANDS = {"train": train, "sample": sample, "port": port, "export": export, "pack": pack}
+HELP = ("-h", "-help", "--help", "help", "--helpfull", "--helpshort")
+CONFIG = {
+  "--config=FILE[:NAME+NAME]": (
+    "an experiment, and changes that it knows by name; `folder` stands for configs/folder.py"
+  ),
+  "--config.KEY=VALUE": "any key of the config, such as --config.train.batch_size=32",
+}
+CONFIGURED = ("train", "sample", "port", "export")
+
+
+def cli() -> None:
+  """Runs one subcommand; what the user got wrong ends as one sentence and exit status 1."""
+  command, *rest = sys.argv[1:] or ["--help"]
+  if command in HELP:
+    print(overview())
+    return
+  if command not in COMMANDS:
+    sys.exit(f"error: fbjax has no command {command!r}; it has {', '.join(COMMANDS)}")
+  if any(arg in HELP for arg in rest):
+    print(of_command(command))
+    return
+  if any(re.match(r"--?mode(=|$)", arg) for arg in rest):
+    sys.exit(f"error: leave --mode out: `fbjax {command}` says it already")
+  main.cli([sys.argv[0], f"--mode={command}", *rest])
+
+
+def overview() -> str:
+  """What the subcommands are for, and the configs that there are."""
+  commands = {f"fbjax {name}": purpose(name) for name in COMMANDS}
+  experiments = {
+    file.stem: inspect.cleandoc(docstring(file)).splitlines()[0] for file in main.configs()
+  }
+  parts = [
+    "Image-to-video generation with bridge models.",
+    listed(commands),
+    "`fbjax COMMAND --help` lists the flags of a command. Experiments, for --config:",
+    listed(experiments),
+  ]
+  return "\n\n".join(parts)
+
+
+def of_command(command: str) -> str:
+  """The flags of a subcommand."""
+  own = {flag_name(name): flag_help(name) for name in main.TAKES[command]}
+  if command in CONFIGURED:
+    own = CONFIG | own
+  return f"fbjax {command}: {purpose(command)}\n\n{listed(own)}"
+
+
+def purpose(command: str) -> str:
+  """What the first line of a mode's file says it does."""
+  return (COMMANDS[command].__doc__ or "").splitlines()[0].partition(": ")[2]
+
+
+def docstring(file) -> str:
+  """Of a Python file that is not imported."""
+  found = re.match(r'\s*"""(.*?)"""', file.read_text(), re.DOTALL)
+  return found[1] if found else "\n"
+
+
+def flag_name(name: str) -> str:
+  flag = flags.FLAGS[name]
+  return f"--[no-]{name}" if flag.boolean else f"--{name}={flag.flag_type().upper().split()[-1]}"
+
+
+def flag_help(name: str) -> str:
+  """A flag's help, without the modes that take it, which it begins with."""
+  return re.sub(r"^(\w+, )*\w+: ", "", flags.FLAGS[name].help)
+
+
+def listed(rows: dict[str, str]) -> str:
+  """Names at the left, what they are at the right."""
+  width = min(shutil.get_terminal_size((100, 24)).columns, 100)
+  indent = 2 + max(map(len, rows)) + 2
+  lines = []
+  for name, text in rows.items():
+    wrapped = textwrap.wrap(text, max(width - indent, 30)) or [""]
+    lines += [f"  {name:{indent - 4}}  {wrapped[0]}", *(" " * indent + x for x in wrapped[1:])]
+  return "\n".join(lines)

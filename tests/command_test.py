@@ -1,0 +1,63 @@
+"""The command `fbjax` and its help, from wherever it is called."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fbjax import command, main
+from settings import CACHE, FAST_COMPILATION, ROOT
+
+
+def run(*args, cwd):
+  """`fbjax` as an installed checkout runs it."""
+  environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": FAST_COMPILATION}
+  environment["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+  program = [sys.executable, "-c", "from fbjax.command import cli; cli()", *args]
+  return subprocess.run(
+    program, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+  )
+
+
+def test_the_overview_names_every_command_and_every_experiment():
+  shown = command.overview()
+  for name in (*main.MODES, "quickstart", "webvid_saf"):
+    assert f"  {name} " in shown or f"  fbjax {name} " in shown
+  assert "common" not in shown and all(len(line) <= 100 for line in shown.splitlines())
+
+
+@pytest.mark.parametrize("name", main.MODES)
+def test_a_command_lists_the_flags_that_its_mode_takes_and_no_others(name):
+  shown = command.of_command(name)
+  others = set().union(*main.TAKES.values()) - set(main.TAKES[name])
+  for flag in main.TAKES[name]:
+    assert f"--{flag}=" in shown or f"--[no-]{flag} " in shown
+  assert not [flag for flag in others if f"--{flag}=" in shown or f"]{flag} " in shown]
+  assert ("--config=" in shown) == (name != "pack")
+  assert "sample: " not in shown.partition("\n")[2]
+
+
+def test_a_config_is_found_from_anywhere(tmp_path):
+  for config in ("quickstart:smoke", "configs/quickstart.py:smoke", "quickstart.py:smoke"):
+    assert main.load_config(config).train.steps == 2
+  done = run("train", "--config=quickstart:fast", f"--workdir={tmp_path}/x", cwd=tmp_path.parent)
+  assert done.returncode == 1 and "'fast'; expected nothing or smoke" in done.stderr
+
+
+def test_help_and_mistakes(tmp_path):
+  done = run("sample", "--help", cwd=tmp_path)
+  assert done.returncode == 0 and "--negative_prompt" in done.stdout and not done.stderr
+  for args, sentence in (
+    (["fly"], "has no command 'fly'; it has train, sample, port, export, pack"),
+    (["pack", "--seed=1"], "--seed is a flag of --mode=sample; this is --mode=pack"),
+  ):
+    done = run(*args, cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_mode_is_not_said_twice(monkeypatch):
+  monkeypatch.setattr(sys, "argv", ["fbjax", "train", "--mode=sample"])
+  with pytest.raises(SystemExit, match="leave --mode out"):
+    command.cli()
