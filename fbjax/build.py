@@ -17,6 +17,7 @@ import numpy as np
 
 from fbjax import checks, errors, sampling, sharding, start, weights
 from fbjax.bridge import alignment, diffusion, grids, prediction, process, samplers
+from fbjax.bridge import process as process_lib
 from fbjax.data import pipeline, sources, synthetic, tfds_clips, tokenizers
 from fbjax.systems import (
   adapters,
@@ -102,12 +103,19 @@ TABLES = {
   "objective": OBJECTIVES,
 }
 EXTRA = {"objective": ("predict",), "diffusion": ("rule", "pretrained"), "bridge": ("steps",)}
+# Arguments that are no keys: the program gives them.
+GIVEN = {
+  "system": ("coarse", "null_tokens", "frames"),
+  "data": ("split",),
+  "train": ("workdir", "seed"),
+}
 GROUPS = {
   "loader": pipeline.Batches,
   "optim": optim.make_optimizer,
   "train": loop.train,
   "mesh": sharding.make_mesh,
 }
+MAX_GUIDANCE = 1000.0  # far beyond any use, and far from where a clip overflows
 PLAIN = (int, float, bool, str)  # types of their arguments that are keys of a config
 
 
@@ -197,11 +205,23 @@ def check(config: Spec) -> None:
       check_keys(spec, (), "bridge")
       continue
     fn = choose(table, config[group].get("name"), f"{group}.name")
-    check_keys(spec, [*inspect.signature(fn).parameters, *EXTRA.get(group, ())], group)
+    own = [name for name in inspect.signature(fn).parameters if name not in GIVEN.get(group, ())]
+    check_keys(spec, [*own, *EXTRA.get(group, ())], group)
   for group, fn in GROUPS.items():
     arguments = inspect.signature(fn).parameters.items()
-    check_keys(config[group], [name for name, x in arguments if x.annotation in PLAIN], group)
+    own = [name for name, x in arguments if x.annotation in PLAIN]
+    check_keys(config[group], [name for name in own if name not in GIVEN.get(group, ())], group)
   checks.finite(config)
+  if config["prior_run"] and not config["prior"]:
+    raise errors.UserError(
+      "config.prior_run names a neural prior, but this config puts none in front: take one that "
+      "does, such as ucf101_bridge_prior.py or :from_prior, or leave it empty"
+    )
+  if config["system"]["name"].endswith("_prior") and config["objective"].get("predict") != "z0":
+    raise errors.UserError(
+      f"config.objective.predict is {config['objective'].get('predict')!r}, but a neural prior, which "
+      "is told neither state nor time, can only predict 'z0'"
+    )
   checks.whole("config.seed", config["seed"], 0, checks.SEED)
   choose(PRECISIONS, config["precision"], "precision")
   loop.check_numbers(**config["train"])
@@ -292,6 +312,10 @@ def make_trainable(
   names, anew = trained_leaves(config, system)
   trained = adapters.chosen(names, whole, anew)
   adapters.check_anew(trained, anew)
+  if not trained and not lora:
+    raise errors.UserError(
+      "config.trainable names nothing, in neither whole nor lora: all would stay"
+    )
   if not lora:
     return system
   added = adapters.chosen(names, lora, anew, "lora")
@@ -372,6 +396,13 @@ def make_architecture(
   dtype = choose(DTYPES, spec.pop("dtype"), "system.dtype")
   spec["codec"] = make_codec(spec["codec"], dtype)
   if tokenizer is not None and "text" in spec:
+    for key in ("vocab", "length"):
+      size, least = (spec["text"] or {}).get(key), getattr(tokenizer, key)
+      if isinstance(size, int) and size < least:
+        raise errors.UserError(
+          f"config.system.text.{key} is {size}, but the tokenizer's is {least} (config.tokenizer): the "
+          "text network must know at least as many"
+        )
     spec["text"] = {"vocab": tokenizer.vocab, "length": tokenizer.length} | dict(spec["text"])
   given = {"dtype": dtype, "frames": config["data"]["frames"], "coarse": coarse_told}
   if "text" in spec:
@@ -390,6 +421,11 @@ def make_formulation(config: Spec) -> formulation.Formulation:
   rule = choose(RULES, spec.pop("rule", "exact"), "diffusion.rule")
   pretrained = spec.pop("pretrained", None)
   diffused = make(DIFFUSIONS, spec, "diffusion")
+  if diffused is None and (pretrained is not None or rule != "exact"):
+    raise errors.UserError(
+      "config.diffusion.rule and .pretrained say how the bridge is aligned with a diffusion, but "
+      "config.diffusion.name is 'none': leave them out"
+    )
   if config["bridge"]["name"] == "diffusion":
     if diffused is None:
       raise errors.UserError(
@@ -459,8 +495,16 @@ def make_sampler(spec: Spec) -> Callable[..., jax.Array]:
 
 
 def check_sampler(spec: Spec, process: Any, times: np.ndarray) -> None:
-  """Raises a UserError for options of a sampler that it does not have."""
+  """Raises a UserError for a sampler, or options of it, that the process does not have."""
   bound = make_sampler(spec)
+  arguments = inspect.signature(bound.func.table).parameters
+  if arguments["process"].annotation is process_lib.Bridge and not isinstance(
+    process, process_lib.Bridge
+  ):
+    raise errors.UserError(
+      f"config.sampling.sampler.name is {spec['name']!r}, which samples bridges; this config is a "
+      "diffusion: take ddim or ddpm"
+    )
   choose(("noise", "published"), spec.get("start", "noise"), "sampling.sampler.start")
   options = {name: x for name, x in bound.keywords.items() if name != "start"}
   call(bound.func.table, options, "sampling.sampler", process=process, times=times)
@@ -523,9 +567,10 @@ def sampling_options(config: Spec, **changes: Any) -> Sampling:
     ("stride", checks.INT32),
   ):
     checks.whole(f"config.sampling.{name}", spec.get(name, 1), most=most)
-  checks.number("config.sampling.guidance", options.guidance)
-  if options.image_guidance is not None:
-    checks.number("config.sampling.image_guidance", options.image_guidance)
+  for name in ("guidance", "image_guidance"):
+    if spec.get(name) is not None:
+      bounds = {"least": -MAX_GUIDANCE, "most": MAX_GUIDANCE}
+      checks.number(f"config.sampling.{name}", spec[name], **bounds)
   checks.number("config.sampling.rescale", options.rescale, least=0, most=1)
   return options
 
@@ -559,9 +604,39 @@ def make_sample(
   """The sampler of a config, with other values where `changes` has some that are not None.
 
   Raises:
-    UserError: for guidance away from a condition that training never dropped.
+    UserError: as `check_sampling`.
   """
   options = sampling_options(config, **changes)
+  times = check_sampling(config, system, form, options)
+  return sampling.make_sample(
+    system,
+    form,
+    make_sampler(options.sampler),
+    times,
+    guidance=options.guidance,
+    image_guidance=options.image_guidance,
+    rescale=options.rescale,
+    mesh=mesh,
+  )
+
+
+def check_sampling(
+  config: Spec, system: base.System, form: formulation.Formulation, options: Sampling
+) -> np.ndarray:
+  """Checks what is asked of a sampler, for which no weights are needed.
+
+  Returns:
+    Its grid of times.
+
+  Raises:
+    UserError: for guidance away from a condition that training never dropped, a stride that the system
+      is not told, a sampler or a grid that do not fit.
+  """
+  if options.stride != 1 and "stride" not in system.conditions:
+    raise errors.UserError(
+      f"config.sampling.stride is {options.stride}, but the system {config['system']['name']} is not told "
+      "a stride; leave it at 1"
+    )
   objective = config["objective"]
   drops = {name: objective.get(name, 0) for name in ("drop_text", "drop_image", "drop_both")}
   if options.guidance != 1 and not drops["drop_text"] + drops["drop_both"]:
@@ -581,13 +656,5 @@ def make_sample(
         "but config.objective.drop_both is 0; leave image guidance out"
       )
   times = make_times(options.grid, options.steps, form.steps)
-  return sampling.make_sample(
-    system,
-    form,
-    make_sampler(options.sampler),
-    times,
-    guidance=options.guidance,
-    image_guidance=options.image_guidance,
-    rescale=options.rescale,
-    mesh=mesh,
-  )
+  check_sampler(options.sampler, form.process, times)
+  return times

@@ -77,7 +77,9 @@ def pair(key: str, value: Any, of: str, least: int = 1) -> tuple[int, int]:
   Raises:
     UserError: unless they are whole numbers from `least` up.
   """
+  # On the command line, a number in place of a pair comes as a pair of one.
   values = (value, value) if _whole(value) is not None else value
+  values = (*values, *values) if isinstance(values, list | tuple) and len(values) == 1 else values
   if isinstance(values, Sequence) and not isinstance(values, str) and len(values) == 2:
     first, second = map(_whole, values)
     if None not in (first, second) and min(first, second) >= least:

@@ -64,10 +64,12 @@ SAMPLER = flags.DEFINE_string(
   "sampler", None, "sample: a sampler by its name, such as dbim; default: the config's"
 )
 STEP = flags.DEFINE_integer(
-  "step", None, "sample, pack: step of the checkpoint; default: the newest", 1
+  "step", None, "sample, export, pack: step of the checkpoint; default: the newest", 1
 )
 EMA = flags.DEFINE_bool(
-  "ema", True, "sample: the moving average of the weights; with --no-ema they themselves"
+  "ema",
+  True,
+  "sample, export, pack: the moving average of the weights; with --no-ema they themselves",
 )
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "sample: make again the clips that are there")
 WEIGHTS = flags.DEFINE_list(
@@ -83,8 +85,8 @@ TAKES = {
     *("size", "frames", "chunks", "fps"),
   ),
   "port": ("weights", "out"),
-  "export": ("workdir", "out"),
-  "pack": ("workdir", "step", "out"),
+  "export": ("workdir", "step", "ema", "out"),
+  "pack": ("workdir", "step", "ema", "out"),
 }
 ROOT = pathlib.Path(__file__).parent.parent  # the checkout
 FORMAT = logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S")
@@ -104,9 +106,9 @@ def main(config: dict[str, Any] | None) -> None:
     case "port":
       port.port_files(config, [home(file) for file in WEIGHTS.value], out)
     case "export":
-      export.export(config, workdir, out)
+      export.export(config, workdir, out, step=STEP.value, ema=EMA.value)
     case "pack":
-      pack.pack(config, workdir, out, STEP.value)
+      pack.pack(config, workdir, out, step=STEP.value, ema=EMA.value)
     case "sample":
       sample.sample(
         config,
@@ -181,10 +183,13 @@ def cli(argv: list[str] | None = None) -> None:
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
-    sys.exit(
-      f"error: the device is out of memory ({str(error).splitlines()[0]}): lower train.batch_size or "
-      "sampling.batch_size, raise train.accumulate or mesh.fsdp, or set system.remat=True"
+    remedy = (
+      "lower train.batch_size or sampling.batch_size, raise train.accumulate or mesh.fsdp, or set "
+      "system.remat=True"
+      if MODE.value == "train"
+      else "lower --frames, --size or sampling.batch_size"
     )
+    sys.exit(f"error: the device is out of memory ({str(error).splitlines()[0]}): {remedy}")
   except Exception:
     print(
       "This is a fault of fbjax, not of yours. Please report it on the issue tracker of the "
@@ -317,13 +322,29 @@ def add_missing_keys(config: ConfigDict, argv: list[str]) -> None:
       if name not in here or not isinstance(here[name], ConfigDict):
         raise errors.UserError(f"{seen} has no group {name!r}; it has: {', '.join(sorted(here))}")
       here, seen = here[name], f"{seen}.{name}"
-    if here.get(last) is not None:
-      continue
     if last not in here and not groups:
       raise errors.UserError(f"config has no key {last!r}; it has: {', '.join(sorted(here))}")
     text = match[2] if match[2] is not None else (argv[i + 1] if i + 1 < len(argv) else "")
-    with here.unlocked():
-      here[last] = literal(text)
+    value = literal(text)
+    if isinstance(here.get(last), ConfigDict):
+      if not isinstance(value, dict):
+        raise errors.UserError(
+          f"--config.{match[1]}={text}: config.{match[1]} is a group; set one of its keys: "
+          f"{', '.join(sorted(here[last]))}"
+        )
+    elif here.get(last) is None or is_of_another_kind(value, here[last]):
+      with here.unlocked(), here.ignore_type():
+        here[last] = value
+
+
+def is_of_another_kind(value: Any, default: Any) -> bool:
+  """Whether a value is a list in place of a number, or a fraction in place of a whole number.
+
+  A flag is of its default's type, and would refuse it in terms of Python.
+  """
+  if isinstance(default, bool) or not isinstance(default, int | float):
+    return False
+  return isinstance(value, list | tuple) or (isinstance(default, int) and isinstance(value, float))
 
 
 def literal(text: str) -> Any:

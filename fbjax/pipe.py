@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from fbjax import build, checks, errors, loading, sampling, weights
 from fbjax import workdir as workdir_lib
 from fbjax.data import video
-from fbjax.systems import base
+from fbjax.systems import base, neural_prior
 
 FLAGS = ("prompt", "label", "stride")  # that a network may be told
 # A path, a PIL image, or an array [h, w, 3], uint8 or from 0 to 1.
@@ -96,12 +96,18 @@ class Pipe:
     """
     one = not isinstance(images, list | tuple) and np.ndim(images) != 4
     images = [images] if one else list(images)
+    if not images:
+      raise errors.UserError("there is no image to animate: give one at least")
     texts = [prompts] * len(images) if isinstance(prompts, str) else list(prompts)
     if len(texts) != len(images):
       raise errors.UserError(f"{len(images)} images have {len(texts)} prompts; give one for each")
     settings = self.settings(prompt=next(filter(None, texts), None), **options)
     clips = self.animate(images, texts, range(len(images)), settings)
     return clips[0] if one else clips
+
+  @property
+  def is_told_text(self) -> bool:
+    return "text" in self._system.conditions
 
   def settings(
     self,
@@ -112,7 +118,7 @@ class Pipe:
     stride: int | None = None,
     last: Image | None = None,
     seed: int = 0,
-    size: tuple[int, int] | None = None,
+    size: int | tuple[int, int] | None = None,
     frames: int | None = None,
     chunks: int = 1,
     **changes: Any,
@@ -136,6 +142,8 @@ class Pipe:
     """
     checks.whole("--chunks", chunks)
     checks.whole("--seed", seed, 0, checks.SEED)
+    if isinstance(self._system.whole, neural_prior.NeuralPrior):
+      check_one_evaluation(changes)
     spec = build.sampling_options(self.config, stride=stride, **changes)
     told = {"prompt": prompt, "negative_prompt": negative_prompt, "label": label, "stride": stride}
     check_told(self.config, self._system, **told)
@@ -143,9 +151,17 @@ class Pipe:
       raise errors.UserError(
         "--negative_prompt is what guidance leads away from, and guidance is 1: give --guidance too"
       )
+    asked = changes.get("guidance") not in (None, 1) and spec.image_guidance is None
+    if asked and label is None and not (prompt or negative_prompt):
+      raise errors.UserError(
+        f"--guidance={spec.guidance} leads towards what a clip is told, and it is told nothing: give "
+        "--prompt or --label, or leave --guidance out"
+      )
+    build.check_sampling(self.config, self._system, build.make_formulation(self.config), spec)
     check_ends(self._system, last is not None, chunks)
     trained_frames, trained_size = build.clip_size(self.config)
-    frames, size = frames or trained_frames, size or trained_size
+    frames = trained_frames if frames is None else checks.whole("--frames", frames)
+    size = trained_size if size is None else checks.pair("--size", size, "height and width")
     checks.clip(frames * chunks, size)
     system = self._system.for_clips(frames, size)
     return Settings(system, spec, frames, size, seed, label, last, chunks, negative_prompt or "")
@@ -265,6 +281,15 @@ def check_told(config: dict[str, Any], system: base.System, **given: Any) -> Non
       )
   if given["label"] is not None:
     checks.whole("--label", given["label"], 0, system.whole.classes - 1)
+
+
+def check_one_evaluation(changes: Mapping[str, Any]) -> None:
+  """Raises a UserError for options of a sampler, of which a neural prior has no need."""
+  for name in ("steps", "sampler", "grid"):
+    if changes.get(name) is not None:
+      raise errors.UserError(
+        f"--{name}: a neural prior makes its video in one evaluation; leave --{name} out"
+      )
 
 
 def check_ends(system: base.System, last: bool, chunks: int) -> None:

@@ -129,7 +129,8 @@ def check(workdir: str, config: Mapping[str, Any], origin: Mapping[str, Any] | N
   ]
   there = read_origin(workdir)
   differing += [
-    f"{name}: other values there than in {config.get(name)!r} now"
+    f"{name}: other values there, from {read_config(workdir).get(name)!r}, than in "
+    f"{config.get(name)!r} now"
     for name in ("weights", "prior_run")
     if None not in (origin, there) and there.get(name) != origin.get(name)
   ]
@@ -209,7 +210,8 @@ def _record(workdir: str, config: Mapping[str, Any], origin: Mapping[str, Any], 
 
 def _telling(workdir: str) -> contextlib.AbstractContextManager[None]:
   return errors.of_the_disk(
-    f"cannot write to workdir {workdir}", lambda: "make room there, or choose another --workdir"
+    f"cannot write to workdir {workdir}",
+    lambda: "choose another --workdir, or make sure that this one can be written to and has room",
   )
 
 

@@ -41,6 +41,47 @@ MISTAKES = {
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.sampling.steps=0"): (
     "config.sampling.steps is 0; expected a whole number from 1 to 10000"
   ),
+  ("--config=configs/ucf101_bridge.py:smoke", "--workdir={tmp}/x", "--config.prior_run=runs/x"): (
+    "config.prior_run names a neural prior, but this config puts none in front"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.trainable.whole=()"): (
+    "config.trainable names nothing"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.data=x"): (
+    "--config.data=x: config.data is a group; set one of its keys: backgrounds"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.train.steps=1e3"): (
+    "train.steps is 1000.0; expected a whole number"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.train.batch_size=(1,2)"): "(1, 2)",
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.system.text.vocab=10"): (
+    "config.system.text.vocab is 10, but the tokenizer's is"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.system.text.length=8"): (
+    "config.system.text.length is 8, but the tokenizer's is 16"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.sampling.grid.shift=-3.0"): (
+    "config.sampling.grid: shift is -3.0; expected a number above 0"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.diffusion.rule=published"): (
+    "but config.diffusion.name is 'none'"
+  ),
+  (
+    f"--config={CONFIG}",
+    "--workdir={tmp}/x",
+    "--config.optim.clip=0.0",
+    "--config.optim.clip_from=9",
+  ): ("optim.clip_from=9 is when clipping begins, but optim.clip is 0"),
+  (
+    "--config=configs/ucf101_diffusion.py:smoke",
+    "--workdir={tmp}/x",
+    "--config.sampling.sampler={{'name':'ddbm'}}",
+  ): "'ddbm', which samples bridges; this config is a diffusion",
+  (
+    "--config=configs/ucf101_prior.py:smoke",
+    "--workdir={tmp}/x",
+    "--config.objective.predict=noise",
+  ): ("a neural prior, which is told neither state nor time, can only predict 'z0'"),
   ("--config=configs/common.py", "--workdir={tmp}/x"): "must define get_config(arg)",
   (f"--config={CONFIG}", "--workdir=gs://x/y"): "pip install gcsfs",
   (f"--config={CONFIG}", "--workdir=http://x/y"): "an address of a kind that is not",
@@ -236,6 +277,8 @@ def test_a_tilde_is_the_home_folder(monkeypatch):
     ),  # None in the config
     ("--config.train.steps=7", "train", "steps", 7),
     ("--config.data.path=a b", "data", "path", "a b"),
+    ("--config.data.size=(32,48)", "data", "size", (32, 48)),  # two numbers in place of one
+    ("--config.data.strides=(2,3)", "data", "strides", (2, 3)),
   ],
 )
 def test_every_key_of_a_group_can_be_set(argument, group, key, value):

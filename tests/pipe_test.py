@@ -64,6 +64,20 @@ def test_what_is_asked_for_is_heard(pipe):
   assert pipe(picture(), "up", size=(8, 16), frames=2).shape == (2, 8, 16, 3)
 
 
+def test_what_cannot_be_is_one_sentence(pipe):
+  for arguments, options, sentence in (
+    (([],), {}, "there is no image to animate"),
+    ((picture(), ["up", "down"]), {}, "1 images have 2 prompts; give one for each"),
+    ((picture(), "up"), {"frames": 0}, "--frames is 0; expected a whole number from 1 up"),
+    ((picture(), "up"), {"size": "32x32"}, "--size is '32x32'; expected a whole number"),
+    ((picture(),), {"guidance": 3.0}, "it is told nothing: give --prompt or --label"),
+    ((np.zeros((3, 4)),), {}, r"an array of \(3, 4\); expected \[h, w, 3\]"),
+  ):
+    with pytest.raises(errors.UserError, match=sentence):
+      pipe(*arguments, **options)
+  assert pipe(picture(), "up", size=8).shape == (3, 8, 8, 3)
+
+
 def test_another_step_or_the_weights_themselves_give_another_clip(pipe, workdir, monkeypatch):
   one = sharding.make_mesh(1, 1, jax.devices()[:1])
   monkeypatch.setattr(pipes.build, "make_mesh", lambda config: one)

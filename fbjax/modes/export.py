@@ -18,14 +18,23 @@ from fbjax.systems import base, networks
 logger = logging.getLogger(__name__)
 
 
-def export(config: dict[str, Any] | None, workdir: str | None, out: str | None) -> None:
-  """Writes averaged weights of a run, or ported ones as they came.
+def export(
+  config: dict[str, Any] | None,
+  workdir: str | None,
+  out: str | None,
+  *,
+  step: int | None = None,
+  ema: bool = True,
+) -> None:
+  """Writes the weights of a run, or ported ones as they came.
 
   Args:
     config: of the weights; None takes the workdir's own.
     workdir: of a trained run; None exports what was ported.
     out: a .ckpt, .pt or .safetensors with everything, or a folder with one for each network and its
       config.json, which diffusers and transformers load.
+    step: of the run's checkpoint; None takes the newest.
+    ema: takes the moving average of the run's weights; otherwise as the last step left them.
 
   Raises:
     UserError: when there is nothing to export, or it cannot be written there.
@@ -45,22 +54,29 @@ def export(config: dict[str, Any] | None, workdir: str | None, out: str | None) 
     )
   if workdir:
     loading.check_trained(workdir)
+  elif step is not None or not ema:
+    raise errors.UserError("--step and --no-ema choose among the weights of a run: give --workdir")
   if places.is_remote(out):
     raise errors.UserError(f"--out={out}: checkpoints are written to this machine, not to a bucket")
+  tokenizer = build.make_tokenizer(config) if workdir else None
+  whole = build.make_networks(config, tokenizer)
+  if is_folder(out):
+    for name, spec in whole.networks.items():
+      if spec.trained:
+        folder_layout(name, spec, table.layout_name(spec.network, spec.sizes))
   places.check_writable(out if is_folder(out) else pathlib.Path(out).absolute().parent)
   about = weights_lib.read_about(folder)["parts"] if folder else {}
   stored = stored_tree(folder) if folder else {"networks": {}, "left": {}}
   networks_of, left = stored["networks"], stored["left"]
   if workdir:
-    mesh, tokenizer = build.make_mesh(config), build.make_tokenizer(config)
+    mesh = build.make_mesh(config)
     # Additions go into weights as exact as the folder has them.
     exact = config | {"system": config["system"] | {"dtype": "float32"}}
     system = build.make_system(exact, tokenizer)
     starting = loading.starting_weights(exact, system, mesh, workdir)
     workdir_lib.check(workdir, config, starting.origin)
-    params = loading.trained_weights(workdir, system, mesh)
+    params = loading.trained_weights(workdir, system, mesh, step, ema)
     networks_of |= jax.jit(system.weights)(params, starting.frozen)
-  whole = build.make_networks(config, tokenizer if workdir else None)
   about = layouts(whole, networks_of) | about
   write(whole, networks_of, about, left, out)
 
@@ -118,7 +134,17 @@ def is_folder(out: str) -> bool:
 def write_folder(
   name: str, spec: networks.NetworkSpec, layout: str, tensors: Mapping[str, Any], out: pathlib.Path
 ) -> None:
-  """One network as diffusers or transformers keep it.
+  """One network as diffusers or transformers keep it."""
+  found = folder_layout(name, spec, layout)
+  file = out / found.file
+  file.parent.mkdir(parents=True, exist_ok=True)
+  (file.parent / "config.json").write_text(json.dumps(found.config(**spec.sizes), indent=2) + "\n")
+  files.write(file, tensors)
+  logger.info("Wrote %d tensors to %s.", len(tensors), file)
+
+
+def folder_layout(name: str, spec: networks.NetworkSpec, layout: str) -> Any:
+  """The layout of a network that a folder can hold.
 
   Raises:
     UserError: when its origin has no folders.
@@ -129,11 +155,7 @@ def write_folder(
       f"the network {name!r} ({spec.network}) comes from one file: give --out a name in .ckpt or "
       ".safetensors"
     )
-  file = out / found.file
-  file.parent.mkdir(parents=True, exist_ok=True)
-  (file.parent / "config.json").write_text(json.dumps(found.config(**spec.sizes), indent=2) + "\n")
-  files.write(file, tensors)
-  logger.info("Wrote %d tensors to %s.", len(tensors), file)
+  return found
 
 
 def stored_tree(folder: str) -> dict[str, Any]:

@@ -26,7 +26,12 @@ HALVED = ("kernel", "embedding")
 
 
 def pack(
-  config: dict[str, Any] | None, workdir: str | None, out: str | None, step: int | None = None
+  config: dict[str, Any] | None,
+  workdir: str | None,
+  out: str | None,
+  *,
+  step: int | None = None,
+  ema: bool = True,
 ) -> None:
   """Writes a trained run as a folder that needs nothing else.
 
@@ -35,6 +40,7 @@ def pack(
     workdir: of the run.
     out: the folder.
     step: of the run's checkpoint; None takes the newest.
+    ema: takes the moving average of the run's weights; otherwise as the last step left them.
 
   Raises:
     UserError: when nothing was trained there, or the folder cannot be written or is in use.
@@ -51,7 +57,7 @@ def pack(
   system = build.make_system(exact, tokenizer)
   starting = loading.starting_weights(exact, system, mesh, workdir)
   workdir_lib.check(workdir, config, starting.origin)
-  params = loading.trained_weights(workdir, system, mesh, step)
+  params = loading.trained_weights(workdir, system, mesh, step, ema)
   trained = jax.jit(system.weights)(params, starting.frozen)
   networks = {name: x for name, x in starting.frozen.items() if name in system.networks} | trained
   leaves = {

@@ -75,9 +75,9 @@ def sample(
     )
   config = loading.packed_config(model) if model else resolve(config, workdir)
   pipe = pipes.Pipe(config, workdir, step=step, ema=ema)
+  requests = plan(image, prompt, out, told=pipe.is_told_text, overwrite=overwrite)
+  prompt = next((request.text for request in requests if request.text), None)
   settings = pipe.settings(prompt=prompt, last=last, **options)
-  told = "text" in settings.system.conditions
-  requests = plan(image, prompt, out, told=told, overwrite=overwrite)
   frames = [pipes.frame(request.image, settings.size) for request in requests]
   clips = pipe.animate(frames, [x.text for x in requests], [x.place for x in requests], settings)
   if jax.process_index() == 0:
@@ -118,8 +118,8 @@ def plan(
 ) -> list[Request]:
   """One request for an image, or one for each image of a folder.
 
-  In a folder, clips that are already there are left out, unless they are to be overwritten. A system that is not `told` a text needs no
-  prompt file there.
+  Clips of a folder that are already there are left out, unless they are to be overwritten. A system
+  that is not `told` a text needs no prompt file there.
 
   Raises:
     UserError: when nothing is left to do, or the output cannot be written.
@@ -127,6 +127,8 @@ def plan(
   if not os.path.isdir(image):
     path = pathlib.Path(image)
     file = out if is_file(out) else os.path.join(out, f"{path.stem}.mp4")
+    if not is_file(out) and places.exists(file) and not overwrite:
+      raise errors.UserError(f"{file} is already there: add --overwrite, or give another --out")
     places.check_writable(places.absolute(file).parent)
     return [Request(path, prompt or "", file, 0)]
   if prompt:

@@ -84,6 +84,11 @@ def make_optimizer(
   checks.number("optim.weight_decay", weight_decay, least=0)
   checks.number("optim.clip", clip, least=0)
   checks.whole("optim.clip_from", clip_from, least=0)
+  if clip_from and not clip:
+    raise errors.UserError(
+      f"optim.clip_from={clip_from} is when clipping begins, but optim.clip is 0: set it, or leave "
+      "clip_from at 0"
+    )
   rate = learning_rate(lr, steps, warmup, schedule)
   if decays not in ("matrices", "all"):
     raise errors.UserError(f"optim.decays is {decays!r}; expected 'matrices' or 'all'")

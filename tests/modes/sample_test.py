@@ -104,6 +104,9 @@ def test_a_folder_as_output_gets_a_clip_by_the_images_name(wild, image, tmp_path
     ({"label": 3}, "is not told a label; it takes --prompt and --stride"),
     ({"size": (17, 17)}, "17x17 pixels do not fit .* multiple of 2, such as 16x16 or 18x18"),
     ({"negative_prompt": "up"}, "guidance is 1: give --guidance too"),
+    ({"guidance": 3.0}, "and it is told nothing: give --prompt or --label"),
+    ({"guidance": 1e30}, "config.sampling.guidance is 1e[+]30; expected a number"),
+    ({"sampler": {"name": "foo"}}, "config.sampling.sampler.name is 'foo'"),
     ({"chunks": 0}, "--chunks is 0; expected a whole number from 1 up"),
     ({"chunks": 10**7}, "megapixels; a clip has at most"),
     ({"frames": 99_999_999}, "megapixels; a clip has at most"),
@@ -177,6 +180,8 @@ def test_a_folder_becomes_clips_and_is_not_done_twice(trained, image, tmp_path):
   (out / "a.mp4").write_text("")
   sample.sample(toy.config(), str(trained), **arguments, overwrite=True)
   assert frames(out / "a.mp4") == 3
+  with pytest.raises(errors.UserError, match="a.mp4 is already there: add --overwrite"):
+    sample.sample(None, str(trained), image=str(folder / "a.png"), prompt="one", out=str(out))
 
 
 def test_a_clip_is_continued_from_its_last_frame(trained, image, tmp_path):
@@ -234,6 +239,9 @@ def test_a_bridge_starts_from_the_video_of_the_prior_that_another_run_has_traine
     ucf101_prior.get_config("smoke").to_dict(), str(prior_run), image=str(image), out=str(out)
   )
   assert frames(out) == 4  # what the prior makes, by itself
+  for option in ({"steps": 3}, {"sampler": {"name": "heun"}}):
+    with pytest.raises(errors.UserError, match="a neural prior makes its video in one evaluation"):
+      sample.sample(None, str(prior_run), image=str(image), out=str(tmp_path / "n.mp4"), **option)
   config = ucf101_bridge_prior.get_config("smoke").to_dict() | {"prior_run": str(prior_run)}
   train.train(config, str(tmp_path / "bridge"))
   mesh = build.make_mesh(config)
@@ -258,6 +266,7 @@ def test_a_bridge_starts_from_the_video_of_the_prior_that_another_run_has_traine
   same = jax.tree.map(np.array_equal, learnt, trained)
   assert not all(jax.tree.leaves(same))
   config["train"]["steps"] = 3
+  config["prior_run"] += "/"
   train.train(config, bridge)
   kept = loading.starting_weights(config, system, mesh, bridge).frozen
   jax.tree.map(np.testing.assert_array_equal, kept["prior_latte"], trained)
