@@ -29,7 +29,12 @@ class Optimizer(NamedTuple):
 def learning_rate(
   lr: float, steps: int, warmup: int = 0, schedule: str = "constant"
 ) -> optax.Schedule:
-  """Linear warm-up over `warmup` steps, then constant, or a cosine down to zero at `steps`.
+  """Linear warm-up over `warmup` steps, then one of
+
+    constant
+    cosine    down to zero at `steps`
+    wsd       constant, and over the last fifth of `steps` a line down to zero (arXiv:2404.06395); a
+              run may be lengthened before that
 
   Raises:
     UserError: for another schedule's name, or numbers that make no sense.
@@ -43,7 +48,12 @@ def learning_rate(
       return optax.warmup_cosine_decay_schedule(
         0.0 if warmup else lr, lr, warmup, max(steps, warmup + 1)
       )
-  raise errors.UserError(f"optim.schedule is {schedule!r}; expected 'constant' or 'cosine'")
+    case "wsd":
+      decay = max(steps // 5, 1)
+      stable = optax.warmup_constant_schedule(0.0 if warmup else lr, lr, warmup)
+      down = optax.linear_schedule(lr, 0.0, decay)
+      return optax.join_schedules([stable, down], [max(steps - decay, warmup)])
+  raise errors.UserError(f"optim.schedule is {schedule!r}; expected 'constant', 'cosine' or 'wsd'")
 
 
 def make_optimizer(
@@ -65,7 +75,7 @@ def make_optimizer(
   """AdamW, Muon or SGD on the leaves that train; the others stay as they are and have no state.
 
   Args:
-    steps: of the whole training, at which a cosine schedule ends.
+    steps: of the whole training, at which the schedules that decay end.
     trains: path of a leaf, such as unet/in_conv/kernel -> whether it trains.
     name: "adamw", "muon" (arXiv:2502.16982: kernels alone, the rest by AdamW) or "sgd".
     lr, warmup, schedule: see `learning_rate`.
@@ -99,6 +109,7 @@ def make_optimizer(
     case "muon":
       tx = optax.contrib.muon(
         rate,
+        eps=eps,
         weight_decay=weight_decay,
         weight_decay_mask=decayed,
         adam_b1=b1,

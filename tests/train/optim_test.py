@@ -12,6 +12,14 @@ def test_the_rate_warms_up_and_stays():
   np.testing.assert_allclose([rate(0), rate(5), rate(10), rate(99)], [0, 0.25, 0.5, 0.5])
 
 
+def test_a_wsd_schedule_is_constant_but_for_its_ends():
+  rate = optim.learning_rate(0.5, steps=100, warmup=10, schedule="wsd")
+  assert [float(rate(step)) for step in (0, 5, 10, 79, 80)] == [0.0, 0.25, 0.5, 0.5, 0.5]
+  assert np.isclose(rate(90), 0.25) and rate(100) == 0 and rate(120) == 0
+  longer = optim.learning_rate(0.5, steps=200, warmup=10, schedule="wsd")
+  assert all(longer(step) == rate(step) for step in range(81))
+
+
 def test_the_cosine_ends_at_zero():
   rate = optim.learning_rate(0.5, steps=100, warmup=10, schedule="cosine")
   np.testing.assert_allclose([rate(10), rate(55), rate(100)], [0.5, 0.25, 0.0], atol=1e-6)
