@@ -82,19 +82,21 @@ def small_unet(c: ConfigDict) -> None:
     train_text=True,
     dtype="float32",
   )
-  _narrow_bridge(c)
+  narrow_bridge(c, 0.1)
   c.optim.update(lr=3e-3, warmup=50, schedule="cosine", clip=1.0)
 
 
-def _narrow_bridge(c: ConfigDict) -> None:
+def narrow_bridge(c: ConfigDict, variance: float) -> None:
   """A narrow bridge keeps what does not move. What moves is decided next to the prior, where most
-  times are drawn: further on the state itself shows the motion, and the caption need not be read."""
-  c.bridge = dict(name="constant", variance=0.1)
+  times are drawn: further on the state itself shows the motion, and the caption need not be read.
+  The narrower the bridge, the nearer to the prior that is."""
+  shift = 30.0 / variance
+  c.bridge = dict(name="constant", variance=variance)
   c.objective = dict(
-    name="bridge", predict="velocity", weight_like="z0", shift=300.0, drop_text=0.1
+    name="bridge", predict="velocity", weight_like="z0", shift=shift, drop_text=0.1
   )
   c.train.update(ema_decay=0.99)
-  c.sampling.update(steps=4, grid=dict(name="shifted", shift=300.0))
+  c.sampling.update(steps=4, grid=dict(name="shifted", shift=shift))
 
 
 def small_latte(c: ConfigDict) -> None:
@@ -107,7 +109,7 @@ def small_latte(c: ConfigDict) -> None:
     remat=False,
     dtype="float32",
   )
-  _narrow_bridge(c)
+  narrow_bridge(c, 0.1)
   c.optim.update(name="muon", lr=5e-3, warmup=50, schedule="cosine", clip=1.0)
 
 
