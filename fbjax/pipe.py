@@ -68,9 +68,9 @@ class Pipe:
         "step and ema choose among the weights of a trained run: give its workdir, or leave them out"
       )
     self.config, self.workdir, self.step, self.ema = dict(config), workdir, step, ema
-    self._tokenizer = build.make_tokenizer(config)
-    self._system = build.make_system(build.for_sampling(config), self._tokenizer)
-    self._mesh = build.make_mesh(config)
+    self.tokenizer = build.make_tokenizer(config)
+    self.system = build.make_system(build.for_sampling(config), self.tokenizer)
+    self.mesh = build.make_mesh(config)
     self._programs: dict[Any, sampling.Sample] = {}
 
   def __call__(
@@ -107,7 +107,7 @@ class Pipe:
 
   @property
   def is_told_text(self) -> bool:
-    return "text" in self._system.conditions
+    return "text" in self.system.conditions
 
   def settings(
     self,
@@ -142,11 +142,11 @@ class Pipe:
     """
     checks.whole("--chunks", chunks)
     checks.whole("--seed", seed, 0, checks.SEED)
-    if isinstance(self._system.whole, neural_prior.NeuralPrior):
+    if isinstance(self.system.whole, neural_prior.NeuralPrior):
       check_one_evaluation(changes)
     spec = build.sampling_options(self.config, stride=stride, **changes)
     told = {"prompt": prompt, "negative_prompt": negative_prompt, "label": label, "stride": stride}
-    check_told(self.config, self._system, **told)
+    check_told(self.config, self.system, **told)
     if negative_prompt and spec.guidance == 1 and spec.image_guidance is None:
       raise errors.UserError(
         "--negative_prompt is what guidance leads away from, and guidance is 1: give --guidance too"
@@ -157,13 +157,13 @@ class Pipe:
         f"--guidance={spec.guidance} leads towards what a clip is told, and it is told nothing: give "
         "--prompt or --label, or leave --guidance out"
       )
-    build.check_sampling(self.config, self._system, build.make_formulation(self.config), spec)
-    check_ends(self._system, last is not None, chunks)
+    build.check_sampling(self.config, self.system, build.make_formulation(self.config), spec)
+    check_ends(self.system, last is not None, chunks)
     trained_frames, trained_size = build.clip_size(self.config)
     frames = trained_frames if frames is None else checks.whole("--frames", frames)
     size = trained_size if size is None else checks.pair("--size", size, "height and width")
     checks.clip(frames * chunks, size)
-    system = self._system.for_clips(frames, size)
+    system = self.system.for_clips(frames, size)
     return Settings(system, spec, frames, size, seed, label, last, chunks, negative_prompt or "")
 
   def animate(
@@ -177,15 +177,15 @@ class Pipe:
     n, spec = len(images), settings.spec
     inputs = {
       "image": np.stack([frame(image, settings.size) for image in images]),
-      "tokens": self._tokenizer(list(texts)),
+      "tokens": self.tokenizer(list(texts)),
       "stride": np.full(n, spec.stride, np.int32),
       "label": np.full(n, -1 if settings.label is None else settings.label, np.int32),
     }
     if settings.negative_prompt:
-      inputs["null_tokens"] = self._tokenizer([settings.negative_prompt] * n)
+      inputs["null_tokens"] = self.tokenizer([settings.negative_prompt] * n)
     if settings.last is not None:
       inputs["last"] = np.repeat(frame(settings.last, settings.size)[None], n, axis=0)
-    params, frozen = self._weights
+    params, frozen = self.weights
     program, parts = self._program(settings), []
     for chunk in range(settings.chunks):
       keys = sampling.clip_keys(settings.seed, places, chunk)
@@ -197,15 +197,15 @@ class Pipe:
     return np.concatenate(parts, axis=1)
 
   @functools.cached_property
-  def _weights(self) -> tuple[base.Params, base.Params]:
+  def weights(self) -> tuple[base.Params, base.Params]:
     """Trained and frozen."""
-    config, system = self.config, self._system
+    config, system = self.config, self.system
     complete = not self.workdir
-    starting = loading.starting_weights(config, system, self._mesh, self.workdir, complete=complete)
+    starting = loading.starting_weights(config, system, self.mesh, self.workdir, complete=complete)
     if complete:
       return starting.params(), starting.frozen
     workdir_lib.check(self.workdir, config, starting.origin)
-    params = loading.trained_weights(self.workdir, system, self._mesh, self.step, self.ema)
+    params = loading.trained_weights(self.workdir, system, self.mesh, self.step, self.ema)
     return params, starting.frozen
 
   def _program(self, settings: Settings) -> sampling.Sample:
@@ -213,9 +213,7 @@ class Pipe:
     key = settings.frames, settings.size, repr(spec)
     if key not in self._programs:
       form = build.make_formulation(self.config)
-      self._programs[key] = build.make_sample(
-        self.config, settings.system, form, self._mesh, **spec
-      )
+      self._programs[key] = build.make_sample(self.config, settings.system, form, self.mesh, **spec)
     return self._programs[key]
 
 
