@@ -147,9 +147,10 @@ def prior_weights(
 
 def _has_kept_prior(workdir: str, config: Spec) -> bool:
   """Whether a run has its own copy of the neural prior that its config names."""
-  began = bool(checkpoint.steps(workdir) and checkpoint.steps(f"{workdir}/{PRIOR}"))
+  if not (checkpoint.steps(workdir) and checkpoint.steps(f"{workdir}/{PRIOR}")):
+    return False
   named = (x["prior_run"].rstrip("/") for x in (workdir_lib.read_config(workdir), config))
-  return began and len(set(named)) == 1
+  return len(set(named)) == 1
 
 
 def keep_prior(workdir: str, frozen: base.Params) -> None:

@@ -174,7 +174,9 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
   monkeypatch.setattr(workdir_lib, "replace", full)
-  with pytest.raises(errors.UserError, match=r"cannot write to workdir .*no space left.*make room"):
+  with pytest.raises(
+    errors.UserError, match=r"cannot write to workdir .*no space left.*choose another --workdir"
+  ):
     claim(tmp_path)
 
 

@@ -58,13 +58,15 @@ def export(
     raise errors.UserError("--step and --no-ema choose among the weights of a run: give --workdir")
   if places.is_remote(out):
     raise errors.UserError(f"--out={out}: checkpoints are written to this machine, not to a bucket")
+  if not is_folder(out):
+    places.check_writable(pathlib.Path(out).absolute().parent)
   tokenizer = build.make_tokenizer(config) if workdir else None
   whole = build.make_networks(config, tokenizer)
   if is_folder(out):
     for name, spec in whole.networks.items():
       if spec.trained:
         folder_layout(name, spec, table.layout_name(spec.network, spec.sizes))
-  places.check_writable(out if is_folder(out) else pathlib.Path(out).absolute().parent)
+    places.check_writable(out)
   about = weights_lib.read_about(folder)["parts"] if folder else {}
   stored = stored_tree(folder) if folder else {"networks": {}, "left": {}}
   networks_of, left = stored["networks"], stored["left"]

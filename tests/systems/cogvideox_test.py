@@ -75,6 +75,7 @@ def test_the_network_hears_state_time_text_and_frame(setting):
 
 def test_a_text_to_lead_away_from_is_read_as_a_caption_is(setting):
   system, _, frozen, batch = setting
+  batch = jax.tree.map(jnp.asarray, batch)
   away = batch | {"null_tokens": batch["tokens"][::-1]}
   _, _, cond = system.encode(frozen, away, keys())
   dropped = system.drop(cond, jnp.ones(2, bool), jnp.zeros(2, bool))

@@ -142,6 +142,7 @@ def test_a_dropped_image_is_grey_before_and_after_embedding(pictured):
 def test_a_text_to_lead_away_from_is_read_as_a_caption_is(pictured):
   """Also by a text network that is frozen."""
   system, _, frozen, batch = pictured
+  batch = jax.tree.map(jnp.asarray, batch)
   away = batch | {"null_tokens": batch["tokens"][::-1]}
   _, _, cond = system.encode(frozen, away, jax.random.split(jax.random.key(0), 2))
   dropped = system.drop(cond, jnp.ones(2, bool), jnp.zeros(2, bool))
