@@ -19,6 +19,8 @@ from fbjax import errors
 
 logger = logging.getLogger(__name__)
 
+# Seconds: a lone process that a closed laptop halts has lost nobody.
+LIFETIME = 10**8
 # What Gloo and NCCL say when the other end is gone.
 LOST = r"Connection (reset|closed) by peer|Broken pipe|Socket closed|remote process exited"
 
@@ -49,7 +51,9 @@ def join(silence: float = 60.0) -> None:
       with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-      jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=1, process_id=0)
+      jax.distributed.initialize(
+        f"127.0.0.1:{port}", num_processes=1, process_id=0, heartbeat_timeout_seconds=LIFETIME
+      )
   _watch_peers(silence)
 
 
