@@ -126,3 +126,19 @@ def test_half_an_environment_for_several_processes_is_no_lone_one(monkeypatch):
   monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "10.0.0.1:1234")
   with pytest.raises(errors.UserError, match="set JAX_NUM_PROCESSES and JAX_PROCESS_ID too"):
     processes.join()
+
+
+def test_a_lone_process_is_not_ended_for_being_halted(monkeypatch):
+  """By a closed laptop, for days; JAX's own limit is 100 s."""
+  limits = []
+
+  def initialize(address="", **options):
+    if not address:
+      raise ValueError("coordinator_address should be defined.")
+    limits.append(options["heartbeat_timeout_seconds"])
+
+  monkeypatch.setattr(processes.jax.distributed, "is_initialized", lambda: False)
+  monkeypatch.setattr(processes.jax.distributed, "initialize", initialize)
+  monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
+  processes.join()
+  assert limits and limits[0] > 30 * 86_400
