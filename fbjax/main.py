@@ -126,7 +126,7 @@ def main(config: dict[str, Any] | None) -> None:
         size=pixels(SIZE.value),
         frames=FRAMES.value,
         chunks=CHUNKS.value,
-        sampler=SAMPLER.value and {"name": SAMPLER.value},
+        sampler=SAMPLER.value,
         step=STEP.value,
         ema=EMA.value,
         overwrite=OVERWRITE.value,

@@ -107,6 +107,7 @@ class Pipe:
 
   @property
   def is_told_text(self) -> bool:
+    """Whether clips are told a prompt."""
     return "text" in self.system.conditions
 
   def settings(
@@ -135,7 +136,8 @@ class Pipe:
       size: (height, width) of the clips.
       frames: of a clip.
       chunks: clips in a row, each from the last frame of the one before.
-      changes: other keys of `config.sampling`, such as steps, guidance and image_guidance.
+      changes: other keys of `config.sampling`, such as steps, guidance and image_guidance; sampler
+        may be just a name.
 
     Raises:
       UserError: for what the network is not told, or cannot make.
@@ -144,6 +146,8 @@ class Pipe:
     checks.whole("--seed", seed, 0, checks.SEED)
     if isinstance(self.system.whole, neural_prior.NeuralPrior):
       check_one_evaluation(changes)
+    if isinstance(changes.get("sampler"), str):
+      changes["sampler"] = {"name": changes["sampler"]}
     spec = build.sampling_options(self.config, stride=stride, **changes)
     told = {"prompt": prompt, "negative_prompt": negative_prompt, "label": label, "stride": stride}
     check_told(self.config, self.system, **told)

@@ -57,7 +57,7 @@ def test_what_is_asked_for_is_heard(pipe):
   still = pipe(picture(), "up").astype(int)
   for options in (
     *({"seed": 1}, {"steps": 3}, {"guidance": 3.0}, {"stride": 4}),
-    {"sampler": {"name": "heun"}},
+    *({"sampler": "heun"}, {"sampler": {"name": "dbim", "order": 1}}),
   ):
     assert np.abs(pipe(picture(), "up", **options) - still).max() > 5, options
   assert np.abs(pipe(picture(), "down") - still).max() > 5

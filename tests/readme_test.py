@@ -34,13 +34,13 @@ TINY_UNET = (
 TINY_LATTE = ("--config.system.latte.width=16", "--config.system.latte.size=4")
 # Regexes of commands -> the chain that runs them, in the order of the README.
 CHAINS = {
-  "quickstart": r"runs/quickstart",
+  "quickstart": r"runs/quickstart|models/quickstart",
   "videos": r"my_videos|runs/webvid|tfds/mine",
   "pretrained": r"weights/vc1|runs/saf",
   "released": r":released",
   "ucf101": r"ucf101_",
 }
-ELSEWHERE = r"pip install|pytest"  # run by .ci/run, and this
+ELSEWHERE = r"pip install|pytest|--help"  # run by .ci/run, this, and command_test
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -52,7 +52,7 @@ def blocks(text: str, language: str) -> list[str]:
 def commands(text: str) -> list[str]:
   """The commands of the fenced blocks that hold any, each on one line."""
   lines = "\n".join(blocks(text, "")).replace("\\\n", " ").splitlines()
-  return [line for line in lines if re.search(r"\b(python -m|pip|pytest)\b", line)]
+  return [line for line in lines if re.search(r"\b(python -m|pip|pytest|fbjax \w+ --)", line)]
 
 
 def test_every_command_is_run_or_says_what_it_needs():
@@ -72,6 +72,8 @@ def small(command: str) -> list[str]:
       words += TINY + (TINY_LATTE if "quickstart" in file else TINY_UNET)
     else:  # at toy size they train on moving shapes
       words = [w for w in words if not w.startswith("--config.data.path")]
+  if words[0] == "fbjax":
+    return [sys.executable, "-c", "from fbjax.command import cli; cli()", *words[1:]]
   assert words[0] == "python"
   return [sys.executable, *words[1:]]
 
