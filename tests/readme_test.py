@@ -52,7 +52,7 @@ def blocks(text: str, language: str) -> list[str]:
 def commands(text: str) -> list[str]:
   """The commands of the fenced blocks that hold any, each on one line."""
   lines = "\n".join(blocks(text, "")).replace("\\\n", " ").splitlines()
-  return [line for line in lines if re.search(r"\b(python -m|pip|pytest|fbjax \w+ --)", line)]
+  return [line for line in lines if re.search(r"\b(python -m|pip|pytest)\b|\bfbjax \w+ --", line)]
 
 
 def test_every_command_is_run_or_says_what_it_needs():
