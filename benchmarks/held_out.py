@@ -1,7 +1,7 @@
 """How well a trained network does on clips it has not seen: error against the truth, and direction.
 
   python -m benchmarks.held_out --workdir=runs/quickstart
-  python -m benchmarks.held_out --model=zoo/shapes --clips=1024 --steps=4,8,50
+  python -m benchmarks.held_out --model=zoo/quickstart --clips=1024 --steps=4,8,50
 
 Errors are mean squares of pixels in [-1, 1], of the prior that the clips start from, decoded, and of
 the samples, also in those of the first frame repeated ("still"). On the synthetic clips it also says

@@ -109,7 +109,7 @@ def small_latte(c: ConfigDict) -> None:
     remat=False,
     dtype="float32",
   )
-  narrow_bridge(c, 0.1)
+  narrow_bridge(c, 0.02)
   c.optim.update(name="muon", lr=5e-3, warmup=50, schedule="cosine", clip=1.0)
 
 

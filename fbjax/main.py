@@ -27,7 +27,9 @@ WORKDIR = flags.DEFINE_string(
   "workdir", None, "A run's folder: its checkpoints, metrics and samples"
 )
 MODEL = flags.DEFINE_string(
-  "model", None, "sample: a packed model, such as zoo/shapes, in place of a config and a workdir"
+  "model",
+  None,
+  "sample: a packed model, such as zoo/quickstart, in place of a config and a workdir",
 )
 IMAGE = flags.DEFINE_string(
   "image", None, "sample: an image, or a folder of images with a prompt file"

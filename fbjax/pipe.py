@@ -1,6 +1,6 @@
 """A trained network as a function: images and prompts in, clips out.
 
-pipe = fbjax.load("zoo/shapes")
+pipe = fbjax.load("zoo/quickstart")
 frames = pipe("cat.png", "a cat moves quickly to the left", seed=0, steps=8)  # uint8 [t, h, w, 3]
 """
 
@@ -231,7 +231,7 @@ def load(
   """The network of a packed model, a trained run, or ported weights, ready to animate images.
 
   Args:
-    folder: a model that --mode=pack wrote, such as zoo/shapes; a workdir; or with `config` a folder
+    folder: a model that --mode=pack wrote, such as zoo/quickstart; a workdir; or with `config` a folder
       of ported weights.
     config: ml_collections config or nested dict of the ported weights.
     step: of a trained run's checkpoint; None takes the newest.

@@ -34,7 +34,7 @@ TINY_UNET = (
 TINY_LATTE = ("--config.system.latte.width=16", "--config.system.latte.size=4")
 # Regexes of commands -> the chain that runs them, in the order of the README.
 CHAINS = {
-  "quickstart": r"runs/quickstart|models/quickstart",
+  "quickstart": r"(runs|models|zoo)/quickstart",
   "videos": r"my_videos|runs/webvid|tfds/mine",
   "pretrained": r"weights/vc1|runs/saf",
   "released": r":released",
@@ -86,7 +86,8 @@ def write_videos(folder: pathlib.Path, names) -> None:
 
 def prepare(tmp_path: pathlib.Path) -> None:
   """The files that the README speaks of."""
-  (tmp_path / "configs").symlink_to(settings.ROOT / "configs")
+  for name in ("configs", "zoo"):
+    (tmp_path / name).symlink_to(settings.ROOT / name)
   noise = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
   Image.fromarray(noise).save(tmp_path / "cat.png")
   write_videos(tmp_path / "my_videos", ["a cat.mp4", "a dog.mp4"])

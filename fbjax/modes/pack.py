@@ -64,7 +64,7 @@ def pack(
     weights_lib.network_path(*path.split("/", 1)): halved(path, np.asarray(x))
     for path, x in trees.flatten(networks).items()
   }
-  weights_lib.write_file(out, leaves, {"files": [workdir], "parts": {}})
+  weights_lib.write_file(out, leaves, {"parts": {}})
   workdir_lib.replace(
     places.absolute(out) / workdir_lib.CONFIG_FILE, json.dumps(by_itself(config), indent=2) + "\n"
   )
