@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbjax import checks, errors, sampling, sharding, start, weights
-from fbjax.bridge import alignment, diffusion, grids, prediction, process, samplers
+from fbjax.bridge import alignment, diffusion, grids, prediction, samplers
 from fbjax.bridge import process as process_lib
 from fbjax.data import pipeline, sources, synthetic, tfds_clips, tokenizers
 from fbjax.systems import (
@@ -35,7 +35,7 @@ from fbjax.train import loop, objectives, optim, step
 Spec = Mapping[str, Any]
 
 # Besides these, "diffusion" is the baseline: the process is config.diffusion itself.
-PROCESSES = {"gmax": process.Gmax, "constant": process.constant, "vp": process.VP}
+PROCESSES = {"gmax": process_lib.Gmax, "constant": process_lib.constant, "vp": process_lib.VP}
 DIFFUSIONS = {
   "none": lambda: None,
   "videocrafter": diffusion.videocrafter,
