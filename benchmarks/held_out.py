@@ -18,6 +18,7 @@ import pathlib
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
@@ -41,26 +42,36 @@ def main(argv: list[str]) -> None:
   batch = pipeline.read(source, net.tokenizer, chosen)
   inputs = {name: batch[name] for name in ("video", "tokens", "stride", "label") if name in batch}
   params, frozen = net.weights
-  options = {"keys": sampling.clip_keys(0, chosen), "batch_size": min(BATCH, len(chosen))}
+  keys = sampling.clip_keys(0, chosen)[None]
+
+  def generate(sample: sampling.Sample) -> list[np.ndarray]:
+    videos = list(sampling.generate(sample, params, frozen, inputs, keys=keys, batch_size=BATCH))
+    if bad := [i for i, video in enumerate(videos) if video is None]:
+      raise app.UsageError(f"{len(bad)} samples are not finite, that of clip {bad[0]} among them")
+    return videos
+
   truth = batch["video"]
   still = np.mean([squares(clip[:1], clip).mean() for clip in truth])
   print(f"{len(chosen)} held-out clips; the first frame repeated has an error of {still:.4f}")
-  prior = mean_error(sampling.generate(start(net), params, frozen, inputs, **options), truth)
+  prior = mean_error(generate(start(net)), truth)
   print(f"prior, decoded: error {prior:.4f} = {prior / still:.2f} of still")
   rows = [{"what": "prior", "error": float(prior), "ratio": float(prior / still)}]
   spec = net.config["sampling"]
   form = build.make_formulation(net.config)
+  shapes = isinstance(source, synthetic.Shapes)
+  truths = [source.truth(i) for i in chosen] if shapes else []
   for steps in map(int, STEPS.value or [spec["steps"]]):
     for guidance in map(float, GUIDANCE.value or [spec["guidance"]]):
       asked = {"steps": steps, "guidance": guidance}
-      sample = build.make_sample(net.config, net.system, form, net.mesh, **asked)
+      options = build.sampling_options(net.config, **asked)
+      sample = build.make_sample(net.config, net.system, form, net.mesh, options)
       began = time.perf_counter()
-      videos = sampling.generate(sample, params, frozen, inputs, **options)
+      videos = generate(sample)
       seconds = time.perf_counter() - began
       error = mean_error(videos, truth)
       row = asked | {"error": float(error), "ratio": float(error / still), "seconds": seconds}
-      if isinstance(source, synthetic.Shapes):
-        row |= of_shapes(videos, truth, [source.truth(i) for i in chosen])
+      if shapes:
+        row |= of_shapes(videos, truth, truths)
       rows.append({"what": "sample"} | row)
       print(line(row))
   if not MODEL.value:
@@ -68,14 +79,15 @@ def main(argv: list[str]) -> None:
 
 
 def start(net: pipe.Pipe) -> sampling.Sample:
-  """(params, frozen, batch, keys) -> the prior that the clips start from, decoded."""
+  """A sampler that makes the prior that the clips start from, decoded."""
 
   @jax.jit
   def prior(params, frozen, batch, keys):
     images = {"image": batch["video"][:, 0], "last": batch["video"][:, -1]}
     told = {name: batch[name] for name in batch if name != "video"}
     z1 = net.system.encode(frozen, images | told, keys).z1
-    return sampling.to_uint8(net.system.decode(frozen, z1))
+    video = net.system.decode(frozen, z1)
+    return sampling.to_uint8(video), jnp.ones(len(video), bool)
 
   return prior
 
@@ -121,5 +133,4 @@ def line(row: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
-  jax.config.update("jax_platforms", "cpu")
   app.run(main)

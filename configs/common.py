@@ -18,7 +18,7 @@ def base() -> ConfigDict:
   c.port = dict()  # keys of checkpoint files that nobody needs: see `fbjax.modes.port`
   c.prior = dict()  # a neural prior in front: see `from_prior`
   c.prior_run = ""  # the workdir that has trained it
-  c.trainable = dict(whole=(".*",), lora=(), rank=16, scale=1.0)  # see `build.make_trainable`
+  c.trainable = dict(whole=(".*",), lora=())  # see `build.make_trainable`
   c.objective = dict(name="bridge", predict="psi", drop_text=0.1)
   c.loader = dict(workers=0, threads=4, prefetch=4)
   c.optim = dict(

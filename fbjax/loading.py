@@ -239,26 +239,54 @@ def _for_this_machine(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def trained_weights(
-  workdir: str,
+  config: Spec,
   system: base.System,
   mesh: jax.sharding.Mesh,
+  workdir: str,
   step: int | None = None,
   ema: bool = True,
-) -> base.Params:
-  """The weights of a run, of all that its system trains.
+) -> tuple[base.Params, base.Params]:
+  """The weights of a run: what its system trains, and what it keeps frozen.
 
   Args:
-    workdir: of the run.
-    system: of its config.
+    config: of the run.
+    system: of the config.
     mesh: the devices.
+    workdir: of the run.
     step: of the checkpoint; None takes the newest.
-    ema: their moving average; otherwise as the last step left them.
+    ema: the moving average of what trains; otherwise as the last step left it.
 
   Raises:
-    UserError: when the workdir holds no such checkpoint.
+    UserError: when the workdir holds no such checkpoint, or is of a run that began with others.
   """
+  starting = starting_weights(config, system, mesh, workdir)
+  workdir_lib.check(workdir, config, starting.origin)
   wanted = jax.eval_shape(system.init, jax.random.key(0))
-  return _restored(workdir, "ema" if ema else "params", wanted, mesh, step)
+  params = _restored(workdir, "ema" if ema else "params", wanted, mesh, step)
+  return params, starting.frozen
+
+
+def merged_weights(
+  config: Spec, workdir: str, step: int | None = None, ema: bool = True
+) -> tuple[base.Params, base.Params]:
+  """The networks of a run as they are, whatever of them was trained: by name, trained and frozen.
+
+  Low-rank additions go into kernels in float32, as exact as a folder of weights has these.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    step, ema: as `trained_weights`.
+
+  Raises:
+    UserError: as `trained_weights`.
+  """
+  exact = dict(config) | {"system": config["system"] | {"dtype": "float32"}}
+  system = build.make_system(exact, build.make_tokenizer(config))
+  mesh = build.make_mesh(config)
+  params, frozen = trained_weights(exact, system, mesh, workdir, step, ema)
+  untouched = {name: x for name, x in frozen.items() if name in system.networks}
+  return jax.jit(system.weights)(params, frozen), untouched
 
 
 def check_trained(workdir: str) -> None:

@@ -6,19 +6,20 @@ frames = pipe("cat.png", "a cat moves quickly to the left", seed=0, steps=8)  # 
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 from jaxtyping import UInt8
 
 from fbjax import build, checks, errors, loading, sampling, weights
-from fbjax import workdir as workdir_lib
 from fbjax.data import video
 from fbjax.systems import base, neural_prior
 
 FLAGS = ("prompt", "label", "stride")  # that a network may be told
+NOT_FINITE = "the numbers became infinite; lower guidance, take more steps, or set config.precision to 'highest'"
 # A path, a PIL image, or an array [h, w, 3], uint8 or from 0 to 1.
 Image = str | os.PathLike[str] | PIL.Image.Image | np.ndarray
 
@@ -26,9 +27,8 @@ Image = str | os.PathLike[str] | PIL.Image.Image | np.ndarray
 class Settings(NamedTuple):
   """What is asked of the clips, checked against what the network can do: see `Pipe.settings`."""
 
-  system: base.System
+  sample: sampling.Sample
   spec: build.Sampling
-  frames: int
   size: tuple[int, int]
   seed: int
   label: int | None
@@ -92,7 +92,7 @@ class Pipe:
       whatever other images there are.
 
     Raises:
-      UserError: for images, prompts or options that do not fit.
+      UserError: for images, prompts or options that do not fit, and a clip that is not finite.
     """
     one = not isinstance(images, list | tuple) and np.ndim(images) != 4
     images = [images] if one else list(images)
@@ -102,8 +102,10 @@ class Pipe:
     if len(texts) != len(images):
       raise errors.UserError(f"{len(images)} images have {len(texts)} prompts; give one for each")
     settings = self.settings(prompt=next(filter(None, texts), None), **options)
-    clips = self.animate(images, texts, range(len(images)), settings)
-    return clips[0] if one else clips
+    clips = list(self.animate(images, texts, range(len(images)), settings))
+    if bad := [str(i) for i, clip in enumerate(clips) if clip is None]:
+      raise errors.UserError(f"of {len(clips)} clips, {', '.join(bad)}: {NOT_FINITE}")
+    return clips[0] if one else np.stack(clips)
 
   @property
   def is_told_text(self) -> bool:
@@ -161,14 +163,15 @@ class Pipe:
         f"--guidance={spec.guidance} leads towards what a clip is told, and it is told nothing: give "
         "--prompt or --label, or leave --guidance out"
       )
-    build.check_sampling(self.config, self.system, build.make_formulation(self.config), spec)
+    if changes.get("rescale"):
+      build.check_rescale(spec)
     check_ends(self.system, last is not None, chunks)
     trained_frames, trained_size = build.clip_size(self.config)
     frames = trained_frames if frames is None else checks.whole("--frames", frames)
     size = trained_size if size is None else checks.pair("--size", size, "height and width")
     checks.clip(frames * chunks, size)
-    system = self.system.for_clips(frames, size)
-    return Settings(system, spec, frames, size, seed, label, last, chunks, negative_prompt or "")
+    sample = self._program(spec, frames, size)
+    return Settings(sample, spec, size, seed, label, last, chunks, negative_prompt or "")
 
   def animate(
     self,
@@ -176,8 +179,12 @@ class Pipe:
     texts: Sequence[str],
     places: Sequence[int],
     settings: Settings,
-  ) -> UInt8[np.ndarray, "n t h w 3"]:
-    """Clips of images, each with its text and its place, which with the seed fixes its noise."""
+  ) -> Iterator[UInt8[np.ndarray, "t h w 3"] | None]:
+    """Clips of images, each with its text and its place, which with the seed fixes its noise.
+
+    Yields:
+      The clips in their order, as they are made; None for one that is not finite.
+    """
     n, spec = len(images), settings.spec
     inputs = {
       "image": np.stack([frame(image, settings.size) for image in images]),
@@ -190,34 +197,30 @@ class Pipe:
     if settings.last is not None:
       inputs["last"] = np.repeat(frame(settings.last, settings.size)[None], n, axis=0)
     params, frozen = self.weights
-    program, parts = self._program(settings), []
-    for chunk in range(settings.chunks):
-      keys = sampling.clip_keys(settings.seed, places, chunk)
-      videos = sampling.generate(
-        program, params, frozen, inputs, keys=keys, batch_size=spec.batch_size
-      )
-      inputs["image"] = videos[:, -1]
-      parts.append(videos[:, 1:] if chunk else videos)
-    return np.concatenate(parts, axis=1)
+    keys = [sampling.clip_keys(settings.seed, places, chunk) for chunk in range(settings.chunks)]
+    yield from sampling.generate(
+      settings.sample, params, frozen, inputs, keys=jnp.stack(keys), batch_size=spec.batch_size
+    )
 
   @functools.cached_property
   def weights(self) -> tuple[base.Params, base.Params]:
     """Trained and frozen."""
-    config, system = self.config, self.system
-    complete = not self.workdir
-    starting = loading.starting_weights(config, system, self.mesh, self.workdir, complete=complete)
-    if complete:
+    config, system, mesh = self.config, self.system, self.mesh
+    if not self.workdir:
+      starting = loading.starting_weights(config, system, mesh, complete=True)
       return starting.params(), starting.frozen
-    workdir_lib.check(self.workdir, config, starting.origin)
-    params = loading.trained_weights(self.workdir, system, self.mesh, self.step, self.ema)
-    return params, starting.frozen
+    return loading.trained_weights(config, system, mesh, self.workdir, self.step, self.ema)
 
-  def _program(self, settings: Settings) -> sampling.Sample:
-    spec = settings.spec._asdict()
-    key = settings.frames, settings.size, repr(spec)
+  def _program(self, spec: build.Sampling, frames: int, size: tuple[int, int]) -> sampling.Sample:
+    """The compiled sampler of these settings, made once.
+
+    Raises:
+      UserError: for settings that do not fit the config.
+    """
+    key = frames, size, repr(spec)
     if key not in self._programs:
-      form = build.make_formulation(self.config)
-      self._programs[key] = build.make_sample(self.config, settings.system, form, self.mesh, **spec)
+      system, form = self.system.for_clips(frames, size), build.make_formulation(self.config)
+      self._programs[key] = build.make_sample(self.config, system, form, self.mesh, spec)
     return self._programs[key]
 
 

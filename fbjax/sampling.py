@@ -1,8 +1,7 @@
 """Image and prompt -> video: one compiled program from uint8 image to uint8 video."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +13,10 @@ from fbjax.bridge import denoiser
 from fbjax.bridge import guidance as guiding
 from fbjax.systems import base, formulation
 
-# (params, frozen, batch, keys) -> video uint8 "b t h w 3"
-Sample = Callable[[base.Params, base.Params, Mapping[str, jax.Array], jax.Array], jax.Array]
+# (params, frozen, batch, keys) -> video uint8 "b t h w 3", and whether each was finite, bool "b"
+Sample = Callable[
+  [base.Params, base.Params, Mapping[str, jax.Array], jax.Array], tuple[jax.Array, jax.Array]
+]
 
 
 def make_sample(
@@ -29,7 +30,7 @@ def make_sample(
   rescale: float = 0.0,
   mesh: jax.sharding.Mesh | None = None,
 ) -> Sample:
-  """Returns sample(params, frozen, batch, keys) -> uint8 video, jitted.
+  """Returns sample(params, frozen, batch, keys) -> uint8 video, whether it was finite; jitted.
 
   Args:
     system: who encodes, denoises and decodes.
@@ -52,7 +53,7 @@ def make_sample(
 
   def sample(
     params: base.Params, frozen: base.Params, batch: Mapping[str, jax.Array], keys: jax.Array
-  ) -> jax.Array:
+  ) -> tuple[jax.Array, jax.Array]:
     purposes = jax.vmap(jax.random.split)(keys)
     if "video" in batch:
       ends = {"image": batch["video"][:, 0], "last": batch["video"][:, -1]}
@@ -78,7 +79,8 @@ def make_sample(
       steps=form.steps,
     )
     z0 = sampler(form.process, denoise, z1, times, purposes[:, 1])
-    return to_uint8(system.decode(frozen, z0))
+    video = system.decode(frozen, z0)
+    return to_uint8(video), jnp.isfinite(video).all(axis=range(1, video.ndim))
 
   return jax.jit(sample, out_shardings=None if mesh is None else sharding.replicated(mesh))
 
@@ -115,24 +117,36 @@ def generate(
   frozen: base.Params,
   batch: Mapping[str, np.ndarray],
   *,
-  keys: Key[Array, "n"],
+  keys: Key[Array, "chunks n"],
   batch_size: int,
-) -> UInt8[np.ndarray, "n t h w 3"]:
+) -> Iterator[UInt8[np.ndarray, "t h w 3"] | None]:
   """Samples n clips, `batch_size` at a time; the last batch is filled up, so nothing recompiles.
 
   Args:
     sample: from `make_sample`.
     params, frozen: the weights.
     batch: inputs with leading axis n.
-    keys: from `clip_keys`.
+    keys: from `clip_keys`, for each of the chunks of a clip: every chunk but the first begins with
+      the last frame of the one before.
     batch_size: clips at a time.
+
+  Yields:
+    The clips in their order, each batch as soon as it is made; None for one that is not finite.
   """
   n = len(batch["tokens"])
   batch_size = min(batch_size, n)
-  videos = []
   for first in range(0, n, batch_size):
     rows = np.minimum(np.arange(first, first + batch_size), n - 1)
-    part: dict[str, Any] = {k: batch[k][rows] for k in batch}
-    video = sample(params, frozen, part, keys[rows])
-    videos.append(np.asarray(video)[: n - first])
-  return np.concatenate(videos)
+    part = {name: x[rows] for name, x in batch.items()}
+    videos: list[np.ndarray] = []
+    finite = np.ones(batch_size, bool)
+    for chunk in keys:
+      if videos:
+        part["image"] = videos[-1][:, -1]
+      video, is_finite = sample(params, frozen, part, chunk[rows])
+      video = np.asarray(video)
+      videos.append(video[:, 1:] if videos else video)
+      finite &= np.asarray(is_finite)
+    clips = np.concatenate(videos, axis=1)
+    for clip, good in zip(clips[: n - first], finite, strict=False):
+      yield clip if good else None

@@ -165,7 +165,10 @@ def read(folder: str, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
     return {}
   known, digests = stored(folder), read_about(folder)["digests"]
   if is_packed(folder):
-    return {path: _placed(read_leaf(folder, path, digests[path]), wanted[path]) for path in wanted}
+    tensors, made = _packed(folder), {}
+    for path, like in wanted.items():
+      made[path] = _placed(_checked(folder, path, tensors[_in_file(path)], digests[path]), like)
+    return made
   # Without 64-bit types JAX would round them before their digest could be taken.
   wide = {path for path in wanted if np.dtype(known[path].dtype).itemsize > 4}
   made = {p: _placed(read_leaf(folder, p, digests[p]), wanted[p]) for p in sorted(wide)}
@@ -204,16 +207,17 @@ def read_leaf(folder: str, path: str, expected: str | None = None) -> np.ndarray
   """
   expected = expected or read_about(folder)["digests"][path]
   if is_packed(folder):
-    array = _packed(folder)[_in_file(path)]
-    if _digest(array) != expected:
-      raise errors.UserError(_damaged(folder, path))
-    return array
+    return _checked(folder, path, _packed(folder)[_in_file(path)], expected)
   with _damage(folder):
     there = _open(places.absolute(folder) / WEIGHTS, path)
     array = np.empty(there.shape, there.dtype.numpy_dtype)
     # All at once, its chunks would be in memory a second time, encoded.
     for place in _chunks(there):
       array[place] = there[place].read().result()
+  return _checked(folder, path, array, expected)
+
+
+def _checked(folder: str, path: str, array: np.ndarray, expected: str) -> np.ndarray:
   if _digest(array) != expected:
     raise errors.UserError(_damaged(folder, path))
   return array

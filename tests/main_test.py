@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 import toy
-from fbjax import build, main
+from fbjax import build, errors, main
 from settings import ROOT
 
 CONFIG = "configs/quickstart.py"
@@ -46,6 +46,12 @@ MISTAKES = {
   ),
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.trainable.whole=()"): (
     "config.trainable names nothing"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.trainable.rank=4"): (
+    "config.trainable.rank and .scale are of low-rank additions"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.sampling.rescale=0.7"): (
+    "config.sampling.rescale is 0.7, how far what guidance did is pulled back, and guidance is 1"
   ),
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.data=x"): (
     "--config.data=x: config.data is a group; set one of its keys: backgrounds"
@@ -231,6 +237,52 @@ def test_a_wrong_key_or_name_is_told_in_the_configs_words(group, value, sentence
     build.make_loss(config, system, build.make_formulation(config))
     build.make_optimizer(config, system)
   assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize("group", [*build.TABLES, *build.GROUPS])
+def test_the_keys_that_a_group_is_said_to_take_can_be_set(group):
+  config = toy.config()
+  with pytest.raises(errors.UserError, match=f"config.{group} has no key 'hats'") as error:
+    build.check(config | {group: config[group] | {"hats": 1}})
+  takes = str(error.value).split("it takes ")[1].split(", ")
+  assert set(config[group]) <= {"name", *takes}
+  for key in takes:
+    others = {name: x for name, x in config[group].items() if name != key}
+    try:
+      build.check(config | {group: others | {key: config[group].get(key)}})
+    except (errors.UserError, TypeError) as told:  # None is no value of it, but it is a key
+      assert "has no key" not in str(told)
+
+
+FULL = """
+import sys
+import jax
+from fbjax import main, processes
+from fbjax.modes import {mode}
+processes.join = lambda: None
+def full(*args, **options):
+  raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+{mode}.{mode} = full
+sys.argv = ["main", *sys.argv[1:]]
+main.cli()
+"""
+
+
+@pytest.mark.parametrize(
+  ("mode", "remedy"),
+  [
+    ("train", "lower train.batch_size or sampling.batch_size"),
+    ("sample", "lower --frames, --size"),
+  ],
+)
+def test_out_of_memory_is_told_with_the_keys_that_help_there(mode, remedy, tmp_path):
+  args = ["--config=configs/quickstart.py:smoke", f"--workdir={tmp_path}/x", f"--mode={mode}"]
+  program = [sys.executable, "-c", FULL.format(mode=mode), *args]
+  done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
+  assert done.returncode == 1
+  assert "Traceback" not in done.stderr
+  last = done.stderr.splitlines()[-1]
+  assert last.startswith("error: the device is out of memory") and remedy in last
 
 
 BUG = """

@@ -6,11 +6,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
 from fbjax import build, errors, lazy, loading, places, port, trees
 from fbjax import weights as weights_lib
-from fbjax import workdir as workdir_lib
 from fbjax.modes import memory
 from fbjax.port import files, table
 from fbjax.systems import base, networks
@@ -71,14 +68,8 @@ def export(
   stored = stored_tree(folder) if folder else {"networks": {}, "left": {}}
   networks_of, left = stored["networks"], stored["left"]
   if workdir:
-    mesh = build.make_mesh(config)
-    # Additions go into weights as exact as the folder has them.
-    exact = config | {"system": config["system"] | {"dtype": "float32"}}
-    system = build.make_system(exact, tokenizer)
-    starting = loading.starting_weights(exact, system, mesh, workdir)
-    workdir_lib.check(workdir, config, starting.origin)
-    params = loading.trained_weights(workdir, system, mesh, step, ema)
-    networks_of |= jax.jit(system.weights)(params, starting.frozen)
+    trained, _ = loading.merged_weights(config, workdir, step, ema)
+    networks_of |= trained
   about = layouts(whole, networks_of) | about
   write(whole, networks_of, about, left, out)
 

@@ -12,10 +12,9 @@ import json
 import logging
 from typing import Any
 
-import jax
 import numpy as np
 
-from fbjax import build, errors, loading, places, trees
+from fbjax import errors, loading, places, trees
 from fbjax import weights as weights_lib
 from fbjax import workdir as workdir_lib
 from fbjax.modes import sample
@@ -51,18 +50,10 @@ def pack(
   if places.exists(f"{out}/{workdir_lib.CONFIG_FILE}"):
     raise errors.UserError(f"{out} already holds a model or a run; remove it or give another --out")
   places.check_writable(out)
-  mesh, tokenizer = build.make_mesh(config), build.make_tokenizer(config)
-  # Low-rank additions go into weights as exact as they were.
-  exact = config | {"system": config["system"] | {"dtype": "float32"}}
-  system = build.make_system(exact, tokenizer)
-  starting = loading.starting_weights(exact, system, mesh, workdir)
-  workdir_lib.check(workdir, config, starting.origin)
-  params = loading.trained_weights(workdir, system, mesh, step, ema)
-  trained = jax.jit(system.weights)(params, starting.frozen)
-  networks = {name: x for name, x in starting.frozen.items() if name in system.networks} | trained
+  trained, frozen = loading.merged_weights(config, workdir, step, ema)
   leaves = {
     weights_lib.network_path(*path.split("/", 1)): halved(path, np.asarray(x))
-    for path, x in trees.flatten(networks).items()
+    for path, x in trees.flatten(frozen | trained).items()
   }
   weights_lib.write_file(out, leaves, {"parts": {}})
   workdir_lib.replace(

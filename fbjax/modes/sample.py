@@ -80,11 +80,18 @@ def sample(
   settings = pipe.settings(prompt=prompt, last=last, **options)
   frames = [pipes.frame(request.image, settings.size) for request in requests]
   clips = pipe.animate(frames, [x.text for x in requests], [x.place for x in requests], settings)
-  if jax.process_index() == 0:
-    for request, clip in zip(requests, clips, strict=True):
+  written, lost = [], []
+  for request, clip in zip(requests, clips, strict=True):
+    if clip is None:
+      lost.append(str(request.image))
+      continue
+    written.append(request.output)
+    if jax.process_index() == 0:
       write(request.output, clip, settings.spec.fps)
-      logger.info("Wrote %s.", request.output)
-  return [request.output for request in requests]
+      logger.info("Wrote %s (%d of %d).", request.output, len(written), len(requests))
+  if lost:
+    raise errors.UserError(f"no clip of {', '.join(lost)}: {pipes.NOT_FINITE}")
+  return written
 
 
 def resolve(config: dict[str, Any] | None, workdir: str | None) -> dict[str, Any]:

@@ -37,6 +37,7 @@ def train(config: dict[str, Any], workdir: str) -> None:
   form = build.make_formulation(config)
   loss_fn = build.make_loss(config, system, form)
   optimizer = build.make_optimizer(config, system)
+  tell_warmup(config)
   shown_by = build.for_sampling(config)
   sampled = system if shown_by == config else build.make_system(shown_by, tokenizer)
   sample = build.make_sample(config, sampled, form, mesh)
@@ -82,6 +83,18 @@ def train(config: dict[str, Any], workdir: str) -> None:
     )
     run()
   data.close()
+
+
+def tell_warmup(config: dict[str, Any]) -> None:
+  """Warns of a training that ends before its learning rate is reached."""
+  warmup, steps = config["optim"].get("warmup", 0), config["train"]["steps"]
+  if warmup > steps:
+    logger.warning(
+      "config.optim.warmup is %s of %s steps: the learning rate ends at %.2g of config.optim.lr.",
+      f"{warmup:,}",
+      f"{steps:,}",
+      steps / warmup,
+    )
 
 
 def summary(config: Any, workdir: str, system: Any, clips: int, mesh: jax.sharding.Mesh) -> str:
@@ -165,12 +178,18 @@ def write_preview(
   The sheet is samples/<step><name>.png, and moves in samples/<step><name>.gif.
 
   Every process samples, since the weights are spread over all of them; the first one writes.
+
+  Raises:
+    UserError: for a sample that is not finite.
   """
   captions = shown.captions
-  keys = sampling.clip_keys(0, range(len(captions)))
-  videos = sampling.generate(
+  keys = sampling.clip_keys(0, range(len(captions)))[None]
+  made = sampling.generate(
     sample, ema, frozen, shown.inputs, keys=keys, batch_size=spec["batch_size"]
   )
+  videos = list(made)
+  if any(clip is None for clip in videos):
+    raise errors.UserError(f"a sample at step {step}: {pipe.NOT_FINITE}")
   rows = [blocks | {"sample": made} for blocks, made in zip(shown.blocks, videos, strict=True)]
   sheet = tracker.contact_sheet(rows, captions)
   if jax.process_index() == 0:

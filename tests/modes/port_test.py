@@ -263,7 +263,7 @@ def test_a_trained_cogvideox_is_a_folder_that_diffusers_runs(tmp_path, monkeypat
   ).eval()
   starting = loading.starting_weights(config, system, one)
   frozen, was = starting.frozen, starting.params()
-  params = loading.trained_weights(workdir, system, one)
+  params, _ = loading.trained_weights(config, system, one, workdir)
   moved = np.abs(params["transformer"]["out"]["kernel"] - was["transformer"]["out"]["kernel"])
   assert moved.max() > 1e-4
   rng = np.random.default_rng(0)

@@ -4,6 +4,7 @@ import shutil
 
 import av
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -184,6 +185,43 @@ def test_a_folder_becomes_clips_and_is_not_done_twice(trained, image, tmp_path):
     sample.sample(None, str(trained), image=str(folder / "a.png"), prompt="one", out=str(out))
 
 
+def test_clips_of_a_folder_are_written_as_they_are_made_but_for_those_that_are_not_finite(
+  trained, image, tmp_path, monkeypatch
+):
+  folder, out = tmp_path / "images", tmp_path / "out"
+  folder.mkdir()
+  names = ["a", "b", "c", "d", "e"]
+  for name in names:
+    shutil.copy(image, folder / f"{name}.png")
+  (folder / "prompts.txt").write_text("\n".join(f"object {name}" for name in names))
+  make, there = sampling.make_sample, []
+
+  def breaking(*args, **options):
+    program = make(*args, **options)
+
+    def sample_batch(params, frozen, batch, keys):
+      there.append(len(list(out.glob("*.mp4"))))
+      video, finite = program(params, frozen, batch, keys)
+      assert np.all(finite)
+      return video, jnp.arange(len(finite)) != (1 if len(there) == 2 else -1)
+
+    return sample_batch
+
+  monkeypatch.setattr(sampling, "make_sample", breaking)
+  with pytest.raises(errors.UserError, match=r"^no clip of .*/d.png: the numbers became infinite"):
+    sample.sample(None, str(trained), image=str(folder), out=str(out))
+  assert there == [0, 2, 3]  # two at a time
+  assert sorted(path.stem for path in out.glob("*.mp4")) == ["a", "b", "c", "e"]
+
+
+def test_numbers_that_become_infinite_make_no_clip(trained, image, tmp_path):
+  pipes = pipe.Pipe(toy.config(), str(trained))
+  params, frozen = pipes.weights
+  pipes.weights = jax.tree.map(lambda x: x * np.nan, params), frozen
+  with pytest.raises(errors.UserError, match="of 1 clips, 0: the numbers became infinite"):
+    pipes(str(image), "up")
+
+
 def test_a_clip_is_continued_from_its_last_frame(trained, image, tmp_path):
   out = tmp_path / "long.mp4"
   sample.sample(toy.config(), str(trained), image=str(image), out=str(out), chunks=3)
@@ -221,7 +259,7 @@ def test_guidance_needs_conditions_that_training_dropped(trained, image, tmp_pat
   system = build.make_system(config, build.make_tokenizer(config))
   form, mesh = build.make_formulation(config), build.make_mesh(config)
   with pytest.raises(ValueError, match="config.objective.drop_text is 0"):
-    build.make_sample(config, system, form, mesh, guidance=2.0)
+    build.make_sample(config, system, form, mesh, build.sampling_options(config, guidance=2.0))
 
 
 @pytest.fixture(scope="module")
@@ -247,8 +285,9 @@ def test_a_bridge_starts_from_the_video_of_the_prior_that_another_run_has_traine
   mesh = build.make_mesh(config)
   system = build.make_system(config, build.make_tokenizer(config))
   frozen = loading.starting_weights(config, system, mesh).frozen
-  prior = build.make_system(ucf101_prior.get_config("smoke").to_dict(), None)
-  trained = loading.trained_weights(str(prior_run), prior, mesh)["latte"]
+  theirs = ucf101_prior.get_config("smoke").to_dict()
+  prior = build.make_system(theirs, None)
+  trained = loading.trained_weights(theirs, prior, mesh, str(prior_run))[0]["latte"]
   jax.tree.map(np.testing.assert_array_equal, frozen["prior_latte"], trained)
   sample.sample(config, str(tmp_path / "bridge"), image=str(image), out=str(tmp_path / "x.mp4"))
   assert frames(tmp_path / "x.mp4") == 4
@@ -291,10 +330,15 @@ def test_a_run_that_trained_no_prior_is_no_prior(tmp_path):
     loading.starting_weights(config, build.make_system(config, None), build.make_mesh(config))
 
 
+def fail_when_networks_are_made(monkeypatch):
+  for module in (build, build.systems):
+    monkeypatch.setattr(module, "make_networks", lambda *args: pytest.fail("made"))
+
+
 def test_a_workdir_without_a_checkpoint_is_told_before_anything_is_made(tmp_path, monkeypatch):
   with workdir_lib.claim(str(tmp_path / "run"), toy.config(), {}) as record:
     record(0)
-  monkeypatch.setattr(build, "make_networks", lambda *args: pytest.fail("made"))
+  fail_when_networks_are_made(monkeypatch)
   for do in (
     lambda: sample.sample(None, str(tmp_path / "run"), image="a.png", out="a.mp4"),
     lambda: export.export(None, str(tmp_path / "run"), str(tmp_path / "x.ckpt")),
@@ -303,8 +347,13 @@ def test_a_workdir_without_a_checkpoint_is_told_before_anything_is_made(tmp_path
       do()
 
 
-def test_an_export_that_cannot_be_written_is_told_first(wild, monkeypatch):
-  monkeypatch.setattr(build, "make_networks", lambda *args: pytest.fail("made"))
+def test_an_export_that_cannot_be_written_is_told_first(wild, monkeypatch, tmp_path):
+  # A folder is for networks that are folders elsewhere: known before any weight is read.
+  monkeypatch.setattr(loading, "merged_weights", lambda *args: pytest.fail("read"))
+  with pytest.raises(errors.UserError, match="comes from one file: give --out a name in .ckpt"):
+    export.export(None, wild, str(tmp_path / "folder"))
+  assert not (tmp_path / "folder").exists()
+  fail_when_networks_are_made(monkeypatch)
   for out, sentence in (
     ("/proc/x.ckpt", "cannot write to /proc"),
     ("gs://x/y.ckpt", "this machine"),
@@ -354,20 +403,22 @@ def test_a_clip_is_the_same_in_any_batch(trained, guidance):
   tokenizer = build.make_tokenizer(config)
   system = build.make_system(config, tokenizer)
   form = build.make_formulation(config)
-  program = build.make_sample(config, system, form, mesh, guidance=guidance)
-  params = loading.trained_weights(str(trained), system, mesh)
+  options = build.sampling_options(config, guidance=guidance)
+  program = build.make_sample(config, system, form, mesh, options)
+  params, _ = loading.trained_weights(config, system, mesh, str(trained))
   rng = np.random.default_rng(0)
   inputs = {
     "image": rng.integers(0, 256, (5, 16, 16, 3), np.uint8),
     "tokens": tokenizer(["up", "down", "left", "right", "spin"]),
     "stride": np.ones(5, np.int32),
   }
-  clips = [
-    sampling.generate(
-      program, params, {}, inputs, keys=sampling.clip_keys(seed, range(5)), batch_size=size
-    ).astype(int)
-    for seed, size in [(0, 5), (0, 2), (1, 5)]
-  ]
+
+  def made(seed, size):
+    keys = sampling.clip_keys(seed, range(5))[None]
+    found = sampling.generate(program, params, {}, inputs, keys=keys, batch_size=size)
+    return np.stack(list(found)).astype(int)
+
+  clips = [made(seed, size) for seed, size in [(0, 5), (0, 2), (1, 5)]]
   assert clips[0].shape == (5, 3, 16, 16, 3)
   assert np.abs(clips[0] - clips[1]).max() <= 1  # rounding to uint8
   assert np.abs(clips[0] - clips[2]).max() > 10
@@ -389,10 +440,9 @@ def test_a_clip_is_the_same_on_any_mesh(wild, image):
   for data, fsdp in ((1, 1), (4, 2)):
     mesh = sharding.make_mesh(data, fsdp, jax.devices()[: data * fsdp])
     program = build.make_sample(config, system, form, mesh)
-    params = loading.trained_weights(wild, system, mesh)
-    frozen = loading.starting_weights(config, system, mesh).frozen
-    keys = sampling.clip_keys(0, range(4))
+    params, frozen = loading.trained_weights(config, system, mesh, wild)
+    keys = sampling.clip_keys(0, range(4))[None]
     made = sampling.generate(program, params, frozen, inputs, keys=keys, batch_size=4)
-    clips.append(made.astype(int))
+    clips.append(np.stack(list(made)).astype(int))
   assert np.abs(clips[0] - clips[1]).max() <= 1
   assert np.abs(clips[0][0] - clips[0][1]).max() > 20

@@ -70,6 +70,17 @@ train.train(toy.config(steps=int(sys.argv[2]), save_every=2), sys.argv[1])
 """
 
 
+def test_a_warmup_that_does_not_end_is_told(caplog):
+  config = toy.config()
+  config["optim"]["warmup"], config["train"]["steps"] = 50, 2
+  train.tell_warmup(config)
+  assert "config.optim.warmup is 50 of 2 steps: the learning rate ends at 0.04" in caplog.text
+  caplog.clear()
+  config["train"]["steps"] = 50
+  train.tell_warmup(config)
+  assert not caplog.text
+
+
 def start(workdir, steps) -> subprocess.Popen:
   environment = os.environ | {"XLA_FLAGS": FAST_COMPILATION}
   command = [sys.executable, "-c", COMMAND, str(workdir), str(steps), str(CACHE)]
