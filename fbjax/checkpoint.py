@@ -151,9 +151,8 @@ def load(workdir: str, part: dict[str, Any], step: int | None = None) -> tuple[i
     UserError: when nothing was saved, no checkpoint is intact, that of the step is not there, or what
       was saved has other arrays.
   """
-  saved = _steps(folder(workdir))
-  if not saved:
-    raise errors.UserError(f"{workdir} holds no checkpoint yet; train it first")
+  check_trained(workdir)
+  saved = steps(workdir)
   if step is None:
     seal, found = _newest_intact(folder(workdir), part, whole=False)
     return seal.step, found
@@ -168,6 +167,12 @@ def load(workdir: str, part: dict[str, Any], step: int | None = None) -> tuple[i
     raise errors.UserError(
       f"the checkpoint of step {step} in {workdir} is damaged ({damage}): take another step"
     ) from None
+
+
+def check_trained(workdir: str) -> None:
+  """Raises a UserError for a workdir without a checkpoint."""
+  if not steps(workdir):
+    raise errors.UserError(f"{workdir} holds no checkpoint yet; train it first")
 
 
 def steps(workdir: str) -> list[int]:

@@ -289,12 +289,6 @@ def merged_weights(
   return jax.jit(system.weights)(params, frozen), untouched
 
 
-def check_trained(workdir: str) -> None:
-  """Raises a UserError for a workdir without a checkpoint, before anything is made for its weights."""
-  if workdir_lib.newest_step(workdir) is None:
-    raise errors.UserError(f"{workdir} holds no checkpoint yet; train it first")
-
-
 def averaged_weights(workdir: str, wanted: Any, mesh: jax.sharding.Mesh) -> base.Params:
   """Selected leaves of the averaged weights (EMA) of the newest step, placed on the mesh.
 

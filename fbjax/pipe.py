@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 from jaxtyping import UInt8
 
-from fbjax import build, checks, errors, loading, sampling, weights
+from fbjax import build, checkpoint, checks, errors, loading, sampling, weights
 from fbjax.data import video
 from fbjax.systems import base, neural_prior
 
@@ -102,7 +102,8 @@ class Pipe:
     if len(texts) != len(images):
       raise errors.UserError(f"{len(images)} images have {len(texts)} prompts; give one for each")
     settings = self.settings(prompt=next(filter(None, texts), None), **options)
-    clips = list(self.animate(images, texts, range(len(images)), settings))
+    frames = [frame(image, settings.size) for image in images]
+    clips = list(self.animate(frames, texts, range(len(frames)), settings))
     if bad := [str(i) for i, clip in enumerate(clips) if clip is None]:
       raise errors.UserError(f"of {len(clips)} clips, {', '.join(bad)}: {NOT_FINITE}")
     return clips[0] if one else np.stack(clips)
@@ -175,19 +176,19 @@ class Pipe:
 
   def animate(
     self,
-    images: Sequence[Image],
+    frames: Sequence[UInt8[np.ndarray, "h w 3"]],
     texts: Sequence[str],
     places: Sequence[int],
     settings: Settings,
   ) -> Iterator[UInt8[np.ndarray, "t h w 3"] | None]:
-    """Clips of images, each with its text and its place, which with the seed fixes its noise.
+    """Clips of first frames, each with its text and its place, which with the seed fixes its noise.
 
     Yields:
       The clips in their order, as they are made; None for one that is not finite.
     """
-    n, spec = len(images), settings.spec
+    n, spec = len(frames), settings.spec
     inputs = {
-      "image": np.stack([frame(image, settings.size) for image in images]),
+      "image": np.stack(frames),
       "tokens": self.tokenizer(list(texts)),
       "stride": np.full(n, spec.stride, np.int32),
       "label": np.full(n, -1 if settings.label is None else settings.label, np.int32),
@@ -248,7 +249,7 @@ def load(
     return Pipe(loading.packed_config(folder), step=step, ema=ema)
   if config is None:
     config = loading.trained_config(folder)
-    loading.check_trained(folder)
+    checkpoint.check_trained(folder)
     return Pipe(config, folder, step=step, ema=ema)
   config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
   build.check(config)

@@ -7,11 +7,13 @@ files alone, so they are made in a folder of this machine and pushed.
 import contextlib
 import functools
 import importlib.util
+import json
 import os
 import pathlib
 import tempfile
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
 
@@ -76,14 +78,10 @@ def remote(workdir: str) -> epath.Path:
 
 def check_writable(folder: str | os.PathLike) -> None:
   """Makes a folder; a UserError where nothing can be written into it. A bucket is not asked."""
-  folder = absolute(os.fspath(folder))
-  if is_remote(str(folder)):
+  if is_remote(os.fspath(folder)):
     return
-  probe = folder / f".{uuid.uuid4().hex}.partial"
   try:
-    folder.mkdir(parents=True, exist_ok=True)
-    probe.write_text("")
-    probe.unlink()
+    probe(folder)
   except (FileExistsError, NotADirectoryError):
     raise errors.UserError(
       f"cannot write to {folder}: it is no folder; give another --out"
@@ -92,6 +90,15 @@ def check_writable(folder: str | os.PathLike) -> None:
     raise errors.UserError(
       f"cannot write to {folder} ({error.strerror or error}); give another --out"
     ) from None
+
+
+def probe(folder: str | os.PathLike) -> None:
+  """Makes a folder and writes into it; what goes wrong is an OSError."""
+  there = absolute(os.fspath(folder))
+  there.mkdir(parents=True, exist_ok=True)
+  file = there / f".{uuid.uuid4().hex}.partial"
+  file.write_text("")
+  file.unlink()
 
 
 @functools.cache
@@ -104,13 +111,24 @@ def exists(file: str) -> bool:
   return absolute(file).exists()
 
 
+def write_text(file: str, text: str) -> None:
+  """Writes a small file at once: a reader sees the old one or the new one."""
+  with written(file) as path:
+    path.write_text(text)
+
+
+def write_json(file: str, value: Any) -> None:
+  """As `write_text`, a plain value."""
+  write_text(file, json.dumps(value, indent=2) + "\n")
+
+
 @contextlib.contextmanager
 def written(file: str) -> Iterator[pathlib.Path]:
   """A local path to write; when the context ends well, what is there is at `file`, all at once."""
   there = absolute(file)
   if not is_remote(file):
     there.parent.mkdir(parents=True, exist_ok=True)
-    aside = pathlib.Path(there.with_name(f".{there.name}.partial{there.suffix}"))
+    aside = pathlib.Path(there.with_name(f".{uuid.uuid4().hex}.partial{there.suffix}"))
     try:
       yield aside
       aside.replace(there)

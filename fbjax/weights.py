@@ -94,8 +94,7 @@ def write_file(folder: str, leaves: Mapping[str, np.ndarray], about: Mapping[str
   digests = {name: _digest(x) for name, x in leaves.items()}
   files.write(places.local(folder) / FILE, {_in_file(name): x for name, x in leaves.items()})
   places.push(folder)
-  with places.written(f"{folder}/{ABOUT}") as file:
-    file.write_text(json.dumps(_sealed(about, digests), indent=2) + "\n")
+  places.write_json(f"{folder}/{ABOUT}", _sealed(about, digests))
 
 
 def is_packed(folder: str) -> bool:

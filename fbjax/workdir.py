@@ -190,7 +190,7 @@ def claim(
     UserError: when the workdir is another run's, somebody trains there, or it cannot be written.
   """
   with _telling(workdir):
-    _check_writable(workdir)
+    places.probe(workdir)
   with _locked(workdir):
     if newest_step(workdir) is not None:
       check(workdir, config, origin)
@@ -198,14 +198,13 @@ def claim(
 
 
 def _record(workdir: str, config: Mapping[str, Any], origin: Mapping[str, Any], step: int) -> None:
-  home = places.absolute(workdir)
   with _telling(workdir):
     if newest_step(workdir) is not None:
       _tell_changes(workdir, config, origin, step)
     if jax.process_index() == 0:
       # In this order: another process that sees the config finds the origin as well.
-      replace(home / ORIGIN_FILE, json.dumps(origin, indent=2) + "\n")
-      replace(home / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+      places.write_json(f"{workdir}/{ORIGIN_FILE}", origin)
+      places.write_json(f"{workdir}/{CONFIG_FILE}", config)
 
 
 def _telling(workdir: str) -> contextlib.AbstractContextManager[None]:
@@ -213,14 +212,6 @@ def _telling(workdir: str) -> contextlib.AbstractContextManager[None]:
     f"cannot write to workdir {workdir}",
     lambda: "choose another --workdir, or make sure that this one can be written to and has room",
   )
-
-
-def _check_writable(workdir: str) -> None:
-  home = places.absolute(workdir)
-  home.mkdir(parents=True, exist_ok=True)
-  probe = home / f".write-{jax.process_index()}"
-  probe.write_text("")
-  probe.unlink()
 
 
 @contextlib.contextmanager
@@ -267,14 +258,4 @@ def _tell_changes(
     rows = [{"step": step, "time": now, "key": k, "was": w, "now": n} for k, w, n in found]
     file = places.absolute(workdir) / CHANGES_FILE
     before = file.read_text() if file.exists() else ""
-    replace(file, before + "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def replace(file: epath.Path, text: str) -> None:
-  """Writes a file under another name first, so that a reader sees the old one or the new one."""
-  partial = file.with_name(f".{file.name}.partial")
-  try:
-    partial.write_text(text)
-    partial.replace(file)
-  finally:
-    partial.unlink(missing_ok=True)
+    places.write_text(str(file), before + "".join(json.dumps(row) + "\n" for row in rows))

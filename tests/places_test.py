@@ -74,3 +74,11 @@ def test_a_folder_that_cannot_be_written_is_told_and_one_that_can_is_left_empty(
       places.check_writable(str(folder))
   with pytest.raises(errors.UserError, match="cannot write to /proc "):
     places.check_writable("/proc")
+
+
+def test_what_cannot_be_written_leaves_the_file_as_it_was(tmp_path):
+  file = tmp_path / "config.json"
+  places.write_text(str(file), "old")
+  with pytest.raises(UnicodeEncodeError):
+    places.write_text(str(file), "\ud800")
+  assert [x.name for x in tmp_path.iterdir()] == ["config.json"] and file.read_text() == "old"

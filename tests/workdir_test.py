@@ -5,9 +5,8 @@ import os
 import signal
 
 import pytest
-from etils import epath
 
-from fbjax import errors
+from fbjax import errors, places
 from fbjax import workdir as workdir_lib
 
 CONFIG = {
@@ -173,16 +172,8 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
   def full(file, text):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-  monkeypatch.setattr(workdir_lib, "replace", full)
+  monkeypatch.setattr(places, "write_json", full)
   with pytest.raises(
     errors.UserError, match=r"cannot write to workdir .*no space left.*choose another --workdir"
   ):
     claim(tmp_path)
-
-
-def test_what_cannot_be_written_leaves_the_file_as_it_was(tmp_path):
-  file = epath.Path(tmp_path / "config.json")
-  workdir_lib.replace(file, "old")
-  with pytest.raises(UnicodeEncodeError):
-    workdir_lib.replace(file, "\ud800")
-  assert [x.name for x in tmp_path.iterdir()] == ["config.json"] and file.read_text() == "old"

@@ -10,8 +10,6 @@ rate needs no care.
 import contextlib
 import fractions
 import os
-import pathlib
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
@@ -21,7 +19,7 @@ import PIL.Image
 import PIL.ImageOps
 from jaxtyping import UInt8
 
-from fbjax import errors
+from fbjax import errors, places
 from fbjax.data import playback
 
 Path = str | os.PathLike
@@ -252,7 +250,10 @@ def write_mp4(
   """
   _, h, w, _ = video.shape
   video = np.pad(video, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), mode="edge")
-  with _replacing(path) as part, av.open(f"file:{part}", "w", format="mp4") as container:
+  with (
+    places.written(os.fspath(path)) as part,
+    av.open(f"file:{part}", "w", format="mp4") as container,
+  ):
     stream = container.add_stream("libx264", rate=fractions.Fraction(fps).limit_denominator(1000))
     stream.width, stream.height, stream.pix_fmt = video.shape[2], video.shape[1], "yuv420p"
     stream.options = {"crf": str(crf), "preset": "medium"}
@@ -274,7 +275,7 @@ def write_gif(path: Path, video: UInt8[np.ndarray, "t h w 3"], fps: float = 8) -
   )
   images = [PIL.Image.fromarray(frame).quantize(palette=palette) for frame in video]
   ends = np.round(np.arange(len(video) + 1) * 100 / min(fps, 50)) * 10
-  with _replacing(path) as part:
+  with places.written(os.fspath(path)) as part:
     images[0].save(
       part,
       "GIF",
@@ -283,19 +284,6 @@ def write_gif(path: Path, video: UInt8[np.ndarray, "t h w 3"], fps: float = 8) -
       duration=np.diff(ends).astype(int).tolist(),
       loop=0,
     )
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[pathlib.Path]:
-  """A name beside `path` to write to; it becomes `path` when the file is complete."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(f".{uuid.uuid4().hex}.part")
-  try:
-    yield part
-    part.replace(path)
-  finally:
-    part.unlink(missing_ok=True)
 
 
 def pair(value: int | Sequence[int]) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from fbjax import build, errors, lazy, loading, places, port, trees
+from fbjax import build, checkpoint, errors, lazy, loading, places, port, trees
 from fbjax import weights as weights_lib
 from fbjax.modes import memory
 from fbjax.port import files, table
@@ -50,7 +50,7 @@ def export(
       "--mode=export needs --workdir=<trained run>, or --config.weights=<folder that --mode=port wrote>"
     )
   if workdir:
-    loading.check_trained(workdir)
+    checkpoint.check_trained(workdir)
   elif step is not None or not ema:
     raise errors.UserError("--step and --no-ema choose among the weights of a run: give --workdir")
   if places.is_remote(out):

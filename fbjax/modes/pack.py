@@ -8,7 +8,6 @@
 of another run starts from it.
 """
 
-import json
 import logging
 from typing import Any
 
@@ -56,9 +55,7 @@ def pack(
     for path, x in trees.flatten(frozen | trained).items()
   }
   weights_lib.write_file(out, leaves, {"parts": {}})
-  workdir_lib.replace(
-    places.absolute(out) / workdir_lib.CONFIG_FILE, json.dumps(by_itself(config), indent=2) + "\n"
-  )
+  places.write_json(f"{out}/{workdir_lib.CONFIG_FILE}", by_itself(config))
   size = sum(x.nbytes for x in leaves.values()) / 1e6
   logger.info("Packed %s into %s: %.1f MB.", workdir, out, size)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fbjax import errors, loading, places
+from fbjax import checkpoint, errors, loading, places
 from fbjax import pipe as pipes
 from fbjax import workdir as workdir_lib
 from fbjax.data import prompts, video
@@ -109,7 +109,7 @@ def resolve(config: dict[str, Any] | None, workdir: str | None) -> dict[str, Any
   if config is None:
     config = loading.trained_config(workdir)
   workdir_lib.check(workdir, config)
-  loading.check_trained(workdir)
+  checkpoint.check_trained(workdir)
   return config
 
 
@@ -177,7 +177,6 @@ def write(file: str, clip: np.ndarray, fps: float) -> None:
   """Writes a clip in the format of its name, to a disk or a bucket."""
   writer = video.write_gif if file.lower().endswith(".gif") else video.write_mp4
   try:
-    with places.written(file) as local:
-      writer(local, clip, fps=fps)
+    writer(file, clip, fps=fps)
   except OSError as error:
     raise errors.UserError(f"cannot write {file} ({error.strerror or error})") from None

@@ -14,6 +14,8 @@ from jaxtyping import UInt8
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
+from fbjax import places
+
 logger = logging.getLogger(__name__)
 
 
@@ -46,9 +48,7 @@ class Jsonl:
       os.replace(file, aside)
       logger.warning("%s has %d lines that are no metrics: kept as %s.", file, strange, aside)
     text = "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= start)
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, file)
+    places.write_text(str(file), text)
 
   def scalars(self, step: int, row: Mapping[str, float]) -> None:
     with self._file.open("a") as file:
