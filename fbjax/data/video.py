@@ -10,6 +10,7 @@ rate needs no care.
 import contextlib
 import fractions
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
@@ -21,6 +22,9 @@ from jaxtyping import UInt8
 
 from fbjax import errors, places
 from fbjax.data import playback
+
+# Pillow warns of images that are refused here anyway.
+warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
 
 Path = str | os.PathLike
 

@@ -1,0 +1,202 @@
+"""The sampler of a config, and the settings that a user changes for one clip."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fbjax import checks, errors, sampling
+from fbjax.bridge import process as process_lib
+from fbjax.build import calls, tables
+from fbjax.build.tables import Spec
+from fbjax.systems import base, formulation
+
+MAX_GUIDANCE = 1000.0  # far beyond any use, and far from where a clip overflows
+
+
+class Sampling(NamedTuple):
+  """The keys of `config.sampling`.
+
+  sampler: one of `tables.SAMPLERS` with its options. grid: one of `tables.GRIDS` with its options.
+  steps: evaluations of the network, or more for samplers with several a step.
+  guidance, image_guidance, rescale: see `sampling.make_sample`.
+  draw: "sample" or "mode" of the autoencoder's posterior for given frames; None is as in training.
+  batch_size: clips at a time. fps: frames a second of the files. stride: told to the network.
+  images: a folder of images with a prompt file, which every preview of a training animates as well.
+  """
+
+  sampler: Spec
+  grid: Spec
+  steps: int = 50
+  guidance: float = 1.0
+  image_guidance: float | None = None
+  rescale: float = 0.0
+  draw: str | None = None
+  batch_size: int = 8
+  fps: int = 8
+  stride: int = 1
+  images: str = ""
+
+
+def sampling_options(config: Spec, **changes: Any) -> Sampling:
+  """`config.sampling`, with other values where `changes` has some that are not None.
+
+  Raises:
+    UserError: for keys that do not exist, and numbers that make no sense.
+  """
+  spec = config["sampling"] | {name: x for name, x in changes.items() if x is not None}
+  options = calls.call(Sampling, spec, "sampling")
+  for name, most in (
+    ("steps", 10_000),
+    ("batch_size", None),
+    ("fps", 1000),
+    ("stride", checks.INT32),
+  ):
+    checks.whole(f"config.sampling.{name}", spec.get(name, 1), most=most)
+  for name in ("guidance", "image_guidance"):
+    if spec.get(name) is not None:
+      bounds = {"least": -MAX_GUIDANCE, "most": MAX_GUIDANCE}
+      checks.number(f"config.sampling.{name}", spec[name], **bounds)
+  checks.number("config.sampling.rescale", options.rescale, least=0, most=1)
+  return options
+
+
+def check_rescale(options: Sampling) -> None:
+  """Raises a UserError for a rescaling of guidance where nothing is guided."""
+  if options.rescale and options.guidance == 1 and options.image_guidance is None:
+    raise errors.UserError(
+      f"config.sampling.rescale is {options.rescale}, how far what guidance did is pulled back, and "
+      "guidance is 1, which does nothing: set guidance too, or rescale to 0"
+    )
+
+
+def for_sampling(config: Spec) -> dict[str, Any]:
+  """The config whose system samples: that of training, but for `config.sampling.draw`.
+
+  Raises:
+    UserError: for another draw, or one where the codec has nothing to draw.
+  """
+  draw, system = sampling_options(config).draw, config["system"]
+  if draw is None:
+    return dict(config)
+  calls.choose(("mode", "sample"), draw, "sampling.draw")
+  codec = calls.choose(tables.CODECS, system["codec"].get("name"), "system.codec.name")
+  if "draw" not in inspect.signature(codec).parameters:
+    raise errors.UserError(
+      f"config.sampling.draw is {draw!r}, but the codec {system['codec']['name']!r} has no posterior "
+      "to draw from; leave it at None"
+    )
+  return config | {"system": system | {"codec": system["codec"] | {"draw": draw}}}
+
+
+def make_sample(
+  config: Spec,
+  system: base.System,
+  form: formulation.Formulation,
+  mesh: jax.sharding.Mesh,
+  options: Sampling | None = None,
+) -> sampling.Sample:
+  """The sampler of a config; `options`, from `sampling_options`, take the place of the config's own.
+
+  Raises:
+    UserError: as `check_sampling`.
+  """
+  options = options or sampling_options(config)
+  times = check_sampling(config, system, form, options)
+  return sampling.make_sample(
+    system,
+    form,
+    make_sampler(options.sampler),
+    times,
+    guidance=options.guidance,
+    image_guidance=options.image_guidance,
+    rescale=options.rescale,
+    mesh=mesh,
+  )
+
+
+def check_sampling(
+  config: Spec, system: base.System, form: formulation.Formulation, options: Sampling
+) -> np.ndarray:
+  """Checks what is asked of a sampler, for which no weights are needed.
+
+  Returns:
+    Its grid of times.
+
+  Raises:
+    UserError: for guidance away from a condition that training never dropped, a stride that the system
+      is not told, a sampler or a grid that do not fit.
+  """
+  if options.stride != 1 and "stride" not in system.conditions:
+    raise errors.UserError(
+      f"config.sampling.stride is {options.stride}, but the system {config['system']['name']} is not told "
+      "a stride; leave it at 1"
+    )
+  objective = config["objective"]
+  drops = {name: objective.get(name, 0) for name in ("drop_text", "drop_image", "drop_both")}
+  if options.guidance != 1 and not drops["drop_text"] + drops["drop_both"]:
+    raise errors.UserError(
+      f"guidance {options.guidance} needs a network that was trained without text now and then, "
+      "but config.objective.drop_text is 0; sample with guidance 1"
+    )
+  if options.image_guidance is not None:
+    if "image" not in system.conditions:
+      raise errors.UserError(
+        f"image guidance: the system {config['system']['name']} has no image condition to guide by "
+        "beside the given frame, which is never dropped; leave image guidance out"
+      )
+    if not drops["drop_both"]:
+      raise errors.UserError(
+        "image guidance needs a network that was trained without text and image now and then, "
+        "but config.objective.drop_both is 0; leave image guidance out"
+      )
+  times = make_times(options.grid, options.steps, form.steps)
+  check_sampler(options.sampler, form.process, times)
+  return times
+
+
+def make_sampler(spec: Spec) -> Callable[..., jax.Array]:
+  """One of `bridge.samplers` with its options bound."""
+  sampler = calls.choose(tables.SAMPLERS, spec.get("name"), "sampling.sampler.name")
+  options = {k: v for k, v in spec.items() if k != "name"}
+  arguments = inspect.signature(sampler.table).parameters.values()
+  takes = ["start", *(a.name for a in arguments if a.kind is a.KEYWORD_ONLY)]
+  calls.check_keys(options, takes, "sampling.sampler")
+  return functools.partial(sampler, **options)
+
+
+def check_sampler(spec: Spec, process: Any, times: np.ndarray) -> None:
+  """Raises a UserError for a sampler, or options of it, that the process does not have."""
+  bound = make_sampler(spec)
+  arguments = inspect.signature(bound.func.table).parameters
+  if arguments["process"].annotation is process_lib.Bridge and not isinstance(
+    process, process_lib.Bridge
+  ):
+    raise errors.UserError(
+      f"config.sampling.sampler.name is {spec['name']!r}, which samples bridges; this config is a "
+      "diffusion: take ddim or ddpm"
+    )
+  calls.choose(("noise", "published"), spec.get("start", "noise"), "sampling.sampler.start")
+  options = {name: x for name, x in bound.keywords.items() if name != "start"}
+  calls.call(bound.func.table, options, "sampling.sampler", process=process, times=times)
+
+
+def make_times(spec: Spec, n: int, steps: int) -> np.ndarray:
+  """A grid of n times; those of indices choose from the steps that the network was trained at."""
+  grid = calls.choose(tables.GRIDS, spec.get("name"), "sampling.grid.name")
+  given = {"n": n, "steps": steps}
+  given = {name: x for name, x in given.items() if name in inspect.signature(grid).parameters}
+  if n > given.get("steps", n):
+    raise errors.UserError(
+      f"config.sampling.steps is {n}, but the network knows {steps} times, from which the grid "
+      f"{spec['name']!r} chooses"
+    )
+  times = calls.make(tables.GRIDS, spec, "sampling.grid", **given)
+  if not (np.all(np.isfinite(times)) and np.all(np.diff(times) < 0)):
+    raise errors.UserError(
+      f"config.sampling.grid {dict(spec)} does not make {n} different times, one after the other"
+    )
+  return times

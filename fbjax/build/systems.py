@@ -1,0 +1,167 @@
+"""The networks of a config, and what of them trains."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fbjax import checks, errors, start, weights
+from fbjax.build import calls, tables
+from fbjax.build.tables import Spec
+from fbjax.systems import adapters, base, codecs, networks, neural_prior
+
+
+def make_tokenizer(config: Spec) -> Any:
+  if "length" in config["tokenizer"]:  # A text has a beginning and an end.
+    checks.whole("config.tokenizer.length", config["tokenizer"]["length"], least=2)
+  return calls.make(tables.TOKENIZERS, config["tokenizer"], "tokenizer")
+
+
+def make_system(config: Spec, tokenizer: Any | None) -> base.System:
+  """The system of a config, with its low-rank additions if it has any.
+
+  Without a tokenizer it cannot encode. Which leaves start anew, and so train whole, depends on what
+  the folder `config.weights` holds: its list of leaves is read.
+  """
+  return calls.call(
+    make_trainable, config["trainable"], "trainable", config=config, tokenizer=tokenizer
+  )
+
+
+def make_trainable(
+  config: Spec,
+  tokenizer: Any | None,
+  *,
+  whole: Sequence[str] = (".*",),
+  lora: Sequence[str] = (),
+  rank: int | None = None,
+  scale: float | None = None,
+) -> base.System:
+  """`make_system` with the options of `config.trainable`.
+
+  Args:
+    config, tokenizer: of the system.
+    whole: what trains as it is: regexes searched in `network/leaf`, and "new" for every leaf that
+      starts anew. Where nothing gets additions, the optimizer keeps the others as they are.
+    lora: regexes of kernels that get low-rank additions; then all that neither names is frozen.
+    rank, scale: of the additions; None takes 16 and 1.
+
+  Raises:
+    UserError: for a pattern that matches nothing, or a leaf that starts anew and would not train.
+  """
+  whole = checks.patterns("config.trainable.whole", whole)
+  lora = checks.patterns("config.trainable.lora", lora)
+  if not lora and (rank is not None or scale is not None):
+    raise errors.UserError(
+      "config.trainable.rank and .scale are of low-rank additions, and config.trainable.lora names no "
+      "kernels to get any: take a config with :lora, or leave them out"
+    )
+  rank = checks.whole("config.trainable.rank", 16 if rank is None else rank)
+  scale = checks.number("config.trainable.scale", 1.0 if scale is None else scale, above=0)
+  system = make_networks(config, tokenizer)
+  names, anew = trained_leaves(config, system)
+  trained = adapters.chosen(names, whole, anew)
+  adapters.check_anew(trained, anew)
+  if not trained and not lora:
+    raise errors.UserError(
+      "config.trainable names nothing, in neither whole nor lora: all would stay"
+    )
+  if not lora:
+    return system
+  added = adapters.chosen(names, lora, anew, "lora")
+  return adapters.LoRA(system, added=added, whole=trained, rank=rank, scale=scale)
+
+
+def trained_leaves(config: Spec, system: networks.NetworkSet) -> tuple[list[str], set[str]]:
+  """The leaves of the networks that train, but for constants, and those of them that start anew."""
+  folder, rules = config["weights"], config["start"]
+  chosen = start.sources(system, folder, rules, of_prior_run(config, system))
+  names = [
+    f"{name}/{leaf}"
+    for name, network in system.networks.items()
+    if network.trained
+    for leaf in system.shapes(name)
+  ]
+  names = [name for name in names if not is_fixed(system, name)]
+  return names, start.started_anew(system, chosen, folder, rules) & set(names)
+
+
+def is_fixed(system: base.System, name: str) -> bool:
+  return any(re.search(pattern, name) for pattern in system.fixed)
+
+
+def make_networks(config: Spec, tokenizer: Any | None) -> networks.NetworkSet:
+  """The networks of a config, as they are without low-rank additions.
+
+  `config.prior` puts a neural prior in front: the options of `neural_prior.WithNeuralPrior`, and
+  those keys of `config.system` in which the prior differs from it.
+  """
+  spec, prior = config["system"], config["prior"]
+  system = make_architecture(config, spec, tokenizer, coarse_told=bool(prior))
+  if prior:
+    own = {k: v for k, v in prior.items() if k in spec}
+    options = {k: v for k, v in prior.items() if k not in spec}
+    made = make_architecture(config, spec | own | {"name": f"{spec['name']}_prior"}, tokenizer)
+    system = calls.call(neural_prior.WithNeuralPrior, options, "prior", system=system, prior=made)
+    check_prior_there(config, neural_prior.names_in(system.networks))
+  return system.for_clips(*clip_size(config))
+
+
+def check_prior_there(config: Spec, names: Iterable[str]) -> None:
+  """Raises a UserError for a frozen neural prior in front that neither a run nor the weights hold."""
+  if config["prior"].get("trained") or config["prior_run"] or not config["weights"]:
+    return
+  homes = tuple(weights.network_path(name, "") for name in names)
+  if not any(path.startswith(homes) for path in weights.stored(config["weights"])):
+    raise errors.UserError(
+      "config.prior puts a frozen neural prior in front: name the workdir that has trained it in "
+      "config.prior_run"
+    )
+
+
+def clip_size(config: Spec) -> tuple[int, tuple[int, int]]:
+  """Frames, and (height, width) in pixels, of the clips of a config."""
+  for key in ("frames", "size"):
+    if key not in config["data"]:
+      raise errors.UserError(f"config.data lacks {key!r}")
+  frames = checks.whole("data.frames", config["data"]["frames"])
+  size = checks.pair("data.size", config["data"]["size"], "height and width")
+  checks.clip(frames, size)
+  return frames, size
+
+
+def of_prior_run(config: Spec, system: base.System) -> list[str]:
+  """The networks whose weights come from `config.prior_run`, not from files or a draw."""
+  return neural_prior.names_in(system.networks) if config["prior_run"] else []
+
+
+def make_architecture(
+  config: Spec, spec: Spec, tokenizer: Any | None, coarse_told: bool = False
+) -> base.System:
+  """One system by itself; `coarse_told` if its network hears of a coarse video."""
+  spec = dict(spec)
+  for name in ("text", "image"):
+    if spec.get(name) is not None and "width" not in spec[name]:
+      raise errors.UserError(f"config.system.{name} lacks 'width'")
+  dtype = calls.choose(tables.DTYPES, spec.pop("dtype"), "system.dtype")
+  spec["codec"] = make_codec(spec["codec"], dtype)
+  if tokenizer is not None and "text" in spec:
+    for key in ("vocab", "length"):
+      size, least = (spec["text"] or {}).get(key), getattr(tokenizer, key)
+      if isinstance(size, int) and size < least:
+        raise errors.UserError(
+          f"config.system.text.{key} is {size}, but the tokenizer's is {least} (config.tokenizer): the "
+          "text network must know at least as many"
+        )
+    spec["text"] = {"vocab": tokenizer.vocab, "length": tokenizer.length} | dict(spec["text"])
+  given = {"dtype": dtype, "frames": config["data"]["frames"], "coarse": coarse_told}
+  if "text" in spec:
+    null = None if tokenizer is None else np.asarray(tokenizer([""])[0], np.int32)
+    given |= {"null_tokens": null}
+  return calls.make(tables.SYSTEMS, spec, "system", **given)
+
+
+def make_codec(spec: Spec, dtype: Any) -> codecs.Codec:
+  given = {} if spec.get("name") == "pixels" else {"dtype": dtype}
+  return calls.make(tables.CODECS, spec, "system.codec", **given)

@@ -1,0 +1,115 @@
+"""What a training is made of besides its networks: devices, data, bridge, loss and optimizer."""
+
+from typing import Any
+
+import jax
+
+from fbjax import checks, errors, sharding
+from fbjax.bridge import grids
+from fbjax.build import calls, systems, tables
+from fbjax.build.tables import Spec
+from fbjax.data import pipeline
+from fbjax.systems import adapters, base, formulation
+from fbjax.train import optim, step
+
+
+def set_precision(config: Spec) -> None:
+  """Products of float32 numbers are as exact as `config.precision` says, in all that follows.
+
+  highest  float32. By itself JAX multiplies in bfloat16 on a TPU, in TF32 on a GPU.
+  high     three bfloat16 products on a TPU, TF32 on a GPU
+  default  the fastest of the device
+  """
+  jax.config.update("jax_default_matmul_precision", config["precision"])
+
+
+def make_mesh(config: Spec) -> jax.sharding.Mesh:
+  return calls.call(sharding.make_mesh, config["mesh"], "mesh")
+
+
+def make_source(config: Spec, split: str) -> Any:
+  return calls.make(tables.SOURCES, config["data"], "data", split=split)
+
+
+def make_batches(
+  config: Spec, source: Any, tokenizer: Any, process_index: int, process_count: int
+) -> pipeline.Batches:
+  return calls.call(
+    pipeline.Batches,
+    config["loader"],
+    "loader",
+    source=source,
+    tokenizer=tokenizer,
+    batch_size=config["train"]["batch_size"],
+    seed=config["seed"],
+    process_index=process_index,
+    process_count=process_count,
+  )
+
+
+def make_formulation(config: Spec) -> formulation.Formulation:
+  spec = dict(config["diffusion"])
+  rule = calls.choose(tables.RULES, spec.pop("rule", "exact"), "diffusion.rule")
+  pretrained = spec.pop("pretrained", None)
+  diffused = calls.make(tables.DIFFUSIONS, spec, "diffusion")
+  if diffused is None and (pretrained is not None or rule != "exact"):
+    raise errors.UserError(
+      "config.diffusion.rule and .pretrained say how the bridge is aligned with a diffusion, but "
+      "config.diffusion.name is 'none': leave them out"
+    )
+  if config["bridge"]["name"] == "diffusion":
+    if diffused is None:
+      raise errors.UserError(
+        "config.bridge.name is 'diffusion', which needs a config.diffusion.name"
+      )
+    bridge, steps = diffused, diffused.last + 1
+  else:
+    own = dict(config["bridge"])
+    # How many times the network knows.
+    steps = checks.whole("config.bridge.steps", own.pop("steps", grids.STEPS), least=2)
+    for key, value in own.items():
+      if key != "name":
+        positive = {"least": 0} if key == "beta_min" else {"above": 0}
+        checks.number(f"config.bridge.{key}", value, **positive)
+    bridge = calls.make(tables.PROCESSES, own, "bridge")
+  return formulation.Formulation(
+    bridge,
+    calls.choose(tables.KINDS, config["objective"]["predict"], "objective.predict"),
+    diffused,
+    rule,
+    None if pretrained is None else calls.choose(tables.KINDS, pretrained, "diffusion.pretrained"),
+    steps,
+  )
+
+
+def check_weight(objective: Spec) -> None:
+  """Raises a UserError for a weight over time of a kind that does not exist."""
+  if objective.get("weight_like") is not None:
+    calls.choose(tables.KINDS, objective["weight_like"], "objective.weight_like")
+
+
+def make_loss(config: Spec, system: base.System, form: formulation.Formulation) -> step.LossFn:
+  check_weight(config["objective"])
+  spec = {k: v for k, v in config["objective"].items() if k != "predict"}
+  if spec.get("regression") and not config["prior"].get("trained"):
+    raise errors.UserError(
+      "config.objective.regression is the weight of a neural prior that trains along: set "
+      "config.prior.trained too, or leave it out"
+    )
+  return calls.make(tables.OBJECTIVES, spec, "objective", system=system, form=form)
+
+
+def make_optimizer(config: Spec, system: base.System) -> optim.Optimizer:
+  """The optimizer of a config, which keeps as they are the weights that do not train."""
+  trained = None  # all that the system calls its params
+  if system is system.whole:
+    names, anew = systems.trained_leaves(config, system)
+    whole = checks.patterns("config.trainable.whole", config["trainable"].get("whole", ".*"))
+    trained = set(adapters.chosen(names, whole, anew))
+  return calls.call(
+    optim.make_optimizer,
+    config["optim"],
+    "optim",
+    steps=config["train"]["steps"],
+    trains=lambda path: not systems.is_fixed(system, path) and (trained is None or path in trained),
+  )
