@@ -1,8 +1,9 @@
 """The README's first command with several seeds, each from nothing: how long, how much memory, how good.
 
   python -m benchmarks.quickstart --seeds=0,1,2,3,4
+  python -m benchmarks.quickstart --seeds=0,1 -- --config.optim.name=adamw --config.optim.lr=1e-3
 
-Each seed is trained in a process and a workdir of its own, without a compilation cache, and scored on
+What stands behind -- goes to the training, to see what a choice of the config brings. Each seed is trained in a process and a workdir of its own, without a compilation cache, and scored on
 held-out clips by `benchmarks.held_out`. The last line has the worst of all seeds.
 """
 
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
 from absl import app, flags
 
@@ -33,25 +35,29 @@ WORST = {
 
 
 def main(argv: list[str]) -> None:
-  del argv
+  changes = argv[1:]
   with tempfile.TemporaryDirectory() as scratch:
     rows = []
     for seed in SEEDS.value:
       home = pathlib.Path(OUT.value or scratch)
-      rows.append({"seed": int(seed)} | run(seed, home / f"seed{seed}", pathlib.Path(scratch)))
+      rows.append(
+        {"seed": int(seed)} | run(seed, changes, home / f"seed{seed}", pathlib.Path(scratch))
+      )
       print(line(rows[-1]), flush=True)
   worst = {name: of([row[name] for row in rows]) for name, of in WORST.items()}
   print(line({"seed": "worst"} | worst))
   print(json.dumps({"rows": rows, "worst": worst}))
 
 
-def run(seed: str, workdir: pathlib.Path, scratch: pathlib.Path) -> dict[str, float]:
+def run(
+  seed: str, changes: Sequence[str], workdir: pathlib.Path, scratch: pathlib.Path
+) -> dict[str, float]:
   """Figures of one training; the peak is that of the largest process so far."""
   environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(scratch / f"cache{seed}")}
   began = time.monotonic()
   command = ["-m", "fbjax.main", f"--config={CONFIG.value}", f"--workdir={workdir}"]
   done = subprocess.run(
-    [sys.executable, *command, f"--config.seed={seed}"],
+    [sys.executable, *command, f"--config.seed={seed}", *changes],
     env=environment,
     stderr=subprocess.PIPE,
     text=True,

@@ -26,4 +26,12 @@ def get_config(arg: str = "") -> ConfigDict:
   c.train.update(
     steps=8000, batch_size=8, ema_decay=0.998, save_every=100, preview_every=500, log_every=25
   )
-  return common.changed(c, arg, dict(smoke=common.smoke))
+  return common.changed(c, arg, dict(smoke=smoke))
+
+
+def smoke(c: ConfigDict) -> None:
+  """Two steps of a few small clips."""
+  common.smoke(c)
+  c.data.update(frames=4, size=32)
+  c.system.latte.size = 4
+  c.train.batch_size = 2

@@ -163,7 +163,7 @@ class Broken:
 
 
 def test_a_writer_whose_disk_is_full_is_told_of_once(tmp_path, monkeypatch, caplog):
-  monkeypatch.setattr(writers, "TensorBoard", Broken)
+  monkeypatch.setattr(tensorboard, "TensorBoard", Broken)
   with caplog.at_level(logging.WARNING, "fbjax"):
     log = tracker.Tracker(str(tmp_path), steps=1000, batch_size=2)
     for step in range(1, 40):

@@ -63,7 +63,9 @@ class Tracker:
         self.workdir.mkdir(parents=True, exist_ok=True)
         self._writers.append(writers.Jsonl(self.workdir / "metrics.jsonl", start))
       with self.attempt("write tensorboard"):
-        self._writers.append(writers.TensorBoard(self.workdir / "tensorboard", start))
+        from fbjax.tracker import tensorboard
+
+        self._writers.append(tensorboard.TensorBoard(self.workdir / "tensorboard", start))
 
   @contextlib.contextmanager
   def attempt(self, what: str) -> Iterator[None]:

@@ -3,19 +3,17 @@
 import os
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 from fbjax.tracker import writers
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 
 def plot_loss(metrics: str | os.PathLike, out: str | os.PathLike) -> None:
   """Draws the loss over steps, raw and averaged, on logarithmic axes; nothing without rows."""
+  from matplotlib import figure  # half a second, which --help need not wait for
+
   rows = [row for row in writers.read_metrics(metrics) if writers.is_number(row.get("loss"))]
   if not rows:
     return
@@ -24,16 +22,14 @@ def plot_loss(metrics: str | os.PathLike, out: str | os.PathLike) -> None:
   window = max(1, len(loss) // 20)
   weight = np.convolve(np.ones_like(loss), np.ones(window))[: len(loss)]
   mean = np.convolve(loss, np.ones(window))[: len(loss)] / weight
-  figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-  try:
-    axes.plot(step, loss, color="0.75", linewidth=1, label="logged")
-    axes.plot(step, mean, color="tab:blue", linewidth=1.8, label=f"mean of the last {window}")
-    axes.set(xlabel="step", ylabel="loss", yscale="log")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(frameon=False)
-    figure.savefig(out, dpi=120)
-  finally:
-    plt.close(figure)
+  made = figure.Figure(figsize=(6.4, 3.6), layout="constrained")
+  axes = made.subplots()
+  axes.plot(step, loss, color="0.75", linewidth=1, label="logged")
+  axes.plot(step, mean, color="tab:blue", linewidth=1.8, label=f"mean of the last {window}")
+  axes.set(xlabel="step", ylabel="loss", yscale="log")
+  axes.grid(alpha=0.3, which="both")
+  axes.legend(frameon=False)
+  made.savefig(out, dpi=120)
 
 
 def contact_sheet(

@@ -5,14 +5,11 @@ import logging
 import math
 import os
 import pathlib
-import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import UInt8
-from tensorboardX import event_file_writer, summary
-from tensorboardX.proto import event_pb2
 
 from fbjax import places
 
@@ -59,35 +56,6 @@ class Jsonl:
 
   def close(self) -> None:
     pass
-
-
-class TensorBoard:
-  """Event files; steps behind `start`, which a resumed run writes again, are hidden.
-
-  Written at once and not by tensorboardX's thread: that one dies of a full disk, and whoever puts
-  the next event into its queue waits forever.
-  """
-
-  def __init__(self, folder: pathlib.Path, start: int):
-    self.name = folder.name
-    folder.mkdir(parents=True, exist_ok=True)
-    self._events = event_file_writer.EventsWriter(str(folder / "events"))
-    restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-    self._write(start + 1, session_log=restart)
-
-  def scalars(self, step: int, row: Mapping[str, float]) -> None:
-    values = [summary.scalar(name, value).value[0] for name, value in row.items()]
-    self._write(step, summary=summary.Summary(value=values))
-
-  def picture(self, name: str, step: int, image: UInt8[np.ndarray, "_ _ 3"]) -> None:
-    self._write(step, summary=summary.image(name, image, dataformats="HWC"))
-
-  def close(self) -> None:
-    self._events.close()
-
-  def _write(self, step: int, **content: Any) -> None:
-    self._events.write_event(event_pb2.Event(wall_time=time.time(), step=step, **content))
-    self._events.flush()
 
 
 def read_metrics(file: str | os.PathLike) -> list[dict[str, float]]:
