@@ -9,7 +9,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from fbjax import tracker
-from fbjax.tracker import progress, writers
+from fbjax.tracker import progress, tensorboard
 
 
 def test_a_line_of_progress_tells_everything(monkeypatch, tmp_path, caplog):
