@@ -6,7 +6,17 @@ from typing import Any, NamedTuple
 
 from fbjax import errors
 from fbjax.port import leaf
-from fbjax.port.names import clip, cogvideox, latte, resampler, t5, unet3d, vae_image, vae_video
+from fbjax.port.names import (
+  clip,
+  cogvideox,
+  i3d,
+  latte,
+  resampler,
+  t5,
+  unet3d,
+  vae_image,
+  vae_video,
+)
 
 
 class Layout(NamedTuple):
@@ -168,6 +178,15 @@ NETWORKS: dict[str, dict[str, Layout]] = {
       mark="vision_cfg",
       sign=r"(?<!visual\.)transformer\.resblocks\.0\.ln_1\.weight",
       left_over=clip.OPENAI,
+    )
+  },
+  "i3d": {
+    "pytorch": Layout(
+      i3d.table,
+      i3d.sizes,
+      mark="num_classes",
+      sign=r"Conv3d_1a_7x7\.conv3d\.weight",
+      left_over=i3d.LEFT_OVER,
     )
   },
   "latte": {
