@@ -1,0 +1,82 @@
+"""Whether clips move, and whether they fall apart: what FVD hardly sees. No network is needed.
+
+All is in grey levels of 255 and one number a clip. Frames are first averaged over squares, so that
+grain, which is no motion, does not count as one.
+"""
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+BLOCKS = 16  # squares along the shorter side of a frame
+STILL = 0.5  # grey levels below which nobody sees anything move
+
+Clips = UInt8[np.ndarray, "n t h w 3"]
+PerClip = Float[np.ndarray, " n"]
+
+
+def coarse(clips: Clips) -> Float[np.ndarray, "n t a b 3"]:
+  """Frames averaged over squares, `BLOCKS` along the shorter side; float32."""
+  n, t, h, w, _ = clips.shape
+  side = max(1, min(h, w) // BLOCKS)
+  a, b = h // side, w // side
+  squares = clips[:, :, : a * side, : b * side].reshape(n, t, a, side, b, side, 3)
+  return squares.mean((3, 5), dtype=np.float32)
+
+
+def motion(clips: Clips) -> PerClip:
+  """Mean change from one frame to the next; 0 for a clip of one frame."""
+  x = coarse(clips)
+  return np.abs(np.diff(x, axis=1)).mean((1, 2, 3, 4)) if x.shape[1] > 1 else np.zeros(len(x))
+
+
+def travel(clips: Clips) -> PerClip:
+  """Greatest change of any frame from the first, at the squares where most changes."""
+  x = coarse(clips)
+  change = np.abs(x - x[:, :1]).mean(-1)
+  return change.reshape(*change.shape[:2], -1).max((1, 2))
+
+
+def is_static(clips: Clips) -> np.ndarray:
+  """Whether nothing anywhere in a clip differs visibly from its first frame."""
+  return travel(clips) < STILL
+
+
+def colour_drift(clips: Clips) -> PerClip:
+  """How far the mean colour of the last frame is from that of the first."""
+  mean = clips.mean((2, 3), dtype=np.float64)
+  return np.abs(mean[:, -1] - mean[:, 0]).mean(-1)
+
+
+def flicker(clips: Clips) -> PerClip:
+  """Mean change of the mean brightness that the next frame takes back; 0 below three frames."""
+  step = np.diff(clips.mean((2, 3, 4), dtype=np.float64), axis=1)
+  if step.shape[1] < 2:
+    return np.zeros(len(clips))
+  back = np.sign(step[:, 1:]) != np.sign(step[:, :-1])
+  return (np.minimum(np.abs(step[:, 1:]), np.abs(step[:, :-1])) * back).mean(1)
+
+
+def psnr(made: UInt8[np.ndarray, "n *s"], truth: UInt8[np.ndarray, "n *s"]) -> PerClip:
+  """Peak signal-to-noise ratio in dB of each entry; at most 100, for equal ones."""
+  difference = made.astype(np.float32) - truth.astype(np.float32)
+  mse = np.square(difference).reshape(len(made), -1).mean(1, dtype=np.float64)
+  return np.minimum(10 * np.log10(255**2 / np.maximum(mse, 1e-12)), 100.0)
+
+
+def report(made: Clips, truth: Clips) -> dict[str, float]:
+  """What a training is watched by: how clips move against the truth, and what goes wrong in them.
+
+  motion_ratio       motion of the clips, in that of the true ones; 1 where these stand still too
+  static_share       clips of which nothing moves, among those whose truth does
+  first_frame_psnr   dB, of the first frame against the given image
+  colour_drift, flicker   beyond those of the true clips; below 0 is less than there
+  """
+  moves = ~is_static(truth)
+  there = motion(truth).sum()
+  return {
+    "motion_ratio": float(motion(made).sum() / there) if there else 1.0,
+    "static_share": float(is_static(made)[moves].mean()) if moves.any() else 0.0,
+    "first_frame_psnr": float(psnr(made[:, 0], truth[:, 0]).mean()),
+    "colour_drift": float((colour_drift(made) - colour_drift(truth)).mean()),
+    "flicker": float((flicker(made) - flicker(truth)).mean()),
+  }
