@@ -7,7 +7,9 @@ from fbjax.evaluation import motion
 
 @pytest.fixture(scope="module")
 def clips():
-  source = synthetic.Shapes(split="val", frames=8, size=48, motions=("right", "down", "spin clockwise"))
+  source = synthetic.Shapes(
+    split="val", frames=8, size=48, motions=("right", "down", "spin clockwise")
+  )
   return np.stack([source[i].video for i in range(6)])
 
 
