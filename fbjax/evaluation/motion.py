@@ -4,8 +4,11 @@ All is in grey levels of 255 and one number a clip. Frames are first averaged ov
 grain, which is no motion, does not count as one.
 """
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
+
+from fbjax.evaluation import images
 
 BLOCKS = 16  # squares along the shorter side of a frame
 STILL = 0.5  # grey levels below which nobody sees anything move
@@ -56,13 +59,6 @@ def flicker(clips: Clips) -> PerClip:
   return (np.minimum(np.abs(step[:, 1:]), np.abs(step[:, :-1])) * back).mean(1)
 
 
-def psnr(made: UInt8[np.ndarray, "n *s"], truth: UInt8[np.ndarray, "n *s"]) -> PerClip:
-  """Peak signal-to-noise ratio in dB of each entry; at most 100, for equal ones."""
-  difference = made.astype(np.float32) - truth.astype(np.float32)
-  mse = np.square(difference).reshape(len(made), -1).mean(1, dtype=np.float64)
-  return np.minimum(10 * np.log10(255**2 / np.maximum(mse, 1e-12)), 100.0)
-
-
 def report(made: Clips, truth: Clips) -> dict[str, float]:
   """What a training is watched by: how clips move against the truth, and what goes wrong in them.
 
@@ -76,7 +72,7 @@ def report(made: Clips, truth: Clips) -> dict[str, float]:
   return {
     "motion_ratio": float(motion(made).sum() / there) if there else 1.0,
     "static_share": float(is_static(made)[moves].mean()) if moves.any() else 0.0,
-    "first_frame_psnr": float(psnr(made[:, 0], truth[:, 0]).mean()),
+    "first_frame_psnr": float(images.psnr(*(jnp.asarray(x[:, 0]) for x in (made, truth))).mean()),
     "colour_drift": float((colour_drift(made) - colour_drift(truth)).mean()),
     "flicker": float((flicker(made) - flicker(truth)).mean()),
   }

@@ -55,8 +55,3 @@ def test_drift_is_of_the_colour_and_flicker_of_what_goes_back(clips):
   blinking = np.clip(calm + 10 * (np.arange(8) % 2).reshape(1, 8, 1, 1, 1), 0, 255).astype(np.uint8)
   assert motion.report(blinking, calm)["flicker"] == pytest.approx(10, abs=1)
   assert motion.report(clips[:, :1], clips[:, :1])["flicker"] == 0
-
-
-def test_psnr_of_a_known_error():
-  a = np.full((2, 4, 4, 3), 100, np.uint8)
-  assert motion.psnr(a + np.uint8(10), a) == pytest.approx(10 * np.log10(255**2 / 100))
