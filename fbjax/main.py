@@ -316,8 +316,10 @@ def add_missing_keys(config: ConfigDict, argv: list[str]) -> None:
     UserError: for a key outside the groups of a config.
   """
   for i, arg in enumerate(argv):
-    if not (match := re.match(r"--?config\.([\w.]+)(?:=(.*))?$", arg, re.DOTALL)):
+    if not (match := re.match(r"--?config\.([\w.]*)(?:=(.*))?$", arg, re.DOTALL)):
       continue
+    if not all(match[1].split(".")):
+      raise errors.UserError(f"{arg}: a key is missing; write --config.<group>.<key>=<value>")
     here, seen = config, "config"
     *groups, last = match[1].split(".")
     for name in groups:
@@ -334,6 +336,11 @@ def add_missing_keys(config: ConfigDict, argv: list[str]) -> None:
           f"--config.{match[1]}={text}: config.{match[1]} is a group; set one of its keys: "
           f"{', '.join(sorted(here[last]))}"
         )
+    elif isinstance(value, list):  # ml_collections knows tuples alone
+      with here.unlocked(), here.ignore_type():
+        here[last] = tuple(value)
+      text = repr(tuple(value))
+      argv[i : i + (1 if match[2] is not None else 2)] = [f"--config.{match[1]}={text}"]
     elif here.get(last) is None or is_of_another_kind(value, here[last]):
       with here.unlocked(), here.ignore_type():
         here[last] = value

@@ -94,11 +94,18 @@ class Pipe:
     Raises:
       UserError: for images, prompts or options that do not fit, and a clip that is not finite.
     """
-    one = not isinstance(images, list | tuple) and np.ndim(images) != 4
+    one = not isinstance(images, list | tuple) and not (
+      isinstance(images, np.ndarray) and images.ndim == 4
+    )
     images = [images] if one else list(images)
+    for name in ("fps", "images"):
+      if name in options:
+        raise errors.UserError(f"{name} is of files and previews; frames have none: leave it out")
     if not images:
       raise errors.UserError("there is no image to animate: give one at least")
-    texts = [prompts] * len(images) if isinstance(prompts, str) else list(prompts)
+    texts = [prompts] * len(images) if isinstance(prompts, str) else prompts
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+      raise errors.UserError(f"prompts are {prompts!r}; expected a text, or a list of texts")
     if len(texts) != len(images):
       raise errors.UserError(f"{len(images)} images have {len(texts)} prompts; give one for each")
     settings = self.settings(prompt=next(filter(None, texts), None), **options)
@@ -140,7 +147,7 @@ class Pipe:
       frames: of a clip.
       chunks: clips in a row, each from the last frame of the one before.
       changes: other keys of `config.sampling`, such as steps, guidance and image_guidance; sampler
-        may be just a name.
+        and grid may be just a name.
 
     Raises:
       UserError: for what the network is not told, or cannot make.
@@ -149,8 +156,9 @@ class Pipe:
     checks.whole("--seed", seed, 0, checks.SEED)
     if isinstance(self.system.whole, neural_prior.NeuralPrior):
       check_one_evaluation(changes)
-    if isinstance(changes.get("sampler"), str):
-      changes["sampler"] = {"name": changes["sampler"]}
+    for name in ("sampler", "grid"):
+      if isinstance(changes.get(name), str):
+        changes[name] = {"name": changes[name]}
     spec = build.sampling_options(self.config, stride=stride, **changes)
     told = {"prompt": prompt, "negative_prompt": negative_prompt, "label": label, "stride": stride}
     check_told(self.config, self.system, **told)
@@ -220,8 +228,12 @@ class Pipe:
     """
     key = frames, size, repr(spec)
     if key not in self._programs:
-      system, form = self.system.for_clips(frames, size), build.make_formulation(self.config)
-      self._programs[key] = build.make_sample(self.config, system, form, self.mesh, spec)
+      config, system = self.config, self.system
+      if spec.draw != config["sampling"].get("draw"):
+        config = config | {"sampling": config["sampling"] | {"draw": spec.draw}}
+        system = build.make_system(build.for_sampling(config), self.tokenizer)
+      system, form = system.for_clips(frames, size), build.make_formulation(config)
+      self._programs[key] = build.make_sample(config, system, form, self.mesh, spec)
     return self._programs[key]
 
 
@@ -244,6 +256,8 @@ def load(
   Raises:
     UserError: when nothing was trained there.
   """
+  if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
+    raise errors.UserError(f"fbjax.load takes a folder, such as zoo/quickstart, and not {folder!r}")
   folder = os.path.expanduser(os.fspath(folder))
   if config is None and weights.is_packed(folder):
     return Pipe(loading.packed_config(folder), step=step, ema=ema)
@@ -251,9 +265,11 @@ def load(
     config = loading.trained_config(folder)
     checkpoint.check_trained(folder)
     return Pipe(config, folder, step=step, ema=ema)
-  config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+  config = config.to_dict() if hasattr(config, "to_dict") else config
+  if not isinstance(config, Mapping):
+    raise errors.UserError(f"config is {config!r}; expected a ConfigDict or a dict, not its file")
   build.check(config)
-  return Pipe(config | {"weights": folder}, step=step, ema=ema)
+  return Pipe(dict(config) | {"weights": folder}, step=step, ema=ema)
 
 
 def frame(image: Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
@@ -263,16 +279,40 @@ def frame(image: Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
     UserError: for what is no image.
   """
   if isinstance(image, np.ndarray):
-    if image.ndim != 3 or image.shape[2] != 3:
-      raise errors.UserError(f"an image is an array of {image.shape}; expected [h, w, 3]")
-    if np.issubdtype(image.dtype, np.floating):
-      image = np.round(np.clip(image, 0, 1) * 255)
-    image = image.astype(np.uint8)
+    image = pixels(image)
   elif isinstance(image, PIL.Image.Image):
     image = np.asarray(video.rgb(image))
-  else:
+  elif isinstance(image, str | os.PathLike):
     image = video.read_image(image)
+  else:
+    raise errors.UserError(
+      f"an image is a {type(image).__name__}; expected a path, a PIL image or a NumPy array"
+    )
   return video.resize_crop(image, size)
+
+
+def pixels(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+  """An array as a picture.
+
+  Raises:
+    UserError: for another shape; for numbers that are neither floats from 0 to 1 nor whole from 0 to
+      255.
+  """
+  if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+    raise errors.UserError(f"an image is an array of {image.shape}; expected [h, w, 3]")
+  floats = np.issubdtype(image.dtype, np.floating)
+  if not floats and not np.issubdtype(image.dtype, np.integer):
+    raise errors.UserError(f"an image is an array of {image.dtype}; expected uint8, or floats")
+  least, most = float(image.min()), float(image.max())
+  limit, slack = (1, 1e-3) if floats else (255, 0)
+  if not (-slack <= least and most <= limit + slack):
+    raise errors.UserError(
+      f"an image has values from {least:g} to {most:g} in {image.dtype}; expected 0 to 255 in whole "
+      "numbers, or 0 to 1 in floats"
+    )
+  if floats:
+    image = np.round(np.clip(image, 0, 1) * 255)
+  return image.astype(np.uint8)
 
 
 def check_told(config: dict[str, Any], system: base.System, **given: Any) -> None:

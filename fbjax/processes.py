@@ -40,8 +40,11 @@ def join(silence: float = 60.0) -> None:
     UserError: when the environment tells of other processes, but not enough to join them.
   """
   if not jax.distributed.is_initialized():
+    told = told_by_environment()
     try:
-      jax.distributed.initialize()  # TPU pods, SLURM, MPI, Kubernetes, JAX_COORDINATOR_ADDRESS
+      jax.distributed.initialize(
+        **told
+      )  # what is not told, TPU pods, SLURM, MPI and Kubernetes say
     except ValueError as error:
       if coordinator := os.environ.get("JAX_COORDINATOR_ADDRESS"):
         raise errors.UserError(
@@ -55,6 +58,25 @@ def join(silence: float = 60.0) -> None:
         f"127.0.0.1:{port}", num_processes=1, process_id=0, heartbeat_timeout_seconds=LIFETIME
       )
   _watch_peers(silence)
+
+
+def told_by_environment() -> dict[str, int]:
+  """Arguments of `jax.distributed.initialize` for processes that were started by hand.
+
+  JAX reads JAX_COORDINATOR_ADDRESS itself, but not JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+
+  Raises:
+    UserError: for one that is no number in its range.
+  """
+  count, own = (os.environ.get(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
+  if not os.environ.get("JAX_COORDINATOR_ADDRESS") or not (count and own):
+    return {}
+  if not (count.isdigit() and own.isdigit() and int(own) < int(count)):
+    raise errors.UserError(
+      f"JAX_NUM_PROCESSES={count} and JAX_PROCESS_ID={own}: expected how many processes there are, and "
+      "which of them this is, from 0 up"
+    )
+  return {"num_processes": int(count), "process_id": int(own)}
 
 
 @functools.cache

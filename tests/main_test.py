@@ -53,6 +53,24 @@ MISTAKES = {
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.sampling.rescale=0.7"): (
     "config.sampling.rescale is 0.7, how far what guidance did is pulled back, and guidance is 1"
   ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.optim.lr=[1]"): (
+    "config.optim.lr is (1,); expected a number"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.mesh.data=(1,1)"): (
+    "config.mesh.data is (1, 1); expected a whole number"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.sampling.grid.first=abc"): (
+    "config.sampling.grid.first is 'abc'; expected a number"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.system.latte=7"): "is a group",
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.=3"): "--config.=3: a key is missing",
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.tokenizer.words=3"): (
+    "config.tokenizer.words is 3; expected a list of strings"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.sampling.grid.name=karras"): (
+    "To go from another name to 'karras' set the whole group: "
+    "--config.sampling.grid={'name': 'karras', ...}"
+  ),
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.data=x"): (
     "--config.data=x: config.data is a group; set one of its keys: backgrounds"
   ),
@@ -244,8 +262,8 @@ def test_the_keys_that_a_group_is_said_to_take_can_be_set(group):
   config = toy.config()
   with pytest.raises(errors.UserError, match=f"config.{group} has no key 'hats'") as error:
     build.check(config | {group: config[group] | {"hats": 1}})
-  takes = str(error.value).split("it takes ")[1].split(", ")
-  assert set(config[group]) <= {"name", *takes}
+  takes = str(error.value).split("it takes ")[1].split(". To go")[0].split(", ")
+  assert set(config[group]) <= {"name", "dtype", "predict", *takes}
   for key in takes:
     others = {name: x for name, x in config[group].items() if name != key}
     try:

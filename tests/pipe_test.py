@@ -57,7 +57,7 @@ def test_what_is_asked_for_is_heard(pipe):
   still = pipe(picture(), "up").astype(int)
   for options in (
     *({"seed": 1}, {"steps": 3}, {"guidance": 3.0}, {"stride": 4}),
-    *({"sampler": "heun"}, {"sampler": {"name": "dbim", "order": 1}}),
+    *({"sampler": "heun"}, {"sampler": {"name": "dbim", "order": 1}}, {"grid": "uniform"}),
   ):
     assert np.abs(pipe(picture(), "up", **options) - still).max() > 5, options
   assert np.abs(pipe(picture(), "down") - still).max() > 5
@@ -126,6 +126,23 @@ def test_the_command_line_gives_the_same_clip(pipe, workdir, tmp_path):
     (lambda pipe: pipe(picture(), guidence=2.0), "no key 'guidence'"),
     (lambda pipe: pipe(picture(), label=1), "not told a label"),
     (lambda pipe: pipe(picture(), size=(17, 17)), "17"),
+    (lambda pipe: pipe(picture().astype(np.float32)), "values from 0 to 255 in float32; expected"),
+    (lambda pipe: pipe(picture().astype(int) + 200), "values from 200 to 455 in int64"),
+    (lambda pipe: pipe(picture() > 9), "an array of bool; expected uint8, or floats"),
+    (lambda pipe: pipe(np.full((4, 4, 3), np.nan)), "values from nan to nan"),
+    (lambda pipe: pipe(np.zeros((0, 0, 3), np.uint8)), r"an array of \(0, 0, 3\)"),
+    ("expected a path, a PIL image or a NumPy array",),
+    (
+      lambda pipe: pipe(picture(), sampler=3),
+      "config.sampling.sampler is 3; expected a group of keys",
+    ),
+    (
+      lambda pipe: pipe(picture(), grid={"name": "karras", "rho": "a"}),
+      "rho is 'a'; expected a number",
+    ),
+    (lambda pipe: pipe(picture(), draw="sample"), "the codec 'pixels' has no posterior"),
+    (lambda pipe: pipe(picture(), fps=3), "fps is of files and previews"),
+    (lambda pipe: fbjax.load("x", "configs/quickstart.py"), "expected a ConfigDict or a dict"),
   ],
 )
 def test_what_does_not_fit_is_one_sentence(pipe, call, sentence):

@@ -124,8 +124,42 @@ def test_half_an_environment_for_several_processes_is_no_lone_one(monkeypatch):
   monkeypatch.setattr(processes.jax.distributed, "is_initialized", lambda: False)
   monkeypatch.setattr(processes.jax.distributed, "initialize", initialize)
   monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "10.0.0.1:1234")
+  monkeypatch.delenv("JAX_PROCESS_ID", raising=False)
   with pytest.raises(errors.UserError, match="set JAX_NUM_PROCESSES and JAX_PROCESS_ID too"):
     processes.join()
+  monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+  monkeypatch.setenv("JAX_PROCESS_ID", "2")
+  with pytest.raises(errors.UserError, match="JAX_NUM_PROCESSES=2 and JAX_PROCESS_ID=2: expected"):
+    processes.join()
+
+
+BY_ENVIRONMENT = """
+import jax
+from fbjax import processes
+processes.join()
+print(jax.process_index(), jax.process_count())
+"""
+
+
+def test_processes_started_by_hand_find_each_other_by_the_environment():
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    port = probe.getsockname()[1]
+  told = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
+  started = [
+    subprocess.Popen(
+      [sys.executable, "-c", BY_ENVIRONMENT],
+      env=os.environ | told | {"JAX_PROCESS_ID": str(i)},
+      stdout=subprocess.PIPE,
+      text=True,
+      cwd=settings.ROOT,
+    )
+    for i in range(2)
+  ]
+  assert [process.communicate(timeout=120)[0].split() for process in started] == [
+    ["0", "2"],
+    ["1", "2"],
+  ]
 
 
 def test_a_lone_process_is_not_ended_for_being_halted(monkeypatch):

@@ -2,11 +2,24 @@
 
 import functools
 import inspect
+import numbers
+import types
+import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fbjax import errors
 from fbjax.build.tables import Spec
+
+KINDS = {
+  int: "a whole number",
+  float: "a number",
+  bool: "True or False",
+  str: "a text",
+  Mapping: "a group of keys",
+  dict: "a group of keys",
+  type(None): "None",
+}
 
 
 def choose(table: Mapping[str, Any] | Sequence[str], name: str, key: str) -> Any:
@@ -20,13 +33,38 @@ def choose(table: Mapping[str, Any] | Sequence[str], name: str, key: str) -> Any
   return table[name] if isinstance(table, Mapping) else name
 
 
-def check_keys(spec: Spec, takes: Iterable[str], key: str) -> None:
-  """Raises a UserError for keys of a group that are not among those it takes."""
+def check_keys(spec: Spec, takes: Iterable[str], key: str, name: str | None = None) -> None:
+  """Raises a UserError for keys of a group, of this name if any, that are not among those it takes."""
   takes = list(takes)
   if unknown := [name for name in spec if name not in takes]:
+    group = "{'name': " + repr(name) + ", ...}"
+    instead = f". To go from another name to {name!r} set the whole group: --config.{key}={group}"
     raise errors.UserError(
-      f"config.{key} has no key {', '.join(map(repr, unknown))}; it takes {', '.join(takes) or 'none'}"
+      f"config.{key} has no key {', '.join(map(repr, unknown))}; it takes "
+      f"{', '.join(takes) or 'none'}{instead if name else ''}"
     )
+
+
+def check_types(fn: Callable[..., Any], spec: Spec, key: str) -> None:
+  """Raises a UserError for a value of another type than the constructor's argument.
+
+  Looks at arguments that are plain numbers, texts, groups or None; the others check themselves.
+  """
+  arguments = inspect.signature(fn).parameters
+  for name, value in spec.items():
+    wanted = arguments[name].annotation
+    union = typing.get_origin(wanted) in (types.UnionType, typing.Union)
+    kinds = typing.get_args(wanted) if union else (wanted,)
+    kinds = [typing.get_origin(kind) or kind for kind in kinds]
+    if all(kind in KINDS for kind in kinds) and not any(_fits(value, kind) for kind in kinds):
+      told = " or ".join(KINDS[kind] for kind in kinds)
+      raise errors.UserError(f"config.{key}.{name} is {value!r}; expected {told}")
+
+
+def _fits(value: Any, kind: type) -> bool:
+  if kind in (int, float) and isinstance(value, bool):
+    return False
+  return isinstance(value, {int: numbers.Integral, float: numbers.Real}.get(kind, kind))
 
 
 def bind(fn: Callable[..., Any], spec: Spec, key: str, **given: Any) -> Callable[[], Any]:
@@ -38,6 +76,7 @@ def bind(fn: Callable[..., Any], spec: Spec, key: str, **given: Any) -> Callable
   arguments = inspect.signature(fn).parameters
   takes = [name for name in arguments if name not in given]
   check_keys(spec, takes, key)
+  check_types(fn, spec, key)
   missing = [
     name
     for name in takes
@@ -69,4 +108,7 @@ def make(table: Mapping[str, Any], spec: Spec, key: str, **given: Any) -> Any:
   if "name" not in spec:
     raise errors.UserError(f"config.{key} lacks 'name'; expected one of {', '.join(sorted(table))}")
   fn = choose(table, spec["name"], f"{key}.name")
-  return call(fn, {k: v for k, v in spec.items() if k != "name"}, key, **given)
+  options = {k: v for k, v in spec.items() if k != "name"}
+  takes = [name for name in inspect.signature(fn).parameters if name not in given]
+  check_keys(options, takes, key, spec["name"])
+  return call(fn, options, key, **given)

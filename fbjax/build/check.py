@@ -29,19 +29,22 @@ def check(config: Spec) -> None:
   for group, table in tables.TABLES.items():
     spec = {k: v for k, v in config[group].items() if k != "name"}
     if group == "bridge" and config[group].get("name") == "diffusion":
-      calls.check_keys(spec, (), "bridge")
+      calls.check_keys(spec, (), "bridge", "diffusion")
       continue
     fn = calls.choose(table, config[group].get("name"), f"{group}.name")
     own = [
       name for name in inspect.signature(fn).parameters if name not in tables.GIVEN.get(group, ())
     ]
-    calls.check_keys(spec, [*own, *tables.EXTRA.get(group, ())], group)
+    extra = tables.EXTRA.get(group, ())
+    calls.check_keys(spec, [*own, *extra], group, config[group]["name"])
+    calls.check_types(fn, {k: v for k, v in spec.items() if k not in extra}, group)
   for group, fn in tables.GROUPS.items():
     arguments = inspect.signature(fn).parameters.items()
     own = [name for name, x in arguments if x.annotation in tables.PLAIN]
     calls.check_keys(
       config[group], [name for name in own if name not in tables.GIVEN.get(group, ())], group
     )
+    calls.check_types(fn, config[group], group)
   checks.finite(config)
   if config["prior_run"] and not config["prior"]:
     raise errors.UserError(

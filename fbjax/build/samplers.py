@@ -164,7 +164,7 @@ def make_sampler(spec: Spec) -> Callable[..., jax.Array]:
   options = {k: v for k, v in spec.items() if k != "name"}
   arguments = inspect.signature(sampler.table).parameters.values()
   takes = ["start", *(a.name for a in arguments if a.kind is a.KEYWORD_ONLY)]
-  calls.check_keys(options, takes, "sampling.sampler")
+  calls.check_keys(options, takes, "sampling.sampler", spec["name"])
   return functools.partial(sampler, **options)
 
 

@@ -91,6 +91,8 @@ GIVEN = {
   "data": ("split",),
   "train": ("workdir", "seed"),
   "optim": ("steps",),
+  "loader": ("batch_size", "seed", "process_index", "process_count"),
+  "objective": ("system", "form"),
 }
 GROUPS = {
   "loader": pipeline.Batches,

@@ -23,6 +23,7 @@ import sentencepiece
 import tokenizers as library
 from jaxtyping import Int32
 
+from fbjax import checks
 from fbjax.data import synthetic, text
 from fbjax.data import video as video_lib
 
@@ -39,6 +40,7 @@ class Bytes:
 
   def __init__(self, length: int = 16, words: tuple[str, ...] = synthetic.WORDS):
     self.length = length
+    words = checks.strings("config.tokenizer.words", words)
     self._words = {word: 257 + i for i, word in enumerate(words)}
     self._start = 257 + len(words)
     self.vocab = self._start + 2

@@ -248,4 +248,9 @@ def _read_metrics(
       f"{', '.join(names[:NAMED]) or 'clips'}{more}: lower optim.lr, or look at these clips; "
       f"{checkpoints.intact()}"
     )
+  if step == 1 and values["grad_norm"] == 0:
+    logger.warning(
+      "The gradient of all that trains is zero at step 1: nothing is learnt while it is. Frozen weights "
+      "that nobody has pretrained do so: set config.weights, or train more (config.trainable)."
+    )
   return values
