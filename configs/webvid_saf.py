@@ -91,6 +91,8 @@ CHANGES = dict(
 )
 APART = (
   ("released", "recommended"),  # Nothing of a released network starts anew.
+  ("published", "recommended"),  # What is recommended was not published.
+  ("lora", "temporal"),  # Two answers to what trains.
   ("released", "prior", "from_prior"),  # Three networks with other inputs.
 )
 

@@ -131,7 +131,6 @@ def test_the_command_line_gives_the_same_clip(pipe, workdir, tmp_path):
     (lambda pipe: pipe(picture() > 9), "an array of bool; expected uint8, or floats"),
     (lambda pipe: pipe(np.full((4, 4, 3), np.nan)), "values from nan to nan"),
     (lambda pipe: pipe(np.zeros((0, 0, 3), np.uint8)), r"an array of \(0, 0, 3\)"),
-    ("expected a path, a PIL image or a NumPy array",),
     (
       lambda pipe: pipe(picture(), sampler=3),
       "config.sampling.sampler is 3; expected a group of keys",
