@@ -107,6 +107,10 @@ def write(
     name: port.unfill(spec.network, weights[name], spec.sizes, about[name]["layout"], partial=True)
     for name, spec in held.items()
   }
+  if others := [name for name in system.networks if name not in held]:
+    logger.info(
+      "Without %s, of which the run trained nothing: their own files serve on.", ", ".join(others)
+    )
   if is_folder(out):
     for name, spec in held.items():
       write_folder(name, spec, about[name]["layout"], tensors[name], pathlib.Path(out))
