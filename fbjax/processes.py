@@ -1,5 +1,6 @@
 """The processes of one run: how they find each other, and what is said when one is lost."""
 
+import atexit
 import contextlib
 import functools
 import itertools
@@ -84,10 +85,18 @@ def _watch_peers(silence: float) -> None:
   """Starts the thread that tells of dead peers; a collective that waits for one never returns."""
   state = distributed.global_state
   if state.num_processes > 1:
-    threading.Thread(target=_watch, args=(state, silence), daemon=True).start()
+    ended = threading.Event()
+    thread = threading.Thread(target=_watch, args=(state, silence, ended), daemon=True)
+    thread.start()
+
+    @atexit.register
+    def end() -> None:
+      # Python kills a thread that is still about at its end, and inside JAX's C++ that is an abort.
+      ended.set()
+      thread.join(timeout=silence)
 
 
-def _watch(state: Any, silence: float) -> None:
+def _watch(state: Any, silence: float, ended: threading.Event) -> None:
   peers = [i for i in range(state.num_processes) if i != state.process_id]
   heard = dict.fromkeys(peers, ("", time.monotonic()))
   for beat in itertools.count():
@@ -104,7 +113,8 @@ def _watch(state: Any, silence: float) -> None:
       elif now - heard[i][1] > silence:
         logger.error("error: %s", lost_peer(f"process {i} is silent for {silence:.0f} s"))
         os._exit(1)  # The main thread may wait for the dead one forever.
-    time.sleep(silence / 10)
+    if ended.wait(silence / 10):
+      return
 
 
 def lost_peer(sign: str) -> str:

@@ -59,7 +59,8 @@ setsid bash -c '
 REPORT='if ! flock -n ~/fbjax.lock true; then echo state=running
 elif grep -qs "Asked to stop" ~/fbjax.log; then echo state=stopped
 elif [ -s ~/fbjax.exit ]; then echo "state=exit$(cat ~/fbjax.exit)"; else echo state=idle; fi'
-STOP='flock -n ~/fbjax.lock true || kill -TERM "$(cat ~/fbjax.pid)"'
+# A run that ends by itself at this moment cannot be told any more, and leaves its lock.
+STOP='flock -n ~/fbjax.lock true || kill -TERM "$(cat ~/fbjax.pid)" || flock -w 60 ~/fbjax.lock true'
 
 die() {
   echo "error: $*" >&2

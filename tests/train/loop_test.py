@@ -41,7 +41,7 @@ def loss_fn(params, frozen, batch, keys):
   return jnp.mean((batch["x"] @ params["w"] + noise @ params["w"] - 1.0) ** 2), {}
 
 
-def run(workdir, steps=10, data=None, mesh=None, **kwargs):
+def run(workdir, steps=10, data=None, mesh=None, loss_fn=loss_fn, **kwargs):
   sgd = optim.make_optimizer(name="sgd", lr=0.05, steps=100)
   return loop.train(
     loss_fn=loss_fn,
@@ -287,3 +287,12 @@ def test_the_rates_leave_out_previews(tmp_path, monkeypatch):
   run(tmp_path, steps=8, data=Clocked(), preview=preview, preview_every=4, log_every=4)
   rows = tracker.read_metrics(tmp_path / "metrics.jsonl")
   assert rows[1]["steps_per_s"] == pytest.approx(2.0)
+
+
+def test_a_training_that_learns_nothing_is_told(tmp_path, caplog):
+  with caplog.at_level(logging.WARNING, "fbjax"):
+    run(tmp_path / "alive", steps=2)
+    assert not caplog.text
+    dead = lambda params, *rest: loss_fn({"w": 0.0 * params["w"]}, *rest)  # noqa: E731
+    run(tmp_path / "dead", steps=2, loss_fn=dead)
+  assert caplog.text.count("The gradient of all that trains is zero at step 1") == 1
