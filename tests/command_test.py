@@ -7,12 +7,12 @@ import sys
 import pytest
 
 from fbjax import command, main
-from settings import CACHE, FAST_COMPILATION, ROOT
+from settings import BARE, CACHE, FAST_COMPILATION, ROOT
 
 
 def run(*args, cwd):
   """`fbjax` as an installed checkout runs it."""
-  environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": FAST_COMPILATION}
+  environment = os.environ | {"PYTHONPATH": f"{ROOT}:{BARE}", "XLA_FLAGS": FAST_COMPILATION}
   environment["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
   program = [sys.executable, "-c", "from fbjax.command import cli; cli()", *args]
   return subprocess.run(

@@ -11,6 +11,9 @@ os.environ["XLA_FLAGS"] = (
   " --xla_force_host_platform_device_count=8"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["PYTHONPATH"] = os.pathsep.join(
+  [settings.BARE, *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 import jax
 import jaxtyping

@@ -119,7 +119,7 @@ def test_a_chain_of_commands_works_as_written(chain, tmp_path):
   if chain in ("pretrained", "released"):
     write_checkpoints(tmp_path)
   environment = os.environ | {
-    "PYTHONPATH": str(settings.ROOT),
+    "PYTHONPATH": f"{settings.ROOT}:{settings.BARE}",
     "JAX_PLATFORMS": "cpu",
     "JAX_COMPILATION_CACHE_DIR": str(settings.CACHE),
     "XLA_FLAGS": settings.FAST_COMPILATION,

@@ -15,3 +15,6 @@ FAST_COMPILATION = (
 
 # Bytes of a worker beyond which it forgets what it has compiled.
 MEMORY = 1_500_000_000
+
+# On the path of programs that tests start, which must do without torch.
+BARE = str(ROOT / "tests/bare")

@@ -17,6 +17,10 @@ Params = Any
 WITHOUT = ("attention_levels", "positions", "skip")
 
 
+# Graphs and shapes of networks that were built, by class and arguments.
+_ABSTRACT: dict[tuple[Any, str, str], tuple[nnx.GraphDef, Params]] = {}
+
+
 class NetworkSpec(NamedTuple):
   """How one network is built.
 
@@ -62,13 +66,22 @@ class NetworkSpec(NamedTuple):
     """New weights."""
     return nnx.to_pure_dict(nnx.state(self.build(key), nnx.Param))
 
-  def abstract(self) -> nnx.Module:
-    """The network without values."""
-    return nnx.eval_shape(self.build, jax.random.key(0))
+  def graph(self) -> nnx.GraphDef:
+    """The network without weights."""
+    return self._abstract()[0]
 
   def shapes(self) -> Params:
     """Its weights without values."""
-    return nnx.to_pure_dict(nnx.state(self.abstract(), nnx.Param))
+    return self._abstract()[1]
+
+  def _abstract(self) -> tuple[nnx.GraphDef, Params]:
+    # Building takes seconds for a large network, and a start asks for it a dozen times.
+    key = (self.make, repr(dict(self.sizes)), repr(dict(self.options)))
+    if key not in _ABSTRACT:
+      graph, state = nnx.split(nnx.eval_shape(self.build, jax.random.key(0)))
+      _ABSTRACT[key] = graph, nnx.to_pure_dict(nnx.filter_state(state, nnx.Param))
+    graph, shapes = _ABSTRACT[key]
+    return graph, jax.tree.map(lambda x: x, shapes)  # whoever asks may change its tree
 
 
 def check_size(key: str, kind: Any, value: Any, empty: bool = False) -> None:
@@ -109,7 +122,6 @@ class NetworkSet:
     for name, spec in specs.items():
       spec.check(f"config.system.{name}")
     self.networks = dict(specs)
-    self._graphs: dict[str, nnx.GraphDef] = {}
     self._shapes: dict[str, dict[str, jax.ShapeDtypeStruct]] = {}
 
   def init(self, key: jax.Array) -> Params:
@@ -151,6 +163,4 @@ class NetworkSet:
 
   def run(self, name: str, weights: Mapping[str, Params], method: str = "__call__") -> Callable:
     """The network `name` as a function of its inputs."""
-    if name not in self._graphs:
-      self._graphs[name] = nnx.split(self.networks[name].abstract())[0]
-    return getattr(nnx.merge(self._graphs[name], weights[name]), method)
+    return getattr(nnx.merge(self.networks[name].graph(), weights[name]), method)

@@ -193,7 +193,7 @@ def test_no_reading_process_outlives_the_training(tmp_path, ended_by):
   (tmp_path / "trainer.py").write_text(TRAINER)
   done = subprocess.run(
     [sys.executable, tmp_path / "trainer.py", *ended_by],
-    env=os.environ | {"PYTHONPATH": str(settings.ROOT)},
+    env=os.environ | {"PYTHONPATH": f"{settings.ROOT}:{settings.BARE}"},
     capture_output=True,
     text=True,
     check=False,
