@@ -46,7 +46,11 @@ def check_rules(rules: Mapping[str, Any], system: networks.NetworkSet) -> None:
         f"config.start.{name} has {', '.join(unknown)}; it takes {', '.join(KINDS)}"
       )
     for kind, patterns in own.items():
-      checks.patterns(f"config.start.{name}.{kind}", patterns)
+      for pattern in checks.patterns(f"config.start.{name}.{kind}", patterns):
+        if not any(re.fullmatch(pattern, leaf) for leaf in system.shapes(name)):
+          raise errors.UserError(
+            f"config.start.{name}.{kind} has {pattern!r}, which no weight of this network is called"
+          )
 
 
 def sources(

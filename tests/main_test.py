@@ -71,6 +71,12 @@ MISTAKES = {
     "To go from another name to 'karras' set the whole group: "
     "--config.sampling.grid={'name': 'karras', ...}"
   ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.port.foo=1"): (
+    "config.port.foo is no list of keys to ignore"
+  ),
+  ("--config=configs/webvid_saf.py:smoke", "--workdir={tmp}/x", "--config.start.unet.new=zzz"): (
+    "config.start.unet.new has 'zzz', which no weight of this network is called"
+  ),
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.data=x"): (
     "--config.data=x: config.data is a group; set one of its keys: backgrounds"
   ),

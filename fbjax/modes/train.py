@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 from fbjax import build, errors, loading, pipe, places, sampling, tracker
 from fbjax import workdir as workdir_lib
 from fbjax.data import pipeline, prompts, video
+from fbjax.modes import port
 from fbjax.systems import base
 from fbjax.train import loop
 
@@ -32,6 +33,7 @@ def train(config: dict[str, Any], workdir: str) -> None:
   source = build.make_source(config, "train")
   held_out = build.make_source(config, "val")
   system = build.make_system(config, tokenizer)
+  port.check_ignore(config["port"], system.whole)
   if workdir_lib.newest_step(workdir) is not None:
     workdir_lib.check(workdir, config)
   form = build.make_formulation(config)
