@@ -1,10 +1,11 @@
-"""The README's first command with several seeds, each from nothing: how long, how much memory, how good.
+"""The README's first command with several seeds: how long, how much memory, how good.
 
   python -m benchmarks.quickstart --seeds=0,1,2,3,4
   python -m benchmarks.quickstart --seeds=0,1 -- --config.optim.name=adamw --config.optim.lr=1e-3
 
-What stands behind -- goes to the training, to see what a choice of the config brings. Each seed is trained in a process and a workdir of its own, without a compilation cache, and scored on
-held-out clips by `benchmarks.held_out`. The last line has the worst of all seeds.
+Each seed is trained in a process and a workdir of its own, without a compilation cache, and scored on
+held-out clips by `benchmarks.held_out`. The last line has the worst of all seeds. What stands behind --
+goes to the training, to see what a choice of the config brings.
 """
 
 import json

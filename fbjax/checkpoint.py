@@ -159,7 +159,7 @@ def load(workdir: str, part: dict[str, Any], step: int | None = None) -> tuple[i
   if step not in saved:
     raise errors.UserError(
       f"{workdir} holds no checkpoint of step {step}; it has {', '.join(map(str, saved))} "
-      "(train.keep says how many are kept)"
+      "(config.train.keep says how many are kept)"
     )
   try:
     return step, _read_together(folder(workdir) / str(step), part, whole=False)[1]

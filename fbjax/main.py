@@ -186,10 +186,10 @@ def cli(argv: list[str] | None = None) -> None:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
     remedy = (
-      "lower train.batch_size or sampling.batch_size, raise train.accumulate or mesh.fsdp, or set "
-      "system.remat=True"
+      "lower config.train.batch_size or config.sampling.batch_size, raise config.train.accumulate or "
+      "config.mesh.fsdp, or set config.system.remat=True"
       if MODE.value == "train"
-      else "lower --frames, --size or sampling.batch_size"
+      else "lower --frames, --size or config.sampling.batch_size"
     )
     sys.exit(f"error: the device is out of memory ({str(error).splitlines()[0]}): {remedy}")
   except Exception:

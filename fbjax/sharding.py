@@ -33,7 +33,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
     data = n // fsdp
   if data < 1 or fsdp < 1 or data * fsdp != n:
     raise errors.UserError(
-      f"mesh.data={data} x mesh.fsdp={fsdp} does not make {n} devices; "
+      f"config.mesh.data={data} x config.mesh.fsdp={fsdp} does not make {n} devices; "
       f"choose a fsdp that divides {n} and data=-1"
     )
   return jax.make_mesh(
@@ -100,6 +100,6 @@ def put_batch(local: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     if len(value) % here:
       raise errors.UserError(
         f"batch[{name!r}] has {len(value)} clips in this process, which {here} local devices "
-        f"do not divide; make train.batch_size a multiple of {mesh.size}"
+        f"do not divide; make config.train.batch_size a multiple of {mesh.size}"
       )
   return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in local.items()}

@@ -101,7 +101,7 @@ MISTAKES = {
     "--workdir={tmp}/x",
     "--config.optim.clip=0.0",
     "--config.optim.clip_from=9",
-  ): ("optim.clip_from=9 is when clipping begins, but optim.clip is 0"),
+  ): ("optim.clip_from=9 is when clipping begins, but config.optim.clip is 0"),
   (
     "--config=configs/ucf101_diffusion.py:smoke",
     "--workdir={tmp}/x",
@@ -112,6 +112,25 @@ MISTAKES = {
     "--workdir={tmp}/x",
     "--config.objective.predict=noise",
   ): ("a neural prior, which is told neither state nor time, can only predict 'z0'"),
+  (
+    "--config=configs/ucf101_prior.py:smoke",
+    "--workdir={tmp}/x",
+    "--config.sampling.steps=8",
+  ): ("config.sampling.steps is 8, but a neural prior makes its video in one evaluation"),
+  (
+    "--config=configs/ucf101_bridge_prior.py:smoke",
+    "--workdir={tmp}/x",
+    "--config.prior={{'latte':{{'width':16}}}}",
+  ): ("config.system.latte lacks 'size', 'depth', 'heads'"),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.system.latte.c_in=12"): (
+    "config.system.latte sets 'c_in', which follows from other groups"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.system.latte.timed=False"): (
+    "config.system.latte has no key 'timed'; it takes size"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.system.text.skip=7"): (
+    "config.system.text: the text network's skip is 7, but it has only"
+  ),
   ("--config=configs/common.py", "--workdir={tmp}/x"): "must define get_config(arg)",
   (f"--config={CONFIG}", "--workdir=gs://x/y"): "pip install gcsfs",
   (f"--config={CONFIG}", "--workdir=http://x/y"): "an address of a kind that is not",
@@ -295,7 +314,7 @@ main.cli()
 @pytest.mark.parametrize(
   ("mode", "remedy"),
   [
-    ("train", "lower train.batch_size or sampling.batch_size"),
+    ("train", "lower config.train.batch_size or config.sampling.batch_size"),
     ("sample", "lower --frames, --size"),
   ],
 )

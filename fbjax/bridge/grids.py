@@ -90,7 +90,7 @@ def towards_prior(u: Times, shift: float) -> Times:
 
 def shifted(n: int, shift: float, first: float = FIRST, last: float = LAST) -> Grid:
   """Uniform u moved to shift u / (1 + (shift - 1) u): the timestep shift of arXiv:2403.03206."""
-  if not shift > 0:
+  if shift <= 0:
     raise ValueError(f"shift is {shift}; expected a number above 0")
   u = np.linspace(*(time / (shift - (shift - 1) * time) for time in (first, last)), n)
   return towards_prior(u, shift)

@@ -67,15 +67,17 @@ def _fits(value: Any, kind: type) -> bool:
   return isinstance(value, {int: numbers.Integral, float: numbers.Real}.get(kind, kind))
 
 
-def bind(fn: Callable[..., Any], spec: Spec, key: str, **given: Any) -> Callable[[], Any]:
-  """() -> fn(**given, **spec), with unknown and missing keys told in the config's words.
+def bind(
+  fn: Callable[..., Any], spec: Spec, key: str, name: str | None = None, **given: Any
+) -> Callable[[], Any]:
+  """() -> fn(**given, **spec), where `name` stands for fn, if any.
 
   Raises:
-    UserError: names the keys.
+    UserError: names unknown and missing keys in the config's words, and values of other types.
   """
   arguments = inspect.signature(fn).parameters
   takes = [name for name in arguments if name not in given]
-  check_keys(spec, takes, key)
+  check_keys(spec, takes, key, name)
   check_types(fn, spec, key)
   missing = [
     name
@@ -87,13 +89,15 @@ def bind(fn: Callable[..., Any], spec: Spec, key: str, **given: Any) -> Callable
   return functools.partial(fn, **given, **spec)
 
 
-def call(fn: Callable[..., Any], spec: Spec, key: str, **given: Any) -> Any:
+def call(
+  fn: Callable[..., Any], spec: Spec, key: str, name: str | None = None, **given: Any
+) -> Any:
   """fn(**given, **spec), as `bind`; for constructors, which check their arguments.
 
   Raises:
     UserError: names the keys, or says what a value is.
   """
-  bound = bind(fn, spec, key, **given)
+  bound = bind(fn, spec, key, name, **given)
   try:
     return bound()
   except errors.UserError:
@@ -109,6 +113,4 @@ def make(table: Mapping[str, Any], spec: Spec, key: str, **given: Any) -> Any:
     raise errors.UserError(f"config.{key} lacks 'name'; expected one of {', '.join(sorted(table))}")
   fn = choose(table, spec["name"], f"{key}.name")
   options = {k: v for k, v in spec.items() if k != "name"}
-  takes = [name for name in inspect.signature(fn).parameters if name not in given]
-  check_keys(options, takes, key, spec["name"])
-  return call(fn, options, key, **given)
+  return call(fn, options, key, spec["name"], **given)

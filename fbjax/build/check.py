@@ -56,6 +56,11 @@ def check(config: Spec) -> None:
       f"config.objective.predict is {config['objective'].get('predict')!r}, but a neural prior, which "
       "is told neither state nor time, can only predict 'z0'"
     )
+  if config["system"]["name"].endswith("_prior") and config["sampling"].get("steps") != 1:
+    raise errors.UserError(
+      f"config.sampling.steps is {config['sampling'].get('steps')!r}, but a neural prior makes its video "
+      "in one evaluation: set it to 1"
+    )
   checks.whole("config.seed", config["seed"], 0, checks.SEED)
   calls.choose(tables.PRECISIONS, config["precision"], "precision")
   loop.check_numbers(**config["train"])

@@ -125,8 +125,8 @@ def clip_size(config: Spec) -> tuple[int, tuple[int, int]]:
   for key in ("frames", "size"):
     if key not in config["data"]:
       raise errors.UserError(f"config.data lacks {key!r}")
-  frames = checks.whole("data.frames", config["data"]["frames"])
-  size = checks.pair("data.size", config["data"]["size"], "height and width")
+  frames = checks.whole("config.data.frames", config["data"]["frames"])
+  size = checks.pair("config.data.size", config["data"]["size"], "height and width")
   checks.clip(frames, size)
   return frames, size
 

@@ -48,20 +48,20 @@ class Batches:
 
     Each of these reads up to `prefetch` batches ahead.
     """
-    checks.whole("train.batch_size", batch_size)
+    checks.whole("config.train.batch_size", batch_size)
     if batch_size % process_count:
       raise errors.UserError(f"batch_size {batch_size} must divide by {process_count} processes.")
     if not len(source):
       raise errors.UserError("the data set is empty.")
-    checks.whole("loader.tries", tries)
+    checks.whole("config.loader.tries", tries)
     records = grain.MapDataset.source(range(len(source))).seed(seed)
     records = (records.shuffle() if shuffle else records).repeat()
     self._records = records.random_map(transforms.Read(source, tokenizer, tries))
     self._global, self._local = batch_size, batch_size // process_count
     self._first = process_index * self._local
-    self._workers = checks.whole("loader.workers", workers, least=0)
-    self._threads = checks.whole("loader.threads", threads)
-    self._prefetch = checks.whole("loader.prefetch", prefetch)
+    self._workers = checks.whole("config.loader.workers", workers, least=0)
+    self._threads = checks.whole("config.loader.threads", threads)
+    self._prefetch = checks.whole("config.loader.prefetch", prefetch)
     self._position, self._running = 0, []
     self._named = set()
     self.replaced = 0  # clips of this process replaced since it began
@@ -89,8 +89,8 @@ class Batches:
       self.close()
       why = "as happens when memory runs out" if e.killed else "and has said why above, if anything"
       raise errors.UserError(
-        f"a process that reads the data was ended by {e}, {why}; lower loader.workers or "
-        "loader.prefetch, or read in threads with loader.workers=0, and start the run again."
+        f"a process that reads the data was ended by {e}, {why}; lower config.loader.workers or "
+        "config.loader.prefetch, or read in threads with config.loader.workers=0, and start the run again."
       ) from None
     self._position += 1
     self.replaced += int(batch["replaced"].sum())

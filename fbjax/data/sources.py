@@ -49,13 +49,17 @@ class Videos:
     strides: int | Sequence[int] = (1, 6),
   ):
     self.root, self.entries = pathlib.Path(root), entries
-    self.frames = checks.whole("data.frames", frames)
-    self.size = checks.pair("data.size", size, "height and width")
-    self.strides = checks.pair("data.strides", strides, "least and most")
+    self.frames = checks.whole("config.data.frames", frames)
+    self.size = checks.pair("config.data.size", size, "height and width")
+    self.strides = checks.pair("config.data.strides", strides, "least and most")
     if self.strides[0] > self.strides[1]:
-      raise errors.UserError(f"data.strides is {strides!r}; expected the least before the most.")
+      raise errors.UserError(
+        f"config.data.strides is {strides!r}; expected the least before the most."
+      )
     if not len(entries):
-      raise video_lib.BrokenData(f"the data set {root} lists no clips; set data.path to another.")
+      raise video_lib.BrokenData(
+        f"the data set {root} lists no clips; set config.data.path to another."
+      )
 
   def __len__(self) -> int:
     return len(self.entries)
@@ -233,9 +237,9 @@ class UCF101(Videos):
   ):
     check_protocol(protocol)
     if spacing not in _SPACINGS:
-      raise errors.UserError(f"data.spacing is {spacing!r}; expected 'even' or 'published'")
+      raise errors.UserError(f"config.data.spacing is {spacing!r}; expected 'even' or 'published'")
     self.choose, self.flip = _SPACINGS[spacing], flip and split == "train"
-    root, fold = folder(path), checks.whole("data.fold", fold)
+    root, fold = folder(path), checks.whole("config.data.fold", fold)
     lists = root / "ucfTrainTestlist"
     self.classes = [line.split()[-1] for line in text.lines(lists / "classInd.txt")]
     names = ["trainlist", "testlist"] if protocol == "all" else [_UCF_LISTS[split]]
@@ -277,7 +281,9 @@ class MSRVTT(Videos):
     root = folder(path)
     tables = sorted(f for f in root.glob("*_videodatainfo.json") if not f.name.startswith("."))
     if not tables:
-      raise video_lib.BrokenData(f"no *_videodatainfo.json in {root}; set data.path to MSR-VTT.")
+      raise video_lib.BrokenData(
+        f"no *_videodatainfo.json in {root}; set config.data.path to MSR-VTT."
+      )
     splits: dict[str, str] = {}
     captions: dict[str, list[str]] = {}
     for table in tables:
@@ -317,14 +323,16 @@ def _caption_beside(file: pathlib.Path) -> str:
 
 def check_protocol(protocol: str) -> None:
   if protocol not in ("official", "all"):
-    raise video_lib.BrokenData(f"data.protocol is {protocol!r}; expected 'official' or 'all'.")
+    raise video_lib.BrokenData(
+      f"config.data.protocol is {protocol!r}; expected 'official' or 'all'."
+    )
 
 
 def folder(path: video_lib.Path) -> pathlib.Path:
-  """The folder that data.path names; BrokenData where there is none."""
+  """The folder that config.data.path names; BrokenData where there is none."""
   if not isinstance(path, str | os.PathLike) or not str(path):
-    raise video_lib.BrokenData("no path to the data is given; set data.path to its folder.")
+    raise video_lib.BrokenData("no path to the data is given; set config.data.path to its folder.")
   path = pathlib.Path(path)
   if not os.path.isdir(path):
-    raise video_lib.BrokenData(f"no folder at {path}; set data.path to where the data is.")
+    raise video_lib.BrokenData(f"no folder at {path}; set config.data.path to where the data is.")
   return path

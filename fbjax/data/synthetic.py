@@ -169,10 +169,10 @@ class Shapes:
     textures: Sequence[str] = (),
     backgrounds: Sequence[str] = (),
   ):
-    self.frames = checks.whole("data.frames", frames)
-    self.clips = checks.whole("data.clips", clips)
-    self.seed = checks.whole("data.seed", seed, least=0)
-    self.height, self.width = checks.pair("data.size", size, "height and width")
+    self.frames = checks.whole("config.data.frames", frames)
+    self.clips = checks.whole("config.data.clips", clips)
+    self.seed = checks.whole("config.data.seed", seed, least=0)
+    self.height, self.width = checks.pair("config.data.size", size, "height and width")
     self.split = _names("split", (split,), ("train", "val"))[0]
     self.motions = _names("motions", motions, MOTIONS)
     self.speeds = _names("speeds", speeds, SPEEDS)

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 def read(path: pathlib.Path) -> str:
   """The text of a file; all its lines end with \\n."""
   if not path.is_file():
-    raise video_lib.BrokenData(f"no file {path}; set data.path to where the data is.")
+    raise video_lib.BrokenData(f"no file {path}; set config.data.path to where the data is.")
   try:
     text = path.read_text(encoding="utf-8-sig")
   except UnicodeDecodeError as e:
@@ -54,9 +54,17 @@ def table(
   """`columns` and then `optional` of every row of a csv file that has all of `columns`, as strings.
 
   What is missing of `optional` is empty. Says how many rows it drops. Names of columns are taken in
-  upper and lower case. With `unique`, what it makes of the first column must not come twice. Strict where a lenient reader
-  would swallow half a file: on a quote that never closes and on rows with more fields than the
-  header.
+  upper and lower case. Strict where a lenient reader would swallow half a file: on a quote that never
+  closes and on rows with more fields than the header.
+
+  Args:
+    path: of the file.
+    columns: those that every row must have.
+    optional: those that a row may lack.
+    unique: a function of the first column whose value must not come twice.
+
+  Raises:
+    BrokenData: names file and line.
   """
   reader = csv.reader(io.StringIO(read(path), newline=""), strict=True)
   try:

@@ -133,7 +133,7 @@ def _find(root: pathlib.Path) -> pathlib.Path:
     )
   if len(found) > 1:
     raise video_lib.BrokenData(
-      f"{root} holds {len(found)} tfds data sets; set data.path to one, such as {found[0]}."
+      f"{root} holds {len(found)} tfds data sets; set config.data.path to one, such as {found[0]}."
     )
   return found[0]
 

@@ -120,6 +120,10 @@ class TextEncoder(nnx.Module):
     dtype: Any = jnp.float32,
     rngs: layers_lib.Keys,
   ):
+    if skip >= layers:
+      raise errors.UserError(
+        f"the text network's skip is {skip}, but it has only {layers} layers: one at least must be run"
+      )
     normal = nnx.initializers.normal
     # Trained from scratch, words must outweigh the biases of the blocks: with the 0.02 of CLIP all
     # captions look alike to the network that reads them.

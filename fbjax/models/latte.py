@@ -288,13 +288,46 @@ class Latte(nnx.Module):
 
 
 class NeuralPrior(nnx.Module):
-  """A Latte without time that makes a coarse video of one image; `sizes` are those of `Latte`.
+  """A Latte without time that makes a coarse video of one image; its arguments are those of `Latte`.
 
   All frames start as the image. Only their positions in time tell them apart.
   """
 
-  def __init__(self, c_in: int, c_out: int, *, frames: int, rngs: layers.Keys, **sizes: Any):
-    self.latte = Latte(c_in, c_out, frames=frames, timed=False, rngs=rngs, **sizes)
+  def __init__(
+    self,
+    c_in: int,
+    c_out: int,
+    *,
+    size: int,
+    frames: int,
+    width: int,
+    depth: int,
+    heads: int,
+    patch: int = 2,
+    classes: int | None = None,
+    text: int | None = None,
+    mult: int = 4,
+    dtype: Any = jnp.float32,
+    wrap: Callable[[Callable], Callable] | None = None,
+    rngs: layers.Keys,
+  ):
+    self.latte = Latte(
+      c_in,
+      c_out,
+      size=size,
+      frames=frames,
+      width=width,
+      depth=depth,
+      heads=heads,
+      patch=patch,
+      classes=classes,
+      text=text,
+      timed=False,
+      mult=mult,
+      dtype=dtype,
+      wrap=wrap,
+      rngs=rngs,
+    )
     self.frames = frames
 
   def __call__(

@@ -31,8 +31,8 @@ class System(Protocol):
   """One architecture: pure functions over trees of arrays.
 
   `params` are trained (network, text network trained along, image projector); `frozen` are not
-  (VAE, CLIP, T5), and may be kept in half precision. `weights` makes of both what the networks run with. Keys come one a clip, so
-  that a clip's draw does not depend on its batch.
+  (VAE, CLIP, T5), and may be kept in half precision. `weights` makes of both what the networks run
+  with. Keys come one a clip, so that a clip's draw does not depend on its batch.
   """
 
   @property

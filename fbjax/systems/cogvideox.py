@@ -69,17 +69,18 @@ class CogVideoX(latents.LatentSystem):
     self.noisy_frame, self.noisy_prior = noisy_frame, noisy_prior
     options = {"dtype": dtype}
     c = codec.channels
-    sizes = {"c_in": (self.inputs + coarse) * c, "c_out": c, "text_dim": text["width"]}
-    sizes |= {"patch": 2, "patch_time": 1} | dict(transformer)
+    given = {"c_in": (self.inputs + coarse) * c, "c_out": c, "text_dim": text["width"]}
+    chosen = {"patch": 2, "patch_time": 1} | dict(transformer)
     encoder = {name: size for name, size in text.items() if name != "length"}
     super().__init__(
       {
         "transformer": networks.NetworkSpec(
           cogvideox.CogVideoX,
-          sizes,
+          networks.sizes_of("config.system.transformer", chosen, given),
           network="cogvideox",
           trained=True,
           options=options | ({"wrap": jax.checkpoint} if remat else {}),
+          given=tuple(given),
         ),
         "text": networks.NetworkSpec(
           t5.Encoder, encoder, network="t5", trained=False, options=options

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from fbjax.models import clip, latte
@@ -62,20 +63,22 @@ class Latte(latents.LatentSystem):
     told = {"label": bool(self.classes), "text": text is not None}
     self.conditions = frozenset(name for name in told if told[name])
     c = codec.channels
-    given = {"c_in": 2 * c if coarse else c, "c_out": c, "frames": frames, "patch": 2}
+    given = {"c_in": 2 * c if coarse else c, "c_out": c, "frames": frames}
+    given |= {"text": None if text is None else text["width"]}
     options = {"dtype": dtype} | ({"wrap": jax.checkpoint} if remat else {})
-    if text is not None:
-      given |= {"text": text["width"]}
-    specs = {"latte": self._network(given | dict(latte), options)}
+    specs = {"latte": self._network(latte, given, options)}
     if text is not None:
       specs["text"] = networks.NetworkSpec(
         clip.TextEncoder, text, network="clip_text", trained=True, options={"dtype": dtype}
       )
     super().__init__(specs, codec, frames)
 
-  def _network(self, sizes: Mapping[str, Any], options: Mapping[str, Any]) -> networks.NetworkSpec:
-    sizes = dict(sizes) | {"frames": sizes["frames"] + 1}  # the given frame stands in front
-    return networks.NetworkSpec(latte.Latte, sizes, network="latte", trained=True, options=options)
+  def _network(
+    self, chosen: Mapping[str, Any], given: Mapping[str, Any], options: Mapping[str, Any]
+  ) -> networks.NetworkSpec:
+    given = dict(given) | {"frames": given["frames"] + 1}  # the given frame stands in front
+    options = dict(options) | {"timed": True}
+    return network(latte.Latte, "latte", chosen, given=given, options=options)
 
   @property
   def unit(self) -> tuple[int, int]:
@@ -127,16 +130,31 @@ class Latte(latents.LatentSystem):
 class LattePrior(neural_prior.NeuralPrior, Latte):
   """Its neural prior: a Latte without time that makes a coarse video of frame and class."""
 
-  def _network(self, sizes: Mapping[str, Any], options: Mapping[str, Any]) -> networks.NetworkSpec:
-    return networks.NetworkSpec(
-      latte.NeuralPrior, sizes, network="latte_prior", trained=True, options=options
-    )
+  def _network(
+    self, chosen: Mapping[str, Any], given: Mapping[str, Any], options: Mapping[str, Any]
+  ) -> networks.NetworkSpec:
+    return network(latte.NeuralPrior, "latte_prior", chosen, given=given, options=options)
 
   def coarse(
     self, weights: base.Params, cond: Cond, keys: jax.Array | None = None
   ) -> Float[Array, "b t h w c"]:
     del keys
     return self.run("latte", weights)(cond.frame, self._label(cond), self.frames, cond.text)
+
+
+def network(
+  make: type[nnx.Module],
+  name: str,
+  chosen: Mapping[str, Any],
+  *,
+  given: Mapping[str, Any],
+  options: Mapping[str, Any],
+) -> networks.NetworkSpec:
+  """A Latte of the config's sizes `chosen`; its patch is 2 where they name none."""
+  sizes = networks.sizes_of("config.system.latte", {"patch": 2} | dict(chosen), given)
+  return networks.NetworkSpec(
+    make, sizes, network=name, trained=True, options=options, given=tuple(given)
+  )
 
 
 def encode_clip(

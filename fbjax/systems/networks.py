@@ -2,7 +2,7 @@
 
 import inspect
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +29,7 @@ class NetworkSpec(NamedTuple):
   network: its name in the port.
   trained: whether its weights are among the trainable ones.
   options: further arguments that change no weights, such as dtype.
+  given: names of the sizes that follow from other groups of the config, see `sizes_of`.
   """
 
   make: type[nnx.Module]
@@ -36,18 +37,19 @@ class NetworkSpec(NamedTuple):
   network: str
   trained: bool
   options: Mapping[str, Any] = {}
+  given: Collection[str] = ()
 
   def check(self, key: str) -> None:
-    """Raises a UserError where its sizes, the config's `key`, are not those of the class."""
+    """Raises a UserError where its sizes, the config's `key`, are not those of the class, or do not fit
+    together.
+    """
     # The metaclass hides the signature of the class.
     arguments = inspect.signature(self.make.__init__).parameters
     for name, value in self.sizes.items():
       kind = arguments[name].annotation if name in arguments else type(value)
       check_size(f"{key}.{name}", kind, value, empty=name in WITHOUT)
-    if any(x.kind is x.VAR_KEYWORD for x in arguments.values()):
-      return  # some go on to another class
-    takes = [name for name in arguments if name not in (*self.options, "self", "rngs")]
-    if unknown := [name for name in self.sizes if name not in takes]:
+    takes = [name for name in arguments if name not in (*self.options, *self.given, "self", "rngs")]
+    if unknown := [name for name in self.sizes if name not in (*takes, *self.given)]:
       raise errors.UserError(
         f"{key} has no key {', '.join(map(repr, unknown))}; it takes {', '.join(takes)}"
       )
@@ -58,6 +60,10 @@ class NetworkSpec(NamedTuple):
     ]
     if missing:
       raise errors.UserError(f"{key} lacks {', '.join(map(repr, missing))}")
+    try:
+      self.shapes()
+    except errors.UserError as error:
+      raise errors.UserError(f"{key}: {error}") from error
 
   def build(self, key: jax.Array) -> nnx.Module:
     return self.make(**self.sizes, **self.options, rngs=layers.Keys(key))
@@ -82,6 +88,25 @@ class NetworkSpec(NamedTuple):
       _ABSTRACT[key] = graph, nnx.to_pure_dict(nnx.filter_state(state, nnx.Param))
     graph, shapes = _ABSTRACT[key]
     return graph, jax.tree.map(lambda x: x, shapes)  # whoever asks may change its tree
+
+
+def sizes_of(key: str, chosen: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+  """All sizes of a network.
+
+  Args:
+    key: of the config's group with the chosen ones.
+    chosen: sizes that the config chooses.
+    given: sizes that follow from other groups: channels of the codec, frames of the data.
+
+  Raises:
+    UserError: for a chosen size that follows from others.
+  """
+  if both := [name for name in chosen if name in given]:
+    raise errors.UserError(
+      f"{key} sets {', '.join(map(repr, both))}, which follows from other groups of the config (codec, "
+      "text, data); leave it out"
+    )
+  return dict(given) | dict(chosen)
 
 
 def check_size(key: str, kind: Any, value: Any, empty: bool = False) -> None:
@@ -122,7 +147,6 @@ class NetworkSet:
     for name, spec in specs.items():
       spec.check(f"config.system.{name}")
     self.networks = dict(specs)
-    self._shapes: dict[str, dict[str, jax.ShapeDtypeStruct]] = {}
 
   def init(self, key: jax.Array) -> Params:
     """New weights of the trained networks."""
@@ -149,9 +173,7 @@ class NetworkSet:
 
   def shapes(self, name: str) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and dtype of each leaf of the network `name`, by path."""
-    if name not in self._shapes:
-      self._shapes[name] = trees.flatten(self.networks[name].shapes())
-    return self._shapes[name]
+    return trees.flatten(self.networks[name].shapes())
 
   @property
   def whole(self) -> "NetworkSet":

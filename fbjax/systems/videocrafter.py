@@ -90,16 +90,16 @@ class VideoCrafter(latents.LatentSystem):
     told |= ({"image"} if image is not None else set()) | ({"last"} if given == "ends" else set())
     self.conditions = frozenset(told)
     options = {"dtype": dtype}
+    sizes = {"c_in": (self.inputs + coarse) * codec.channels, "c_out": codec.channels}
+    sizes |= {"context_dim": text["width"], "image_attention": image is not None}
     specs = {
       "unet": networks.NetworkSpec(
         unet3d.UNet3D,
-        {"c_in": (self.inputs + coarse) * codec.channels, "c_out": codec.channels}
-        | {"context_dim": text["width"]}
-        | {"image_attention": image is not None}
-        | dict(unet),
+        networks.sizes_of("config.system.unet", unet, sizes),
         network="videocrafter_unet",
         trained=True,
         options=options | ({"wrap": jax.checkpoint} if remat else {}),
+        given=tuple(sizes),
       ),
       "text": networks.NetworkSpec(
         clip.TextEncoder, dict(text), network="clip_text", trained=train_text, options=options
@@ -209,13 +209,19 @@ def image_networks(
   options: Mapping[str, Any],
 ) -> dict[str, networks.NetworkSpec]:
   """CLIP's image network and the Resampler between it and a UNet with context `width`."""
-  sizes = {"c_in": image["width"], "c_out": width, "frames": frames} | dict(projector)
+  given = {"c_in": image["width"], "c_out": width, "frames": frames}
+  sizes = networks.sizes_of("config.system.resampler", projector, given)
   return {
     "image": networks.NetworkSpec(
       clip.ImageEncoder, dict(image), network="clip_image", trained=False, options=options
     ),
     "resampler": networks.NetworkSpec(
-      resampler.Resampler, sizes, network="resampler", trained=True, options=options
+      resampler.Resampler,
+      sizes,
+      network="resampler",
+      trained=True,
+      options=options,
+      given=tuple(given),
     ),
   }
 

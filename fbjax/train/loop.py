@@ -100,7 +100,7 @@ def train(
   check_numbers(ema_decay=ema_decay)
   if batch_size % (accumulate * mesh.size):
     raise errors.UserError(
-      f"train.batch_size={batch_size} must be a multiple of train.accumulate={accumulate} "
+      f"config.train.batch_size={batch_size} must be a multiple of config.train.accumulate={accumulate} "
       f"times the {mesh.size} devices"
     )
   key = jax.random.key(seed)
@@ -245,7 +245,7 @@ def _read_metrics(
     raise errors.UserError(
       f"loss {values['loss']}, gradient norm {values['grad_norm']}, update norm "
       f"{values['update_norm']} at step {step}, in a batch of "
-      f"{', '.join(names[:NAMED]) or 'clips'}{more}: lower optim.lr, or look at these clips; "
+      f"{', '.join(names[:NAMED]) or 'clips'}{more}: lower config.optim.lr, or look at these clips; "
       f"{checkpoints.intact()}"
     )
   if step == 1 and values["grad_norm"] == 0:

@@ -44,8 +44,8 @@ def bridge_loss(
       system is not told; for other numbers that make no sense.
     ValueError: for a kind that the process cannot be weighted by.
   """
-  checks.number("objective.shift", shift, above=0)
-  checks.number("objective.regression", regression, least=0)
+  checks.number("config.objective.shift", shift, above=0)
+  checks.number("config.objective.regression", regression, least=0)
   shares = {"drop_text": drop_text, "drop_image": drop_image, "drop_both": drop_both}
   for name, share in shares.items():
     checks.number(f"objective.{name}", share, least=0, most=1)
@@ -58,7 +58,7 @@ def bridge_loss(
       )
   if sum(shares.values()) > 1:
     raise errors.UserError(
-      f"objective.drop_text={drop_text}, drop_image={drop_image} and drop_both={drop_both} are "
+      f"config.objective.drop_text={drop_text}, drop_image={drop_image} and drop_both={drop_both} are "
       "shares of the clips: together at most 1"
     )
   # Here rather than while compiling: whether the process knows both kinds.

@@ -39,8 +39,8 @@ def learning_rate(
   Raises:
     UserError: for another schedule's name, or numbers that make no sense.
   """
-  checks.number("optim.lr", lr, least=0)
-  checks.whole("optim.warmup", warmup, least=0)
+  checks.number("config.optim.lr", lr, least=0)
+  checks.whole("config.optim.warmup", warmup, least=0)
   match schedule:
     case "constant":
       return optax.warmup_constant_schedule(0.0 if warmup else lr, lr, warmup)
@@ -53,7 +53,9 @@ def learning_rate(
       stable = optax.warmup_constant_schedule(0.0 if warmup else lr, lr, warmup)
       down = optax.linear_schedule(lr, 0.0, decay)
       return optax.join_schedules([stable, down], [max(steps - decay, warmup)])
-  raise errors.UserError(f"optim.schedule is {schedule!r}; expected 'constant', 'cosine' or 'wsd'")
+  raise errors.UserError(
+    f"config.optim.schedule is {schedule!r}; expected 'constant', 'cosine' or 'wsd'"
+  )
 
 
 def make_optimizer(
@@ -88,20 +90,20 @@ def make_optimizer(
   Raises:
     UserError: for another optimizer's name, another `decays`, or numbers that make no sense.
   """
-  for key, beta in (("optim.b1", b1), ("optim.b2", b2)):
+  for key, beta in (("config.optim.b1", b1), ("config.optim.b2", b2)):
     checks.number(key, beta, least=0, below=1)
-  checks.number("optim.eps", eps, above=0)
-  checks.number("optim.weight_decay", weight_decay, least=0)
-  checks.number("optim.clip", clip, least=0)
-  checks.whole("optim.clip_from", clip_from, least=0)
+  checks.number("config.optim.eps", eps, above=0)
+  checks.number("config.optim.weight_decay", weight_decay, least=0)
+  checks.number("config.optim.clip", clip, least=0)
+  checks.whole("config.optim.clip_from", clip_from, least=0)
   if clip_from and not clip:
     raise errors.UserError(
-      f"optim.clip_from={clip_from} is when clipping begins, but optim.clip is 0: set it, or leave "
-      "clip_from at 0"
+      f"config.optim.clip_from={clip_from} is when clipping begins, but config.optim.clip is 0: set it, "
+      "or leave clip_from at 0"
     )
   rate = learning_rate(lr, steps, warmup, schedule)
   if decays not in ("matrices", "all"):
-    raise errors.UserError(f"optim.decays is {decays!r}; expected 'matrices' or 'all'")
+    raise errors.UserError(f"config.optim.decays is {decays!r}; expected 'matrices' or 'all'")
   decayed = by_path(lambda path: decays == "all" or path.split("/")[-1] in MATRICES)
   match name:
     case "adamw":
@@ -121,7 +123,7 @@ def make_optimizer(
     case "sgd":
       tx = optax.sgd(rate)
     case _:
-      raise errors.UserError(f"optim.name is {name!r}; expected 'adamw', 'muon' or 'sgd'")
+      raise errors.UserError(f"config.optim.name is {name!r}; expected 'adamw', 'muon' or 'sgd'")
   # An optimizer without clipping has the same state: a run may change its mind.
   clipping = optax.clip_by_global_norm(clip) if clip else optax.identity()
   clipping = optax.conditionally_transform(clipping, lambda step: step >= clip_from)

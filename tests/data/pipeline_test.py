@@ -245,11 +245,11 @@ def test_bad_sizes_are_refused():
 @pytest.mark.parametrize(
   "key, value, words",
   [
-    ("workers", -1, "loader.workers is -1; expected a whole number from 0 up"),
-    ("threads", 0, "loader.threads is 0; expected a whole number from 1 up"),
-    ("prefetch", 0, "loader.prefetch is 0; expected a whole number from 1 up"),
-    ("tries", 0, "loader.tries is 0; expected a whole number from 1 up"),
-    ("batch_size", 0, "train.batch_size is 0; expected a whole number from 1 up"),
+    ("workers", -1, "config.loader.workers is -1; expected a whole number from 0 up"),
+    ("threads", 0, "config.loader.threads is 0; expected a whole number from 1 up"),
+    ("prefetch", 0, "config.loader.prefetch is 0; expected a whole number from 1 up"),
+    ("tries", 0, "config.loader.tries is 0; expected a whole number from 1 up"),
+    ("batch_size", 0, "config.train.batch_size is 0; expected a whole number from 1 up"),
   ],
 )
 def test_numbers_that_make_no_sense_are_refused_by_their_key(key, value, words):

@@ -74,7 +74,7 @@ def test_bad_tables_end_in_one_sentence(webvid, text, words):
 
 def test_a_missing_path_ends_in_one_sentence(tmp_path, webvid):
   for make in (sources.WebVid, sources.Folder):
-    with pytest.raises(video_lib.BrokenData, match="no folder at .*nowhere; set data.path"):
+    with pytest.raises(video_lib.BrokenData, match="no folder at .*nowhere; set config.data.path"):
       make(tmp_path / "nowhere")
     with pytest.raises(video_lib.BrokenData, match="no path to the data is given"):
       make("")
@@ -88,14 +88,14 @@ def test_a_missing_path_ends_in_one_sentence(tmp_path, webvid):
 @pytest.mark.parametrize(
   "options, words",
   [
-    (dict(frames=0), "data.frames is 0"),
-    (dict(frames=-8), "data.frames is -8"),
-    (dict(size=0), "data.size is 0"),
-    (dict(size=(64, -1)), "data.size is (64, -1)"),
-    (dict(size=(64, 64, 3)), "data.size is (64, 64, 3)"),
-    (dict(size=()), "data.size is ()"),
-    (dict(strides=0), "data.strides is 0"),
-    (dict(strides=(3, 1)), "data.strides is (3, 1); expected the least before the most."),
+    (dict(frames=0), "config.data.frames is 0"),
+    (dict(frames=-8), "config.data.frames is -8"),
+    (dict(size=0), "config.data.size is 0"),
+    (dict(size=(64, -1)), "config.data.size is (64, -1)"),
+    (dict(size=(64, 64, 3)), "config.data.size is (64, 64, 3)"),
+    (dict(size=()), "config.data.size is ()"),
+    (dict(strides=0), "config.data.strides is 0"),
+    (dict(strides=(3, 1)), "config.data.strides is (3, 1); expected the least before the most."),
   ],
 )
 def test_numbers_that_make_no_sense_are_refused_by_their_key(webvid, options, words):
@@ -106,7 +106,7 @@ def test_numbers_that_make_no_sense_are_refused_by_their_key(webvid, options, wo
 
 
 def test_a_source_without_clips_is_refused(tmp_path):
-  with pytest.raises(video_lib.BrokenData, match="lists no clips; set data.path to another"):
+  with pytest.raises(video_lib.BrokenData, match="lists no clips; set config.data.path to another"):
     sources.Videos(tmp_path, [])
 
 

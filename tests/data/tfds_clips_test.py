@@ -325,7 +325,7 @@ def test_what_is_no_such_data_set_ends_in_one_sentence(videos, tmp_path):
   one, two = (tfds_clips.prepare({"val": source}, tmp_path / "two" / name) for name in "ab")
   (tmp_path / "empty").mkdir()
   for path, words in {
-    tmp_path / "nowhere": "no folder at .*nowhere; set data.path",
+    tmp_path / "nowhere": "no folder at .*nowhere; set config.data.path",
     "": "no path to the data is given",
     tmp_path / "empty": "empty holds no tfds data set; write one with python -m",
     videos: "videos holds no tfds data set",
@@ -335,7 +335,7 @@ def test_what_is_no_such_data_set_ends_in_one_sentence(videos, tmp_path):
       tfds_clips.TFDS(path)
     assert "\n" not in str(e.value)
   two.rename(one.parent / "2.0.0")
-  with pytest.raises(video_lib.BrokenData, match="holds 2 tfds data sets; set data.path to one"):
+  with pytest.raises(video_lib.BrokenData, match="holds 2 tfds data sets; set config.data.path to one"):
     tfds_clips.TFDS(tmp_path / "two" / "a")
   next(one.glob("*array_record*")).unlink()
   with pytest.raises(video_lib.BrokenData, match="no file .*val.array_record-00000-of-00001; copy"):

@@ -28,6 +28,27 @@ def test_a_size_that_the_network_does_not_have_is_named():
     networks.NetworkSet({"latte": spec})
 
 
+def test_a_size_that_follows_from_others_is_refused_and_not_offered():
+  given = {"c_in": 3, "c_out": 3}
+  chosen = {name: size for name, size in SIZES.items() if name not in given}
+  assert networks.sizes_of("config.system.latte", chosen, given) == SIZES
+  with pytest.raises(errors.UserError, match="config.system.latte sets 'c_in', which follows from"):
+    networks.sizes_of("config.system.latte", SIZES, {"c_in": 3})
+  spec = networks.NetworkSpec(
+    latte.Latte, SIZES | {"dept": 3}, network="latte", trained=True, given=tuple(given)
+  )
+  with pytest.raises(errors.UserError, match="has no key 'dept'; it takes size"):
+    networks.NetworkSet({"latte": spec})
+
+
+def test_sizes_that_do_not_fit_together_are_told_by_their_group():
+  spec = networks.NetworkSpec(latte.Latte, SIZES | {"width": 17}, network="latte", trained=True)
+  with pytest.raises(
+    errors.UserError, match="config.system.latte: a Latte's width must divide by 2"
+  ):
+    networks.NetworkSet({"latte": spec})
+
+
 @pytest.mark.parametrize(
   ("kind", "value", "sentence"),
   [

@@ -259,7 +259,9 @@ def test_one_device_and_eight_learn_the_same(tmp_path):
 
 
 def test_a_batch_that_the_mesh_does_not_divide_is_refused_at_once(tmp_path):
-  with pytest.raises(ValueError, match="batch_size=8 must be a multiple of train.accumulate=2"):
+  with pytest.raises(
+    ValueError, match="batch_size=8 must be a multiple of config.train.accumulate=2"
+  ):
     run(tmp_path, accumulate=2)
 
 
