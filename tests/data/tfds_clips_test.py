@@ -335,7 +335,9 @@ def test_what_is_no_such_data_set_ends_in_one_sentence(videos, tmp_path):
       tfds_clips.TFDS(path)
     assert "\n" not in str(e.value)
   two.rename(one.parent / "2.0.0")
-  with pytest.raises(video_lib.BrokenData, match="holds 2 tfds data sets; set config.data.path to one"):
+  with pytest.raises(
+    video_lib.BrokenData, match="holds 2 tfds data sets; set config.data.path to one"
+  ):
     tfds_clips.TFDS(tmp_path / "two" / "a")
   next(one.glob("*array_record*")).unlink()
   with pytest.raises(video_lib.BrokenData, match="no file .*val.array_record-00000-of-00001; copy"):
