@@ -104,7 +104,9 @@ def check_frozen(config: Spec, system: base.System, chosen: Mapping[str, start.S
     )
   if anew:
     logger.warning(
-      "Frozen networks are drawn at random, good for trying out only: set config.weights."
+      "Frozen networks (%s) are drawn at random, good for trying out only: set config.weights, or "
+      "config.prior_run for a neural prior.",
+      ", ".join(dict.fromkeys(path.split("/")[0] for path in anew)),
     )
 
 

@@ -315,7 +315,7 @@ def add_missing_keys(config: ConfigDict, argv: list[str]) -> None:
   Raises:
     UserError: for a key outside the groups of a config.
   """
-  for i, arg in enumerate(argv):
+  for i, arg in reversed(list(enumerate(argv))):
     if not (match := re.match(r"--?config\.([\w.]*)(?:=(.*))?$", arg, re.DOTALL)):
       continue
     if not all(match[1].split(".")):
@@ -323,37 +323,47 @@ def add_missing_keys(config: ConfigDict, argv: list[str]) -> None:
     here, seen = config, "config"
     *groups, last = match[1].split(".")
     for name in groups:
+      if seen in ("config.start", "config.port") and name not in here:
+        with here.unlocked():  # they have a group for each network that needs one
+          here[name] = ConfigDict()
       if name not in here or not isinstance(here[name], ConfigDict):
-        raise errors.UserError(f"{seen} has no group {name!r}; it has: {', '.join(sorted(here))}")
+        there = ", ".join(sorted(here)) or "none"
+        raise errors.UserError(f"{seen} has no group {name!r}; it has: {there}")
       here, seen = here[name], f"{seen}.{name}"
     if last not in here and not groups:
       raise errors.UserError(f"config has no key {last!r}; it has: {', '.join(sorted(here))}")
     text = match[2] if match[2] is not None else (argv[i + 1] if i + 1 < len(argv) else "")
-    value = literal(text)
+    value, width = literal(text), 1 if match[2] is not None else 2
     if isinstance(here.get(last), ConfigDict):
       if not isinstance(value, dict):
         raise errors.UserError(
           f"--config.{match[1]}={text}: config.{match[1]} is a group; set one of its keys: "
           f"{', '.join(sorted(here[last]))}"
         )
+    elif value is None:  # for which ml_collections has no flag
+      with here.unlocked(), here.ignore_type():
+        here[last] = None
+      del argv[i : i + width]
     elif isinstance(value, list):  # ml_collections knows tuples alone
       with here.unlocked(), here.ignore_type():
         here[last] = tuple(value)
-      text = repr(tuple(value))
-      argv[i : i + (1 if match[2] is not None else 2)] = [f"--config.{match[1]}={text}"]
+      argv[i : i + width] = [f"--config.{match[1]}={tuple(value)!r}"]
     elif here.get(last) is None or is_of_another_kind(value, here[last]):
       with here.unlocked(), here.ignore_type():
         here[last] = value
 
 
 def is_of_another_kind(value: Any, default: Any) -> bool:
-  """Whether a value is a list in place of a number, or a fraction in place of a whole number.
+  """Whether a flag of the default's type would refuse a value, in terms of Python.
 
-  A flag is of its default's type, and would refuse it in terms of Python.
+  Some are right all the same, such as two numbers for one; of the others the constructors tell.
   """
-  if isinstance(default, bool) or not isinstance(default, int | float):
+  if isinstance(default, bool):
+    return not isinstance(value, bool)
+  if not isinstance(default, int | float):
     return False
-  return isinstance(value, list | tuple) or (isinstance(default, int) and isinstance(value, float))
+  kind = int if isinstance(default, int) else int | float
+  return isinstance(value, bool) or not isinstance(value, kind)
 
 
 def literal(text: str) -> Any:

@@ -131,6 +131,24 @@ MISTAKES = {
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.system.text.skip=7"): (
     "config.system.text: the text network's skip is 7, but it has only"
   ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.train.batch_size=True"): (
+    "config.train.batch_size is True; expected a whole number"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.train.keep=None"): (
+    "config.train.keep is None; expected a whole number"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.data.size=64x64"): (
+    "config.data.size is '64x64'; expected a whole number"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.train.accumulate=3"): (
+    "must be a multiple of config.train.accumulate=3"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.trainable.lora=.*"): (
+    "config.trainable.lora names only kernels that config.trainable.whole trains"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.start.unet.new=.*"): (
+    "config.start has 'unet', which is no network of this system"
+  ),
   ("--config=configs/common.py", "--workdir={tmp}/x"): "must define get_config(arg)",
   (f"--config={CONFIG}", "--workdir=gs://x/y"): "pip install gcsfs",
   (f"--config={CONFIG}", "--workdir=http://x/y"): "an address of a kind that is not",
@@ -371,6 +389,9 @@ def test_a_tilde_is_the_home_folder(monkeypatch):
       2.0,
     ),  # None in the config
     ("--config.train.steps=7", "train", "steps", 7),
+    ("--config.data.path=None", "data", "path", None),
+    ("--config.start.unet={'new':('x',)}", "start", "unet", {"new": ("x",)}),
+    ("--config.start.unet.new=('x',)", "start", "unet", {"new": ("x",)}),
     ("--config.data.path=a b", "data", "path", "a b"),
     ("--config.data.size=(32,48)", "data", "size", (32, 48)),  # two numbers in place of one
     ("--config.data.strides=(2,3)", "data", "strides", (2, 3)),

@@ -70,6 +70,11 @@ def make_trainable(
   if not lora:
     return system
   added = adapters.chosen(names, lora, anew, "lora")
+  if set(added) <= set(trained):
+    raise errors.UserError(
+      "config.trainable.lora names only kernels that config.trainable.whole trains as they are: nothing "
+      "would get additions. Set whole=('new',) beside it"
+    )
   return adapters.LoRA(system, added=added, whole=trained, rank=rank, scale=scale)
 
 

@@ -29,6 +29,7 @@ def train(config: dict[str, Any], workdir: str) -> None:
   """
   build.set_precision(config)
   mesh = build.make_mesh(config)
+  loop.check_divides(config["train"]["batch_size"], config["train"].get("accumulate", 1), mesh)
   tokenizer = build.make_tokenizer(config)
   source = build.make_source(config, "train")
   held_out = build.make_source(config, "val")

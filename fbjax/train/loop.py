@@ -98,11 +98,7 @@ def train(
   check_numbers(steps=steps, batch_size=batch_size, accumulate=accumulate, keep=keep)
   check_numbers(log_every=log_every, save_every=save_every, preview_every=preview_every)
   check_numbers(ema_decay=ema_decay)
-  if batch_size % (accumulate * mesh.size):
-    raise errors.UserError(
-      f"config.train.batch_size={batch_size} must be a multiple of config.train.accumulate={accumulate} "
-      f"times the {mesh.size} devices"
-    )
+  check_divides(batch_size, accumulate, mesh)
   key = jax.random.key(seed)
   new_state = lambda key: train_step.init_state(init(key), tx)  # noqa: E731
   shapes = jax.eval_shape(new_state, key)
@@ -192,15 +188,24 @@ def train(
   return state
 
 
+def check_divides(batch_size: int, accumulate: int, mesh: Mesh) -> None:
+  """Raises a UserError for a batch that cannot be split over the accumulation and the devices."""
+  if batch_size % (accumulate * mesh.size):
+    raise errors.UserError(
+      f"config.train.batch_size={batch_size} must be a multiple of config.train.accumulate={accumulate} "
+      f"times the {mesh.size} devices"
+    )
+
+
 def check_numbers(**options: Any) -> None:
   """Raises a UserError for options of `train` whose number makes no sense; others are not looked at."""
   for name, value in options.items():
     if name in ("steps", "batch_size", "accumulate", "keep"):
-      checks.whole(f"train.{name}", value)
+      checks.whole(f"config.train.{name}", value)
     elif name in ("log_every", "save_every", "preview_every"):
-      checks.whole(f"train.{name}", value, least=0)
+      checks.whole(f"config.train.{name}", value, least=0)
     elif name == "ema_decay":
-      checks.number(f"train.{name}", value, least=0, below=1)
+      checks.number(f"config.train.{name}", value, least=0, below=1)
 
 
 def _compile(
