@@ -6,6 +6,7 @@ python -m fbjax.main --workdir=runs/quickstart --mode=sample --image=cat.png --p
 
 import ast
 import logging
+import math
 import os
 import pathlib
 import re
@@ -371,7 +372,8 @@ def literal(text: str) -> Any:
   try:
     return ast.literal_eval(text)
   except (ValueError, SyntaxError):
-    return {"true": True, "false": False}.get(text, text)
+    named = {"true": True, "false": False, "nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+    return named.get(text, text)
 
 
 if __name__ == "__main__":
