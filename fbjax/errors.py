@@ -14,6 +14,10 @@ class UserError(ValueError):
   """
 
 
+class LostPeer(UserError):
+  """Another process of this run has ended, so that nothing can be done together any more."""
+
+
 # What the machine, not the program, did wrong.
 OUTER = (
   *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),

@@ -181,6 +181,8 @@ def cli(argv: list[str] | None = None) -> None:
 
   try:
     app.run(lambda argv: main(parsed[0]), argv=argv, flags_parser=parse)
+  except errors.LostPeer as error:
+    processes.leave(error)
   except errors.UserError as error:
     sys.exit(f"error: {error}")
   except jax.errors.JaxRuntimeError as error:
@@ -218,7 +220,10 @@ def parse_flags(argv: list[str]) -> tuple[dict[str, Any] | None, list[str]]:
     add_missing_keys(config, argv)
     config_flags.DEFINE_config_dict("config", config, sys_argv=argv)
   elif overrides := [arg for arg in argv if re.match(r"--?config\.", arg)]:
-    raise errors.UserError(f"{overrides[0]} changes a config, but --config names none")
+    raise errors.UserError(
+      f"{overrides[0]} changes a config, but --config names none; settings of a clip have flags of their "
+      "own, such as --steps"
+    )
   # absl knows --noema alone.
   argv = [re.sub(r"^--?no-", "--no", arg) for arg in argv]
   try:
@@ -247,7 +252,9 @@ def check_flags(config: ConfigDict | None) -> None:
     raise errors.UserError("--mode=port needs --config=configs/<experiment>.py")
   if config is None and not WORKDIR.value and not MODEL.value:
     raise errors.UserError(
-      f"--mode={mode} needs --workdir=<folder of a trained run>, or a --config whose weights to take"
+      f"--mode={mode} needs --workdir=<folder of a trained run>"
+      + (", --model=<packed model>" if "model" in TAKES[mode] else "")
+      + ", or a --config whose weights to take"
     )
 
 
@@ -339,7 +346,7 @@ def add_missing_keys(config: ConfigDict, argv: list[str]) -> None:
       if not isinstance(value, dict):
         raise errors.UserError(
           f"--config.{match[1]}={text}: config.{match[1]} is a group; set one of its keys: "
-          f"{', '.join(sorted(here[last]))}"
+          f"{', '.join(sorted(here[last])) or 'it has none yet'}"
         )
     elif value is None:  # for which ml_collections has no flag
       with here.unlocked(), here.ignore_type():

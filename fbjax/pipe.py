@@ -6,6 +6,7 @@ frames = pipe("cat.png", "a cat moves quickly to the left", seed=0, steps=8)  # 
 
 import functools
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -65,7 +66,8 @@ class Pipe:
     build.set_precision(config)
     if not workdir and (step is not None or not ema):
       raise errors.UserError(
-        "step and ema choose among the weights of a trained run: give its workdir, or leave them out"
+        "step and ema (--step, --no-ema) choose among the weights of a trained run: give its workdir, or "
+        "leave them out"
       )
     self.config, self.workdir, self.step, self.ema = dict(config), workdir, step, ema
     self.tokenizer = build.make_tokenizer(config)
@@ -88,8 +90,8 @@ class Pipe:
       options: the arguments of `settings`, such as seed, steps, guidance, size and frames.
 
     Returns:
-      Frames from 0 to 255: [t, h, w, 3] of one image, [n, t, h, w, 3] of several. Clip k is the same
-      whatever other images there are.
+      Frames from 0 to 255: [t, h, w, 3] of one image, [n, t, h, w, 3] of several. Each clip is the one
+      that its image makes alone; for several of one image give other seeds.
 
     Raises:
       UserError: for images, prompts or options that do not fit, and a clip that is not finite.
@@ -110,7 +112,7 @@ class Pipe:
       raise errors.UserError(f"{len(images)} images have {len(texts)} prompts; give one for each")
     settings = self.settings(prompt=next(filter(None, texts), None), **options)
     frames = [frame(image, settings.size) for image in images]
-    clips = list(self.animate(frames, texts, range(len(frames)), settings))
+    clips = list(self.animate(frames, texts, settings))
     if bad := [str(i) for i, clip in enumerate(clips) if clip is None]:
       raise errors.UserError(f"of {len(clips)} clips, {', '.join(bad)}: {NOT_FINITE}")
     return clips[0] if one else np.stack(clips)
@@ -186,10 +188,11 @@ class Pipe:
     self,
     frames: Sequence[UInt8[np.ndarray, "h w 3"]],
     texts: Sequence[str],
-    places: Sequence[int],
     settings: Settings,
   ) -> Iterator[UInt8[np.ndarray, "t h w 3"] | None]:
-    """Clips of first frames, each with its text and its place, which with the seed fixes its noise.
+    """Clips of first frames, each with its text.
+
+    A clip's noise is a function of the seed and its first frame, whatever is beside or before it.
 
     Yields:
       The clips in their order, as they are made; None for one that is not finite.
@@ -206,7 +209,8 @@ class Pipe:
     if settings.last is not None:
       inputs["last"] = np.repeat(frame(settings.last, settings.size)[None], n, axis=0)
     params, frozen = self.weights
-    keys = [sampling.clip_keys(settings.seed, places, chunk) for chunk in range(settings.chunks)]
+    pictures = [zlib.crc32(np.ascontiguousarray(image)) & checks.INT32 for image in frames]
+    keys = [sampling.clip_keys(settings.seed, pictures, chunk) for chunk in range(settings.chunks)]
     yield from sampling.generate(
       settings.sample, params, frozen, inputs, keys=jnp.stack(keys), batch_size=spec.batch_size
     )

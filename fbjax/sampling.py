@@ -102,13 +102,13 @@ def to_uint8(video: jax.Array) -> jax.Array:
   return jnp.round(jnp.clip((video + 1) * 127.5, 0, 255)).astype(jnp.uint8)
 
 
-def clip_keys(seed: int, places: Sequence[int], chunk: int = 0) -> jax.Array:
-  """One key a clip: a function of the seed, the clip's place in its list, and the chunk.
+def clip_keys(seed: int, numbers: Sequence[int], chunk: int = 0) -> jax.Array:
+  """One key a clip: a function of the seed, the clip's own number, and the chunk.
 
   What else is in the list, is already made or shares the batch does not matter.
   """
   key = jax.random.fold_in(jax.random.key(seed), chunk)
-  return base.clip_keys(key, jnp.asarray(places))
+  return base.clip_keys(key, jnp.asarray(numbers))
 
 
 def generate(

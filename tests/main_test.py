@@ -149,6 +149,59 @@ MISTAKES = {
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.start.unet.new=.*"): (
     "config.start has 'unet', which is no network of this system"
   ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.objective={{'name':'bridge'}}"): (
+    "config.objective lacks 'predict'"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.system={{'name':'latte'}}"): (
+    "config.system lacks 'codec', 'latte'"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.system.codec=pixels"): (
+    "config.system.codec is a group"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.train={{}}"): (
+    "config.train lacks 'steps', 'batch_size'"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.weights=['a']"): (
+    "config.weights is ('a',); expected a folder"
+  ),
+  (
+    f"--config={CONFIG}",
+    "--workdir={tmp}/x",
+    "--config.sampling.grid={{'name':'karras','rho':0}}",
+  ): ("config.sampling.grid: rho is 0; expected a number above 0"),
+  (
+    f"--config={CONFIG}",
+    "--workdir={tmp}/x",
+    "--config.sampling.grid={{'name':'trailing_indices'}}",
+  ): ("which are steps of a diffusion; this config is a bridge"),
+  (
+    f"--config={CONFIG}",
+    "--workdir={tmp}/x",
+    "--config.sampling.sampler={{'name':'ddim','eta':-5.0}}",
+  ): ("config.sampling.sampler: eta is -5.0; expected a number from 0 to 1"),
+  (
+    "--config=configs/webvid_saf.py:from_prior+smoke",
+    "--workdir={tmp}/x",
+    "--config.prior.codec=pixels",
+  ): ("config.prior sets 'codec', in which a neural prior is as config.system"),
+  (
+    "--config=configs/webvid_saf.py:from_prior+smoke",
+    "--workdir={tmp}/x",
+    "--config.prior.image=3",
+  ): (
+    "the neural prior that config.prior makes of config.system: config.system.image is 3; expected"
+  ),
+  (
+    "--config=configs/webvid_saf.py:smoke",
+    "--workdir={tmp}/x",
+    "--config.system.unet.attention_levels=[7]",
+  ): ("config.system.unet: attention_levels names level 7, and mult has"),
+  ("--config=configs/webvid_saf.py:smoke", "--workdir={tmp}/x", "--config.system.image.patch=13"): (
+    "config.system.image: an image of size 28 does not divide into patches of 13"
+  ),
+  ("--config=configs/webvid_saf.py:smoke", "--workdir={tmp}/x", "--config.bridge.beta_min=99.0"): (
+    "config.bridge.beta_min is 99.0, above beta_max"
+  ),
   ("--config=configs/common.py", "--workdir={tmp}/x"): "must define get_config(arg)",
   (f"--config={CONFIG}", "--workdir=gs://x/y"): "pip install gcsfs",
   (f"--config={CONFIG}", "--workdir=http://x/y"): "an address of a kind that is not",

@@ -48,9 +48,26 @@ def test_several_images_are_several_clips_each_the_same_alone(pipe):
   clips = pipe(images, ["up", "down", "up"])
   assert clips.shape == (3, 3, 16, 16, 3)
   np.testing.assert_array_equal(pipe(np.stack(images), ["up", "down", "up"]), clips)
-  first = pipe(images[:1], "up")
-  assert np.abs(first[0].astype(int) - clips[0]).max() <= 1
+  # Alone, and in another order.
+  alone, turned = pipe(images[1], "down").astype(int), pipe(images[::-1], ["up", "down", "up"])
+  assert np.abs(alone - clips[1]).max() <= 1 and np.abs(clips[::-1] - turned.astype(int)).max() <= 1
   assert np.abs(clips[0].astype(int) - clips[2]).max() > 10
+
+
+def test_two_images_have_noise_of_their_own_and_the_same_image_the_same(pipe):
+  """So that two prompts, or two settings, of one image can be compared."""
+  keys = []
+
+  def sample(params, frozen, batch, key):
+    keys.extend(np.asarray(jax.random.key_data(key)))
+    videos = np.zeros((len(key), 3, 16, 16, 3), np.uint8)
+    return videos, np.ones(len(key), bool)
+
+  settings = pipe.settings()._replace(sample=sample)
+  images = [picture(0), picture(1), picture(0)]
+  list(pipe.animate(images, ["up", "down", "left"], settings))
+  one, two, again = keys[:3]
+  assert (one == again).all() and (one != two).any()
 
 
 def test_what_is_asked_for_is_heard(pipe):

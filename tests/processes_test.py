@@ -40,6 +40,23 @@ for step in range(10**6):
     print("running", flush=True)
 """
 
+PROGRAM = """
+from fbjax import main
+from fbjax.modes import train
+def loop(config, workdir):
+  total = jax.jit(lambda x: x + x.sum() * 1e-3, out_shardings=NamedSharding(mesh, P()))
+  x = state(0)["whole"]
+  with processes.telling_of_lost_peers():
+    for step in range(10**6):
+      x = jax.block_until_ready(total(x))
+      if step == 0:
+        print("running", flush=True)
+train.train = loop
+processes.join = lambda: None
+sys.argv = ["main", "--config=configs/quickstart.py:smoke", f"--workdir={sys.argv[3]}"]
+main.cli()
+"""
+
 SAVE = """
 checkpoints = checkpoint.Checkpoints(sys.argv[3])
 for step in (2, 4):
@@ -86,8 +103,9 @@ def finish(running: list[subprocess.Popen]) -> list[str]:
   return [out + err for out, err in outputs]
 
 
-def test_a_dead_peer_ends_the_others_with_one_sentence_in_time(tmp_path):
-  running = start(COLLECTIVE)
+@pytest.mark.parametrize("script", [COLLECTIVE, PROGRAM], ids=["alone", "in the program"])
+def test_a_dead_peer_ends_the_others_with_one_sentence_in_time(script, tmp_path):
+  running = start(script, str(tmp_path))
   for process in running:
     while "running" not in process.stdout.readline():
       assert process.poll() is None

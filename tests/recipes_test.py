@@ -64,6 +64,8 @@ def recipe(name, changes):
     c.system.unet.temporal_conv = changes == "temporal"
     for name in {"text", "image"} & set(c.system):
       c.system[name].layers = 1
+      if "skip" in c.system[name]:
+        c.system[name].skip = 0
   return c.to_dict()
 
 

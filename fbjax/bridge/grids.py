@@ -80,6 +80,8 @@ def log_snr(process: process_lib.Bridge, n: int, first: float = FIRST, last: flo
 
 def karras(n: int, first: float = FIRST, last: float = LAST, rho: float = 7.0) -> Grid:
   """Equal steps in time^(1 / rho) (DDBM, §3.8)."""
+  if rho <= 0:
+    raise ValueError(f"rho is {rho}; expected a number above 0")
   return np.linspace(first ** (1 / rho), last ** (1 / rho), n) ** rho
 
 

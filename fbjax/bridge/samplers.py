@@ -312,8 +312,12 @@ def ddim(process: Process, times: Grid, *, eta: float = 0.0, last: float | None 
   The last evaluation returns z0_hat (CogVideoX), or with `last` steps once more, to that time
   (VideoCrafter ends at 0, where a little noise is left).
   """
+  if not 0 <= eta <= 1:
+    raise ValueError(f"eta is {eta}; expected a number from 0 to 1")
   if last is None:
     return first_order.table(process, times, eta=eta)
+  if not 0 <= last < times[-1]:
+    raise ValueError(f"last is {last}; expected a time below the grid's last one, {times[-1]:g}")
   return stack(first_order_rows(process, np.append(times, last), eta))
 
 

@@ -61,6 +61,18 @@ def check_types(fn: Callable[..., Any], spec: Spec, key: str) -> None:
       raise errors.UserError(f"config.{key}.{name} is {value!r}; expected {told}")
 
 
+def check_missing(fn: Callable[..., Any], spec: Spec, key: str, takes: Iterable[str]) -> None:
+  """Raises a UserError for arguments without a default, among those the config gives, that it lacks."""
+  arguments = inspect.signature(fn).parameters
+  missing = [
+    name
+    for name in takes
+    if name not in spec and arguments[name].default is inspect.Parameter.empty
+  ]
+  if missing:
+    raise errors.UserError(f"config.{key} lacks {', '.join(map(repr, missing))}")
+
+
 def _fits(value: Any, kind: type) -> bool:
   if kind in (int, float) and isinstance(value, bool):
     return False
@@ -79,13 +91,7 @@ def bind(
   takes = [name for name in arguments if name not in given]
   check_keys(spec, takes, key, name)
   check_types(fn, spec, key)
-  missing = [
-    name
-    for name in takes
-    if name not in spec and arguments[name].default is inspect.Parameter.empty
-  ]
-  if missing:
-    raise errors.UserError(f"config.{key} lacks {', '.join(map(repr, missing))}")
+  check_missing(fn, spec, key, takes)
   return functools.partial(fn, **given, **spec)
 
 

@@ -37,14 +37,26 @@ def check(config: Spec) -> None:
     ]
     extra = tables.EXTRA.get(group, ())
     calls.check_keys(spec, [*own, *extra], group, config[group]["name"])
+    calls.check_missing(fn, spec, group, own)
+    if needed := [name for name in tables.NEEDED.get(group, ()) if name not in spec]:
+      raise errors.UserError(f"config.{group} lacks {', '.join(map(repr, needed))}")
     calls.check_types(fn, {k: v for k, v in spec.items() if k not in extra}, group)
   for group, fn in tables.GROUPS.items():
     arguments = inspect.signature(fn).parameters.items()
     own = [name for name, x in arguments if x.annotation in tables.PLAIN]
-    calls.check_keys(
-      config[group], [name for name in own if name not in tables.GIVEN.get(group, ())], group
-    )
+    takes = [name for name in own if name not in tables.GIVEN.get(group, ())]
+    calls.check_keys(config[group], takes, group)
+    calls.check_missing(fn, config[group], group, takes)
     calls.check_types(fn, config[group], group)
+  for key in ("weights", "prior_run"):
+    if not isinstance(config[key], str):
+      raise errors.UserError(f"config.{key} is {config[key]!r}; expected a folder, or nothing")
+  for key in ("codec", "sampler", "grid"):
+    group = "system" if key == "codec" else "sampling"
+    if not isinstance(config[group].get(key), Mapping):
+      raise errors.UserError(
+        f"config.{group}.{key} is {config[group].get(key)!r}; expected a group with a name"
+      )
   checks.finite(config)
   if config["prior_run"] and not config["prior"]:
     raise errors.UserError(

@@ -145,13 +145,13 @@ def check_sampling(
   if options.image_guidance is not None:
     if "image" not in system.conditions:
       raise errors.UserError(
-        f"image guidance: the system {config['system']['name']} has no image condition to guide by "
-        "beside the given frame, which is never dropped; leave image guidance out"
+        f"config.sampling.image_guidance (--image_guidance): the system {config['system']['name']} has no "
+        "image condition to guide by beside the given frame, which is never dropped; leave it out"
       )
     if not drops["drop_both"]:
       raise errors.UserError(
-        "image guidance needs a network that was trained without text and image now and then, "
-        "but config.objective.drop_both is 0; leave image guidance out"
+        "config.sampling.image_guidance (--image_guidance) needs a network that was trained without text "
+        "and image now and then, but config.objective.drop_both is 0; leave it out"
       )
   times = make_times(options.grid, options.steps, form.steps)
   check_sampler(options.sampler, form.process, times)
@@ -178,6 +178,11 @@ def check_sampler(spec: Spec, process: Any, times: np.ndarray) -> None:
     raise errors.UserError(
       f"config.sampling.sampler.name is {spec['name']!r}, which samples bridges; this config is a "
       "diffusion: take ddim or ddpm"
+    )
+  if isinstance(process, process_lib.Bridge) and not (times[0] <= 1 and times[-1] >= 0):
+    raise errors.UserError(
+      f"config.sampling.grid goes from {times[0]:g} to {times[-1]:g}, which are steps of a diffusion; "
+      "this config is a bridge, whose times lie between 0 and 1: take trailing, karras or shifted"
     )
   calls.choose(("noise", "published"), spec.get("start", "noise"), "sampling.sampler.start")
   options = {name: x for name, x in bound.keywords.items() if name != "start"}

@@ -1,7 +1,7 @@
 """The networks of a config, and what of them trains."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,9 +105,19 @@ def make_networks(config: Spec, tokenizer: Any | None) -> networks.NetworkSet:
   spec, prior = config["system"], config["prior"]
   system = make_architecture(config, spec, tokenizer, coarse_told=bool(prior))
   if prior:
+    if alike := [name for name in ("name", "codec", "given") if name in prior]:
+      raise errors.UserError(
+        f"config.prior sets {', '.join(map(repr, alike))}, in which a neural prior is as config.system: "
+        "leave it out"
+      )
     own = {k: v for k, v in prior.items() if k in spec}
     options = {k: v for k, v in prior.items() if k not in spec}
-    made = make_architecture(config, spec | own | {"name": f"{spec['name']}_prior"}, tokenizer)
+    try:
+      made = make_architecture(config, spec | own | {"name": f"{spec['name']}_prior"}, tokenizer)
+    except errors.UserError as error:
+      raise errors.UserError(
+        f"the neural prior that config.prior makes of config.system: {error}"
+      ) from error
     system = calls.call(neural_prior.WithNeuralPrior, options, "prior", system=system, prior=made)
     check_prior_there(config, neural_prior.names_in(system.networks))
   return system.for_clips(*clip_size(config))
@@ -147,8 +157,11 @@ def make_architecture(
   """One system by itself; `coarse_told` if its network hears of a coarse video."""
   spec = dict(spec)
   for name in ("text", "image"):
-    if spec.get(name) is not None and "width" not in spec[name]:
-      raise errors.UserError(f"config.system.{name} lacks 'width'")
+    if spec.get(name) is None:
+      continue
+    if not isinstance(spec[name], Mapping):
+      raise errors.UserError(f"config.system.{name} is {spec[name]!r}; expected a group of keys")
+    networks.check_size(f"config.system.{name}.width", int, spec[name].get("width"))
   dtype = calls.choose(tables.DTYPES, spec.pop("dtype"), "system.dtype")
   spec["codec"] = make_codec(spec["codec"], dtype)
   if tokenizer is not None and "text" in spec:

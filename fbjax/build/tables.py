@@ -85,6 +85,8 @@ TABLES = {
   "objective": OBJECTIVES,
 }
 EXTRA = {"objective": ("predict",), "diffusion": ("rule", "pretrained"), "bridge": ("steps",)}
+# Keys that the program itself reads, and cannot go without.
+NEEDED = {"objective": ("predict",), "system": ("dtype",)}
 # Arguments that are no keys: the program gives them.
 GIVEN = {
   "system": ("coarse", "null_tokens", "frames"),

@@ -12,6 +12,8 @@ from fbjax.data import pipeline
 from fbjax.systems import adapters, base, formulation
 from fbjax.train import optim, step
 
+MOST = 1e6  # of a bridge's noise: float32 can still tell clips in it
+
 
 def set_precision(config: Spec) -> None:
   """Products of float32 numbers are as exact as `config.precision` says, in all that follows.
@@ -70,7 +72,11 @@ def make_formulation(config: Spec) -> formulation.Formulation:
     for key, value in own.items():
       if key != "name":
         positive = {"least": 0} if key == "beta_min" else {"above": 0}
-        checks.number(f"config.bridge.{key}", value, **positive)
+        checks.number(f"config.bridge.{key}", value, **positive, most=MOST)
+    if own.get("beta_min", 0) > own.get("beta_max", MOST):
+      raise errors.UserError(
+        f"config.bridge.beta_min is {own['beta_min']}, above beta_max, which is {own['beta_max']}"
+      )
     bridge = calls.make(tables.PROCESSES, own, "bridge")
   return formulation.Formulation(
     bridge,

@@ -333,10 +333,10 @@ def _second(colour: str) -> Float[np.ndarray, "3"]:
 
 def _names(key: str, chosen, known) -> tuple[str, ...]:
   """`chosen` (all of `known` where it is empty), or one sentence about the name that is unknown."""
-  chosen = checks.strings(f"data.{key}", chosen)
+  chosen = checks.strings(f"config.data.{key}", chosen)
   for name in chosen:
     if name not in known:
-      raise errors.UserError(f"data.{key} has no {name!r}; there are {', '.join(known)}.")
+      raise errors.UserError(f"config.data.{key} has no {name!r}; there are {', '.join(known)}.")
   return chosen or tuple(known)
 
 

@@ -184,6 +184,8 @@ class ImageEncoder(nnx.Module):
     rngs: layers_lib.Keys,
   ):
     normal = nnx.initializers.normal(width**-0.5)
+    if size % patch:
+      raise errors.UserError(f"an image of size {size} does not divide into patches of {patch}")
     n = (size // patch) ** 2 + 1
     self.patches = layers_lib.conv(
       3, width, patch, stride=patch, padding=0, bias=False, dtype=dtype, rngs=rngs

@@ -211,9 +211,12 @@ class Latte(nnx.Module):
     wrap: Callable[[Callable], Callable] | None = None,
     rngs: layers.Keys,
   ):
-    for name, n, parts in (("width", width, heads), ("size", size, patch), ("depth", depth, 2)):
+    wholes = (("width", width, "heads", heads), ("size", size, "patch", patch))
+    for name, n, by, parts in wholes:
       if n % parts:
-        raise errors.UserError(f"a Latte's {name} must divide by {parts}, which {n} does not")
+        raise errors.UserError(f"a Latte's {name}, {n}, must divide by its {by}, {parts}")
+    if depth % 2:
+      raise errors.UserError(f"a Latte's depth, {depth}, must be even: its blocks come in pairs")
 
     def pair(key: Array) -> Pair:
       return Pair(width, heads=heads, mult=mult, dtype=dtype, rngs=layers.Keys(key))

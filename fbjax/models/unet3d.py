@@ -204,6 +204,11 @@ class UNet3D(nnx.Module):
         **kwargs,
       )
 
+    if beyond := [level for level in attention_levels if level >= len(mult)]:
+      raise errors.UserError(
+        f"attention_levels names level {beyond[0]}, and mult has {len(mult)}, from 0 up"
+      )
+
     def temporal(c: int, heads: int) -> transformers.TemporalTransformer:
       return transformers.TemporalTransformer(
         c,

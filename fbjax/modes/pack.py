@@ -54,8 +54,16 @@ def pack(
     weights_lib.network_path(*path.split("/", 1)): halved(path, np.asarray(x))
     for path, x in trees.flatten(frozen | trained).items()
   }
-  weights_lib.write_file(out, leaves, {"parts": {}})
-  places.write_json(f"{out}/{workdir_lib.CONFIG_FILE}", by_itself(config))
+  there = places.absolute(out)
+  kept = set(there.iterdir()) if there.exists() else set()
+  try:
+    with errors.of_the_disk(f"cannot write {out}", lambda: "make room, or give another --out"):
+      weights_lib.write_file(out, leaves, {"parts": {}})
+      places.write_json(f"{out}/{workdir_lib.CONFIG_FILE}", by_itself(config))
+  except BaseException:
+    for file in set(there.iterdir()) - kept:
+      file.unlink()
+    raise
   size = sum(x.nbytes for x in leaves.values()) / 1e6
   logger.info("Packed %s into %s: %.1f MB.", workdir, out, size)
 

@@ -21,12 +21,11 @@ FOREIGN = (*video.EXTENSIONS, *video.IMAGE_EXTENSIONS, ".apng", ".zip")
 
 
 class Request(NamedTuple):
-  """One clip to make: `place` in the list of images fixes its noise, whatever else is left to do."""
+  """One clip to make."""
 
   image: pathlib.Path
   text: str
   output: str
-  place: int
 
 
 def sample(
@@ -79,7 +78,7 @@ def sample(
   prompt = next((request.text for request in requests if request.text), None)
   settings = pipe.settings(prompt=prompt, last=last, **options)
   frames = [pipes.frame(request.image, settings.size) for request in requests]
-  clips = pipe.animate(frames, [x.text for x in requests], [x.place for x in requests], settings)
+  clips = pipe.animate(frames, [request.text for request in requests], settings)
   written, lost = [], []
   for request, clip in zip(requests, clips, strict=True):
     if clip is None:
@@ -137,14 +136,14 @@ def plan(
     if not is_file(out) and places.exists(file) and not overwrite:
       raise errors.UserError(f"{file} is already there: add --overwrite, or give another --out")
     places.check_writable(places.absolute(file).parent)
-    return [Request(path, prompt or "", file, 0)]
+    return [Request(path, prompt or "", file)]
   if prompt:
     raise errors.UserError(f"--prompt: the folder {image} has its own prompts, in its .txt file")
   if is_file(out):
     raise errors.UserError(f"--out={out}: expected a folder, for the clips of the folder {image}")
   found = [
-    Request(request.image, request.text, os.path.join(out, request.output), place)
-    for place, request in enumerate(prompts.read_prompts(image, told=told))
+    Request(request.image, request.text, os.path.join(out, request.output))
+    for request in prompts.read_prompts(image, told=told)
   ]
   todo = [request for request in found if overwrite or not places.exists(request.output)]
   if len(todo) < len(found):

@@ -1,6 +1,7 @@
 """--mode=train: trains a config in a workdir, from where the workdir's last run stopped."""
 
 import logging
+import os
 from typing import Any, NamedTuple
 
 import jax
@@ -154,6 +155,10 @@ def own_preview(config: dict[str, Any], system: base.System, tokenizer: Any) -> 
       "leave it empty"
     )
   spec, (_, size) = config["sampling"], build.clip_size(config)
+  if not os.path.isdir(spec["images"]):
+    raise errors.UserError(
+      f"config.sampling.images is {spec['images']!r}, which is no folder; name one of images with prompts"
+    )
   found = prompts.read_prompts(spec["images"], told="text" in system.conditions)
   images = np.stack([pipe.frame(prompt.image, size) for prompt in found])
   captions = [prompt.text for prompt in found]

@@ -44,17 +44,17 @@ def bridge_loss(
       system is not told; for other numbers that make no sense.
     ValueError: for a kind that the process cannot be weighted by.
   """
-  checks.number("config.objective.shift", shift, above=0)
+  checks.number("config.objective.shift", shift, above=0, most=1e6)
   checks.number("config.objective.regression", regression, least=0)
   shares = {"drop_text": drop_text, "drop_image": drop_image, "drop_both": drop_both}
   for name, share in shares.items():
-    checks.number(f"objective.{name}", share, least=0, most=1)
+    checks.number(f"config.objective.{name}", share, least=0, most=1)
     wanted = {"drop_text": ["text", "label"]}.get(name, ["image"])
     if share and not system.conditions.intersection(wanted):
       raise errors.UserError(
-        f"objective.{name}={share} drops a condition that this system has not: it is told "
+        f"config.objective.{name}={share} drops a condition that this system has not: it is told "
         f"{' and '.join(sorted(system.conditions)) or 'nothing'} beside the given frame, which is "
-        f"never dropped; set objective.{name}=0"
+        f"never dropped; set config.objective.{name}=0"
       )
   if sum(shares.values()) > 1:
     raise errors.UserError(

@@ -407,9 +407,9 @@ def test_what_does_not_fit_is_refused_in_one_sentence(sizes, change, message):
 @pytest.mark.parametrize(
   ("sizes", "message"),
   [
-    ({"heads": 3}, "width must divide by 3"),
-    ({"depth": 3}, "depth must divide by 2"),
-    ({"patch": 3}, "size must divide by 3"),
+    ({"heads": 3}, "width, 16, must divide by its heads, 3"),
+    ({"depth": 3}, "depth, 3, must be even"),
+    ({"patch": 3}, "size, 8, must divide by its patch, 3"),
     ({"width": 18}, "18 does not divide by 4"),
   ],
 )

@@ -1,5 +1,7 @@
 """A trained run as one small folder: what samples, trains on and is refused."""
 
+import errno
+import os
 import pathlib
 import shutil
 
@@ -9,7 +11,7 @@ from PIL import Image
 
 import fbjax
 import toy
-from fbjax import build, errors, loading
+from fbjax import build, errors, loading, places
 from fbjax.modes import pack, sample
 from fbjax.port import files
 
@@ -41,6 +43,19 @@ def test_a_packed_run_makes_the_clips_of_the_run(workdir, packed, image, tmp_pat
   matrices = [x for name, x in tensors.items() if name.endswith("kernel")]
   assert matrices and {x.dtype for x in matrices} == {np.dtype(np.float16)}
   assert not any(name.endswith(".a") for name in tensors)  # low-rank additions are merged
+
+
+def test_a_disk_that_is_full_in_the_middle_keeps_nothing(workdir, tmp_path, monkeypatch):
+  def full(file, value):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(places, "write_json", full)
+  (tmp_path / "card.md").write_text("mine")
+  with pytest.raises(
+    errors.UserError, match=r"cannot write .* \(no space left on device\): make room"
+  ):
+    pack.pack(None, workdir, str(tmp_path))
+  assert [file.name for file in tmp_path.iterdir()] == ["card.md"]
 
 
 def test_another_run_starts_from_a_packed_one(packed):

@@ -242,7 +242,7 @@ def test_a_last_frame_is_refused_where_nobody_was_trained_with_one(trained, imag
     sample.sample(toy.config(), str(trained), last=str(image), **arguments)
   config = toy.config()
   config["system"]["given"] = "ends"
-  for kind in (config, config | {"trainable": dict(lora=("spatial.*/q/kernel",))}):
+  for kind in (config, config | {"trainable": dict(whole=("new",), lora=("spatial.*/q/kernel",))}):
     system = build.make_system(kind, build.make_tokenizer(kind))
     with pytest.raises(ValueError, match="give --last=<image> too"):
       pipe.check_ends(system, False, 1)

@@ -44,7 +44,7 @@ def test_a_size_that_follows_from_others_is_refused_and_not_offered():
 def test_sizes_that_do_not_fit_together_are_told_by_their_group():
   spec = networks.NetworkSpec(latte.Latte, SIZES | {"width": 17}, network="latte", trained=True)
   with pytest.raises(
-    errors.UserError, match="config.system.latte: a Latte's width must divide by 2"
+    errors.UserError, match="config.system.latte: a Latte's width, 17, must divide by its heads, 2"
   ):
     networks.NetworkSet({"latte": spec})
 
