@@ -144,7 +144,7 @@ def test_image_tokens_of_another_length_go_straight_between_those_it_was_trained
 def test_a_system_names_its_leaves_that_never_train(name, fixed):
   system, config = make(name)
   adapted = build.make_system(
-    config | {"trainable": {"whole": ("bias$",), "lora": ("kernel$",)}}, None
+    config | {"start": {}, "trainable": {"whole": ("bias$",), "lora": ("kernel$",)}}, None
   )
   # Of a system with additions they are not even among the params.
   for asked, found in ((system, fixed), (adapted, set())):
