@@ -46,7 +46,7 @@ def test_metrics_are_rows_of_json_and_tensorboard_events(tmp_path):
   log = tracker.Tracker(str(tmp_path), steps=10, batch_size=2)
   log.write(5, {"loss": 0.5})
   log.write(10, {"loss": 0.25})
-  log.picture("sheet", 10, np.zeros((4, 4, 3), np.uint8))
+  log.preview(10, np.zeros((4, 4, 3), np.uint8), {})
   log.close()
   rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
   assert [(row["step"], row["loss"]) for row in rows] == [(5, 0.5), (10, 0.25)]
@@ -84,7 +84,7 @@ def events(workdir) -> list[event_pb2.Event]:
 def test_tensorboard_gets_scalars_pictures_and_where_a_run_was_resumed(tmp_path):
   log = tracker.Tracker(str(tmp_path), steps=10, batch_size=2, start=4)
   log.write(6, {"loss": 0.5})
-  log.picture("sheet", 6, np.zeros((4, 5, 3), np.uint8))
+  log.preview(6, np.zeros((4, 5, 3), np.uint8), {})
   # At once: a killed run has them too.
   assert events(tmp_path)[1].session_log.status == event_pb2.SessionLog.START
   assert events(tmp_path)[1].step == 5
@@ -135,7 +135,7 @@ def test_what_is_in_the_way_of_a_log_is_told_once_and_the_rest_is_written(tmp_pa
     log = tracker.Tracker(str(tmp_path), steps=10, batch_size=2)
     for step in (5, 10):
       log.write(step, {"loss": 0.5})
-      log.picture("sheet", step, np.zeros((4, 4, 3), np.uint8))
+      log.preview(step, np.zeros((4, 4, 3), np.uint8), {})
     log.close()
   told = [message for message in caplog.messages if f" {name} (" in message]
   assert len(told) == 1 and "training goes on without it" in told[0]

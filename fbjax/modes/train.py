@@ -8,11 +8,12 @@ import jax
 import numpy as np
 from clu import parameter_overview
 from jax.experimental import multihost_utils
+from jaxtyping import UInt8
 
 from fbjax import build, errors, loading, pipe, places, sampling, tracker
 from fbjax import workdir as workdir_lib
 from fbjax.data import pipeline, prompts, video
-from fbjax.modes import port
+from fbjax.modes import port, watch
 from fbjax.systems import base
 from fbjax.train import loop
 
@@ -47,16 +48,19 @@ def train(config: dict[str, Any], workdir: str) -> None:
   sample = build.make_sample(config, sampled, form, mesh)
   data = build.make_batches(config, source, tokenizer, jax.process_index(), jax.process_count())
   starting = loading.starting_weights(config, system, mesh, workdir)
+  loss = watch.held_out_loss(config, system, form, held_out, tokenizer, mesh)
+  watched = watch.Watch(workdir, loss)
   previews = [preview_of(held_out, tokenizer)]
   if config["sampling"].get("images"):
     previews.append(own_preview(config, system, tokenizer))
 
-  def preview(step: int, ema: Any) -> np.ndarray:
-    sheets = [
+  def preview(step: int, ema: Any) -> tuple[np.ndarray, dict[str, float]]:
+    drawn = [
       write_preview(workdir, step, sample, ema, starting.frozen, shown, config["sampling"])
       for shown in previews
     ]
-    return sheets[0]
+    videos, sheet = drawn[0]
+    return sheet, watched(videos, previews[0].inputs["video"], ema, starting.frozen)
 
   origin = starting.origin | {"data": source.digest()}
   with workdir_lib.claim(workdir, config, origin) as record:
@@ -180,10 +184,13 @@ def write_preview(
   frozen: Any,
   shown: Preview,
   spec: dict[str, Any],
-) -> np.ndarray:
-  """Samples a preview, writes samples/<step><name>/*.mp4 and a sheet of them, which it returns.
+) -> tuple[UInt8[np.ndarray, "n t h w 3"], UInt8[np.ndarray, "height width 3"]]:
+  """Samples a preview, and writes samples/<step><name>/*.mp4 and a sheet of them.
 
   The sheet is samples/<step><name>.png, and moves in samples/<step><name>.gif.
+
+  Returns:
+    The samples and the sheet.
 
   Every process samples, since the weights are spread over all of them; the first one writes.
 
@@ -211,4 +218,4 @@ def write_preview(
     video.write_gif(folder.with_suffix(".gif"), moving, fps=spec["fps"])
     places.push(workdir)
     logger.info("Wrote samples to %s.png, %s.gif and %s/.", folder, folder, folder)
-  return sheet
+  return np.stack(videos), sheet

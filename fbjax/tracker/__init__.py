@@ -105,11 +105,21 @@ class Tracker:
         writer.scalars(step, row)
     self._push()
 
-  def picture(self, name: str, step: int, image: UInt8[np.ndarray, "_ _ 3"]) -> None:
-    """Shows a picture."""
+  def preview(
+    self, step: int, image: UInt8[np.ndarray, "_ _ 3"], values: Mapping[str, float]
+  ) -> None:
+    """Shows samples, and keeps what was measured of them under names that begin with preview/."""
+    if not self._active:
+      return
+    if values:
+      told = "  ".join(f"{name} {value:.3g}" for name, value in values.items())
+      logger.info("step %s  %s", f"{step:,}", told)
+    row = {f"preview/{name}": value for name, value in values.items()}
     for writer in self._writers:
       with self.attempt(f"write {writer.name}"):
-        writer.picture(name, step, image)
+        writer.picture("preview", step, image)
+        if row:
+          writer.scalars(step, row)
 
   def close(self) -> None:
     """Draws loss.png and closes the writers."""

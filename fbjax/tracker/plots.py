@@ -11,25 +11,44 @@ from fbjax.tracker import writers
 
 
 def plot_loss(metrics: str | os.PathLike, out: str | os.PathLike) -> None:
-  """Draws the loss over steps, raw and averaged, on logarithmic axes; nothing without rows."""
+  """Draws the loss over steps, raw and averaged, on logarithmic axes; nothing without rows.
+
+  With it the loss on held-out clips, and below how much samples move against the truth, where previews
+  have measured these.
+  """
   from matplotlib import figure  # half a second, which --help need not wait for
 
-  rows = [row for row in writers.read_metrics(metrics) if writers.is_number(row.get("loss"))]
-  if not rows:
+  rows = writers.read_metrics(metrics)
+  step, loss = _curve(rows, "loss")
+  if not len(step):
     return
-  step = np.array([row["step"] for row in rows])
-  loss = np.array([row["loss"] for row in rows])
   window = max(1, len(loss) // 20)
   weight = np.convolve(np.ones_like(loss), np.ones(window))[: len(loss)]
   mean = np.convolve(loss, np.ones(window))[: len(loss)] / weight
-  made = figure.Figure(figsize=(6.4, 3.6), layout="constrained")
-  axes = made.subplots()
+  moves = _curve(rows, "preview/motion_ratio")
+  panels = 2 if len(moves[0]) else 1
+  made = figure.Figure(figsize=(6.4, 2.4 + 1.2 * panels), layout="constrained")
+  heights = [3, 1][:panels]
+  axes, *below = made.subplots(panels, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
   axes.plot(step, loss, color="0.75", linewidth=1, label="logged")
   axes.plot(step, mean, color="tab:blue", linewidth=1.8, label=f"mean of the last {window}")
-  axes.set(xlabel="step", ylabel="loss", yscale="log")
+  axes.plot(*_curve(rows, "preview/loss"), "o-", color="tab:red", ms=3, label="held-out clips")
+  axes.set(ylabel="loss", yscale="log")
   axes.grid(alpha=0.3, which="both")
   axes.legend(frameon=False)
+  for panel in below:
+    panel.plot(*moves, "o-", color="tab:green", ms=3)
+    panel.axhline(1, color="0.75", linewidth=1)
+    panel.set(ylabel="motion / truth", ylim=(0, None))
+    panel.grid(alpha=0.3)
+  (below or [axes])[-1].set(xlabel="step")
   made.savefig(out, dpi=120)
+
+
+def _curve(rows: Sequence[Mapping[str, float]], name: str) -> tuple[np.ndarray, np.ndarray]:
+  """Steps and values of a metric, where there are any."""
+  found = [(row["step"], row[name]) for row in rows if writers.is_number(row.get(name))]
+  return np.array([x for x, _ in found]), np.array([y for _, y in found])
 
 
 def contact_sheet(

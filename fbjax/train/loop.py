@@ -4,7 +4,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -54,7 +54,7 @@ def train(
   save_every: int = 1000,
   preview_every: int = 1000,
   keep: int = 2,
-  preview: Callable[[int, Any], np.ndarray] | None = None,
+  preview: Callable[[int, Any], tuple[np.ndarray, Mapping[str, float]]] | None = None,
   begins: Callable[[int], None] = lambda step: None,
   clip_name: Callable[[int], str] = str,
   preempted: Callable[[int], bool] = lambda step: False,
@@ -81,7 +81,7 @@ def train(
     save_every: steps between checkpoints; the last step is always saved.
     preview_every: steps between previews; the last step always gets one.
     keep: checkpoints kept.
-    preview: (step, EMA weights) -> picture, run every `preview_every` steps by the first process.
+    preview: (step, EMA weights) -> picture, and numbers by name; run every `preview_every` steps.
     begins: called with the step that the run goes on from, once it has its state.
     clip_name: index in the data set -> name.
     preempted: step -> whether to save and leave now; asked by every process at every step.
@@ -176,7 +176,7 @@ def train(
           saved = step
         if due_preview:
           with log.attempt("draw a preview"), jax.transfer_guard("allow"):
-            log.picture("preview", step, preview(step, state.ema))
+            log.preview(step, *preview(step, state.ema))
           log.restart_clock(step)
       if step < steps and not leave:
         waited_from = time.perf_counter()

@@ -163,7 +163,7 @@ def test_zero_means_at_the_end_alone(tmp_path):
 
   def preview(step, ema):
     seen.append(step)
-    return np.zeros((4, 4, 3), np.uint8)
+    return np.zeros((4, 4, 3), np.uint8), {}
 
   run(tmp_path, steps=5, log_every=0, save_every=0, preview_every=0, preview=preview)
   assert seen == [5]
@@ -239,7 +239,7 @@ def test_previews_are_drawn_from_the_average_and_at_the_end(tmp_path):
 
   def preview(step, ema):
     seen.append((step, np.array(ema["w"])))
-    return np.zeros((4, 4, 3), np.uint8)
+    return np.zeros((4, 4, 3), np.uint8), {}
 
   state = run(tmp_path, steps=7, preview_every=3, preview=preview, ema_decay=0.5)
   assert [step for step, _ in seen] == [3, 6, 7]
@@ -279,7 +279,7 @@ def test_the_rates_leave_out_previews(tmp_path, monkeypatch):
 
   def preview(step, ema):
     now.value += 1000.0
-    return np.zeros((4, 4, 3), np.uint8)
+    return np.zeros((4, 4, 3), np.uint8), {}
 
   class Clocked(Numbers):
     def __next__(self):

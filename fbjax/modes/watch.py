@@ -1,0 +1,100 @@
+"""What a training is watched by: the loss on fixed clips, and how its samples move.
+
+The training's own loss hardly falls when a network goes from wrong to right, for the noise of its
+times; that of the same clips, times and noise at every preview does. And a fine-tune that goes static
+is seen in no loss at all.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+
+from fbjax import build, places, sharding, tracker
+from fbjax.data import pipeline
+from fbjax.evaluation import motion
+from fbjax.systems import base, formulation
+
+logger = logging.getLogger(__name__)
+
+CLIPS = 32  # of the held-out loss
+FALL = 0.2  # of the motion, that is worth a warning
+
+# (EMA weights, frozen weights) -> loss
+Loss = Callable[[base.Params, base.Params], float]
+
+
+def held_out_loss(
+  config: dict[str, Any],
+  system: base.System,
+  form: formulation.Formulation,
+  source: Any,
+  tokenizer: Any,
+  mesh: jax.sharding.Mesh,
+) -> Loss:
+  """The training's loss on the first held-out clips, always at the same times with the same noise.
+
+  Nothing that clips are told is dropped. They are read once, and stay in memory.
+  """
+  size = config["train"]["batch_size"] // config["train"].get("accumulate", 1)
+  told = {k: 0.0 for k in config["objective"] if k.startswith("drop_")}
+  objective = config["objective"] | told
+  loss = jax.jit(build.make_loss(config | {"objective": objective}, system, form))
+  count = min(CLIPS, len(source))
+  firsts = list(range(0, max(count - size, 0) + 1, size))
+  share = size // jax.process_count()
+  mine = jax.process_index() * share
+  batches: list[dict[str, np.ndarray]] = []
+
+  def measure(ema: base.Params, frozen: base.Params) -> float:
+    if not batches:
+      for first in firsts:
+        rows = [(first + mine + i) % len(source) for i in range(share)]
+        read = pipeline.read(source, tokenizer, rows)
+        batches.append({name: read[name] for name in ("video", "tokens", "stride", "label")})
+    losses = []
+    for first, batch in zip(firsts, batches, strict=True):
+      keys = base.clip_keys(jax.random.key(0), np.arange(first, first + size))
+      losses.append(loss(ema, frozen, sharding.put_batch(batch, mesh), keys)[0])
+    return float(np.mean(jax.device_get(losses)))
+
+  return measure
+
+
+class Watch:
+  """Measures samples at every preview, and warns when they begin to stand still.
+
+  Args:
+    workdir: of the run, whose earlier previews count as well.
+    loss: from `held_out_loss`.
+  """
+
+  def __init__(self, workdir: str, loss: Loss):
+    self._loss = loss
+    rows = tracker.read_metrics(places.local(workdir) / "metrics.jsonl")
+    seen = [row["preview/motion_ratio"] for row in rows if "preview/motion_ratio" in row]
+    self._most = max(seen, default=0.0)
+
+  def __call__(
+    self,
+    made: UInt8[np.ndarray, "n t h w 3"],
+    truth: UInt8[np.ndarray, "n t h w 3"],
+    ema: base.Params,
+    frozen: base.Params,
+  ) -> dict[str, float]:
+    """What `motion.report` says of samples, and the held-out loss."""
+    found = motion.report(made, truth)
+    ratio = found["motion_ratio"]
+    if ratio < (1 - FALL) * min(self._most, 1.0):
+      logger.warning(
+        "The samples move %.2g times as much as the truth, and moved %.2g times before: the network "
+        "is going static. Look at the samples; an earlier checkpoint (config.train.keep) or a lower "
+        "config.optim.lr may be better.",
+        ratio,
+        self._most,
+      )
+    self._most = max(self._most, ratio)
+    return {"loss": self._loss(ema, frozen)} | found
