@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from fbjax import build, places, sharding, tracker
+from fbjax import build, places, sampling, sharding, tracker
 from fbjax.data import pipeline
 from fbjax.evaluation import motion
 from fbjax.systems import base, formulation
@@ -57,7 +57,7 @@ def held_out_loss(
         batches.append({name: read[name] for name in ("video", "tokens", "stride", "label")})
     losses = []
     for first, batch in zip(firsts, batches, strict=True):
-      keys = base.clip_keys(jax.random.key(0), np.arange(first, first + size))
+      keys = sampling.clip_keys(0, range(first, first + size))
       losses.append(loss(ema, frozen, sharding.put_batch(batch, mesh), keys)[0])
     return float(np.mean(jax.device_get(losses)))
 
