@@ -174,6 +174,20 @@ class Folder(Videos):
     super().__init__(root, entries, frames=frames, size=size, strides=strides)
 
 
+def video_files(top: video_lib.Path) -> list[str]:
+  """Every video file at and below a folder, sorted by path.
+
+  Raises:
+    BrokenData: when there is no such folder, or none in it.
+  """
+  files = sorted(_videos(folder(top), set()))
+  if not files:
+    raise video_lib.BrokenData(
+      f"no video files in {top}; it takes {', '.join(video_lib.EXTENSIONS)}."
+    )
+  return files
+
+
 def _below(root: pathlib.Path, file: str) -> str:
   return pathlib.Path(file).relative_to(root).as_posix()
 

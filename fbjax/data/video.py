@@ -20,7 +20,7 @@ import PIL.Image
 import PIL.ImageOps
 from jaxtyping import UInt8
 
-from fbjax import errors, places
+from fbjax import checks, errors, places
 from fbjax.data import playback
 
 # Pillow warns of images that are refused here anyway.
@@ -135,6 +135,23 @@ def read_clip(
     if len(images) < frames:
       raise BrokenClip(f"ends before frame {wanted[-1]}")
     return np.stack(images), stride
+
+
+def read_all(path: Path) -> UInt8[np.ndarray, "t h w 3"]:
+  """Every frame of a video at its own size; BrokenClip where it has none, or more than a clip has."""
+  images = []
+  with _named(path):
+    with playback.opened(path) as video:
+      identity = video.identity
+    count = playback.count_frames(path, None, identity)
+    for picture in playback.from_start(path, None, range(count)):
+      height, width = picture.image.shape[0], round(picture.image.shape[1] * picture.aspect)
+      if count * height * width > checks.MAX_CLIP_PIXELS:
+        raise BrokenClip(f"has {count} frames of {width}x{height}, more than a clip has")
+      images.append(resize_crop(picture.image, (height, width), picture.aspect))
+    if not images:
+      raise BrokenClip("has no frames")
+  return np.stack(images)
 
 
 def frame_rate(path: Path) -> float:

@@ -14,7 +14,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
+from fbjax import errors
+
 SIZE = 224  # of the network's frames
+LEAST = 9  # frames, of which the network makes one place in time
 
 
 class Protocol(NamedTuple):
@@ -30,6 +33,12 @@ class Protocol(NamedTuple):
   clips: int | None = None
   frames: int | None = None
   stride: int | None = None
+
+
+def check_frames(frames: int) -> None:
+  """Raises a UserError for clips that are too short for the network."""
+  if frames < LEAST:
+    raise errors.UserError(f"FVD needs clips of {LEAST} frames or more, and these have {frames}")
 
 
 def squeezed(clips: UInt8[Array, "b t h w 3"]) -> Float[Array, "b t 224 224 3"]:
@@ -57,3 +66,14 @@ PROTOCOLS = {
   "framebridge": Protocol(squeezed, epsilon=1e-3, unbiased=False, clips=2048, frames=16, stride=3),
   "videogpt": Protocol(cropped, epsilon=1e-5, unbiased=True),
 }
+
+
+def protocol(name: str) -> Protocol:
+  """One of `PROTOCOLS`.
+
+  Raises:
+    UserError: when there is none of that name.
+  """
+  if name not in PROTOCOLS:
+    raise errors.UserError(f"--fvd={name}: expected one of {', '.join(PROTOCOLS)}")
+  return PROTOCOLS[name]

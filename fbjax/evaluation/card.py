@@ -1,0 +1,115 @@
+"""A card: numbers with the protocol that they were measured under, so that they can be compared.
+
+protocol   what must be equal where two numbers are compared: the true clips, how they were cut, how
+           many, which FVD, the weights of its network
+subject    what was measured: weights, sampler, evaluations, guidance, seed
+numbers    by whose clips they are of, then by name: [value, error]
+made_by    version and time; no part of the digest
+"""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from fbjax import errors, places
+from fbjax.evaluation.measures import Number
+
+LABELS = {"made": "made", "still": "still image", "truth": "truth"}
+SURE = 2  # deviations apart
+
+
+def make(
+  protocol: Mapping[str, Any],
+  subject: Mapping[str, Any],
+  numbers: Mapping[str, Mapping[str, Number]],
+  made_by: Mapping[str, Any],
+) -> dict[str, Any]:
+  """A card of plain values."""
+  plain = {whose: {k: [*number] for k, number in of.items()} for whose, of in numbers.items()}
+  card = {"protocol": dict(protocol), "subject": dict(subject), "numbers": plain}
+  return card | {"digest": digest(card), "made_by": dict(made_by)}
+
+
+def digest(card: Mapping[str, Any]) -> str:
+  """16 hexadecimal digits that stand for protocol, subject and numbers."""
+  own = {name: card[name] for name in ("protocol", "subject", "numbers")}
+  return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write(file: str, card: Mapping[str, Any]) -> None:
+  places.write_json(file, card)
+
+
+def read(file: str) -> dict[str, Any]:
+  """A card that `write` wrote.
+
+  Raises:
+    UserError: for a file that is none, or whose numbers were changed.
+  """
+  try:
+    card = json.loads(pathlib.Path(file).read_text())
+    if digest(card) == card["digest"]:
+      return card
+  except OSError as error:
+    raise errors.UserError(f"no card {file}: {error.strerror}") from None
+  except (ValueError, KeyError, TypeError):
+    raise errors.UserError(f"{file} is no card that --mode=evaluate wrote") from None
+  raise errors.UserError(f"{file} was changed after it was measured: its digest is another")
+
+
+def table(card: Mapping[str, Any]) -> str:
+  """The numbers of a card, one row for the clips made, one for the still image, one for the truth."""
+  numbers = card["numbers"]
+  names = list(dict.fromkeys(name for of in numbers.values() for name in of))
+  rows = [["", *(LABELS[whose] for whose in numbers)]]
+  for name in names:
+    rows.append([name, *(told(of.get(name)) for of in numbers.values())])
+  return aligned(rows)
+
+
+def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str]) -> str:
+  """A table of two cards, with the difference of each number and its error.
+
+  Raises:
+    UserError: where they were measured under different protocols; names the first field.
+  """
+  for field in sorted(a["protocol"].keys() | b["protocol"].keys()):
+    one, two = (card["protocol"].get(field) for card in (a, b))
+    if one != two:
+      raise errors.UserError(
+        f"{names[0]} and {names[1]} cannot be compared: {field} is {one!r} in the one and {two!r} in "
+        "the other. Measure both under one protocol"
+      )
+  rows = [["", *names, "difference"]]
+  for name in [name for name in a["numbers"]["made"] if name in b["numbers"]["made"]]:
+    one, two = (card["numbers"]["made"][name] for card in (a, b))
+    error = (one[1] ** 2 + two[1] ** 2) ** 0.5
+    sure = "  *" if abs(two[0] - one[0]) > SURE * error > 0 else ""
+    rows.append([name, told(one), told(two), told([two[0] - one[0], error]) + sure])
+  for name, number in a["numbers"].get("still", {}).items():
+    if name in a["numbers"]["made"]:
+      rows.append([f"{name} of the still image", told(number), told(number), ""])
+  return f"{aligned(rows)}\n* more than {SURE} deviations apart"
+
+
+def told(number: list[float] | None) -> str:
+  """`12.3 +- 0.4`."""
+  if number is None:
+    return "-"
+  value, error = number
+  return f"{value:.4g} +- {error:.2g}" if error else f"{value:.4g}"
+
+
+def aligned(rows: list[list[str]]) -> str:
+  """Cells in columns: the first at the left, the others at the right."""
+  widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+  lines = []
+  for row in rows:
+    cells = [
+      row[0].ljust(widths[0]),
+      *(x.rjust(w) for x, w in zip(row[1:], widths[1:], strict=True)),
+    ]
+    lines.append("  ".join(cells).rstrip())
+  return "\n".join(lines)

@@ -1,0 +1,321 @@
+"""--mode=evaluate: measures a trained run, a packed model, or a folder of videos; compares two cards.
+
+clips of the held-out split -> samples from their first frames -> numbers -> card
+
+The numbers that need no network are always there. FVD is, where the weights of its network are in
+$FBJAX_METRICS (~/.cache/fbjax/metrics); otherwise the log says how to get them.
+"""
+
+import datetime
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fbjax import build, checkpoint, checks, digest, errors, loading, sampling, sharding
+from fbjax import pipe as pipes
+from fbjax.data import pipeline, sources, video
+from fbjax.evaluation import card as cards
+from fbjax.evaluation import fvd, measures, networks
+from fbjax.modes import sample
+
+logger = logging.getLogger(__name__)
+
+CLIPS = 256  # unless the protocol says how many
+BATCH = 16  # clips of a folder at a time
+VERSION = 1  # of what the measures mean; cards of others are not compared
+RESIZE = "until it covers, antialiased bilinear, centre"
+
+
+class Subject(NamedTuple):
+  """Clips to measure, and what is to be kept of where they come from.
+
+  batches: of (made clips, true clips), either of which may be None. paired: whether a made clip has its
+  truth at the same place. frames: of a clip. protocol, told: see `card`.
+  """
+
+  batches: Iterator[tuple[measures.Clips | None, measures.Clips | None]]
+  paired: bool
+  frames: int
+  protocol: dict[str, Any]
+  told: dict[str, Any]
+
+
+def evaluate(
+  config: dict[str, Any] | None,
+  workdir: str | None,
+  *,
+  model: str | None = None,
+  made: str | None = None,
+  truth: str | None = None,
+  compare: Sequence[str] = (),
+  out: str | None = None,
+  clips: int | None = None,
+  fvd_protocol: str = "styleganv",
+  step: int | None = None,
+  ema: bool = True,
+  seed: int = 0,
+  **options: Any,
+) -> dict[str, Any] | None:
+  """Measures clips, prints a table, and writes a card.
+
+  Args:
+    config: None takes the run's own; with `made`, the true clips are those its data holds out.
+    workdir, model, step, ema: whose samples are measured, as `sample.sample`.
+    made: a folder of videos instead, made by anything, all of one length and size.
+    truth: a folder of true videos to measure them by; with the same names as `made` they are pairs.
+    compare: two cards, of which a table is printed; nothing is measured.
+    out: file of the card; None writes that of a run to evaluation/<step>.json in its workdir.
+    clips: how many; None is what the protocol was published with, or at most `CLIPS`.
+    fvd_protocol: one of `fvd.PROTOCOLS`.
+    seed: of the samples' noise.
+    options: keys of `config.sampling`, such as steps and guidance; None leaves the config's.
+
+  Returns:
+    The card; None where two were compared.
+
+  Raises:
+    UserError: for what cannot be measured, such as fewer clips than are asked for.
+  """
+  if compare:
+    print(compared(compare))
+    return None
+  protocol = fvd.protocol(fvd_protocol)
+  if clips is not None:
+    checks.whole("--clips", clips, least=2)
+  if made:
+    sampled = any(x is not None for x in (workdir, model, step, *options.values()))
+    if sampled or seed or not ema:
+      raise errors.UserError(
+        "--made is a folder of videos that are there: leave out what says how to sample"
+      )
+    subject = of_folder(made, truth, config, clips or protocol.clips)
+    mesh = sharding.make_mesh()
+  else:
+    if truth:
+      raise errors.UserError("--truth is what --made=<folder of videos> is measured by: give both")
+    pipe = opened(config, workdir, model, step, ema)
+    subject = of_model(pipe, clips, protocol.clips, seed, options)
+    mesh = pipe.mesh
+    if workdir and not out:
+      out = os.path.join(workdir, "evaluation", f"{subject.told['step']:07}.json")
+  features, found = fvd_features(protocol, subject.frames, mesh)
+  measured = measures.Measures(paired=subject.paired, features=features, unbiased=protocol.unbiased)
+  for made_clips, true_clips in subject.batches:
+    measured.add(made_clips, true_clips)
+  under = {"version": VERSION, "resize": RESIZE} | subject.protocol
+  under |= {"fvd": fvd_protocol, "i3d": found} if features else {}
+  card = cards.make(under, subject.told, measured.numbers(), made_by())
+  if jax.process_index() == 0:
+    print(cards.table(card))
+    if out:
+      cards.write(out, card)
+      logger.info("Wrote %s.", out)
+  return card
+
+
+def compared(files: Sequence[str]) -> str:
+  """The table of two cards."""
+  if len(files) != 2:
+    raise errors.UserError("--compare takes two cards: --compare=a.json,b.json")
+  stems = [pathlib.Path(file).stem for file in files]
+  names = stems if len(set(stems)) == 2 else files
+  return cards.compare(*map(cards.read, files), names=tuple(names))
+
+
+def fvd_features(
+  protocol: fvd.Protocol, frames: int, mesh: jax.sharding.Mesh
+) -> tuple[measures.Features | None, str | None]:
+  """The features of FVD and the digest of the network's weights; says why where there are none."""
+  if frames < fvd.LEAST:
+    logger.info("No FVD: it needs clips of %d frames, and these have %d.", fvd.LEAST, frames)
+  elif not networks.is_there("i3d"):
+    logger.info("No FVD: %s.", networks.how_to_get("i3d"))
+  else:
+    params, found = networks.read("i3d", mesh)
+    return networks.i3d_logits(params, protocol, mesh), found
+  return None, None
+
+
+def made_by() -> dict[str, str]:
+  now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+  return {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "time": now}
+
+
+def how_many(there: int, asked: int | None, published: int | None) -> int:
+  """Clips to measure, of those that are there.
+
+  Raises:
+    UserError: when more are asked for, by the user or by the protocol.
+  """
+  wanted = asked or published or min(CLIPS, there)
+  if wanted > there:
+    who = "--clips" if asked else "the protocol (--fvd)"
+    raise errors.UserError(f"{who} asks for {wanted:,} clips, and there are {there:,}")
+  return wanted
+
+
+# --- samples of a network
+
+
+def opened(
+  config: dict[str, Any] | None, workdir: str | None, model: str | None, step: int | None, ema: bool
+) -> pipes.Pipe:
+  """A run, a packed model, or ported weights."""
+  if model and (config is not None or workdir):
+    raise errors.UserError(
+      "--model has its own config and weights: leave --config and --workdir out"
+    )
+  config = loading.packed_config(model) if model else sample.resolve(config, workdir)
+  if workdir and step is None:
+    step = max(checkpoint.steps(workdir))
+  return pipes.Pipe(config, workdir, step=step, ema=ema)
+
+
+def of_model(
+  pipe: pipes.Pipe,
+  asked: int | None,
+  published: int | None,
+  seed: int,
+  options: dict[str, Any],
+) -> Subject:
+  """Samples from the first frames of held-out clips, told what these are told."""
+  config = pipe.config
+  for name in ("sampler", "grid"):
+    if isinstance(options.get(name), str):
+      options = options | {name: {"name": options[name]}}
+  spec = build.sampling_options(config, **options)
+  form = build.make_formulation(config)
+  make = build.make_sample(config, pipe.system, form, pipe.mesh, spec)
+  source = build.make_source(config, "val")
+  count = how_many(len(source), asked, published)
+  data = config["data"]
+  protocol = {
+    "source": data["name"],
+    "digest": source.digest(),
+    "split": "val",
+    "strides": data.get("strides", 1),
+    "frames": data["frames"],
+    "size": data["size"],
+    "clips": count,
+  }
+  params, frozen = pipe.weights
+  told = spec._asdict() | {"seed": seed, "step": pipe.step, "ema": pipe.ema}
+  told = {k: v for k, v in told.items() if k not in ("batch_size", "fps", "images")}
+  told |= {"system": config["system"]["name"], "weights": digest_of({"p": params, "f": frozen})}
+
+  def batches() -> Iterator[tuple[measures.Clips, measures.Clips]]:
+    began = time.perf_counter()
+    for first in range(0, count, spec.batch_size):
+      rows = list(range(first, min(first + spec.batch_size, count)))
+      batch = pipeline.read(source, pipe.tokenizer, rows)
+      for row in np.flatnonzero(batch["replaced"]):
+        raise errors.UserError(
+          f"clip {rows[row]} of the held-out ones cannot be read, and another in its place would be "
+          f"another protocol: {batch['errors'][row].decode().splitlines()[0]}"
+        )
+      inputs = {name: batch[name] for name in ("video", "tokens", "stride", "label")}
+      keys = sampling.clip_keys(seed, rows)[None]
+      clips = sampling.generate(make, params, frozen, inputs, keys=keys, batch_size=len(rows))
+      clips = list(clips)
+      if bad := [rows[i] for i, clip in enumerate(clips) if clip is None]:
+        raise errors.UserError(f"the sample of clip {bad[0]}: {pipes.NOT_FINITE}")
+      yield np.stack(clips), batch["video"]
+      done = first + len(rows)
+      seconds = time.perf_counter() - began
+      logger.info("%d of %d clips, %.2f clips/s.", done, count, done / seconds)
+
+  return Subject(batches(), True, data["frames"], protocol, told)
+
+
+def digest_of(tree: Any) -> str:
+  """16 hexadecimal digits that stand for all arrays of a tree."""
+  found = json.dumps(digest.of_tree(tree), sort_keys=True)
+  return hashlib.sha256(found.encode()).hexdigest()[:16]
+
+
+# --- videos that are there
+
+
+def of_folder(
+  made: str, truth: str | None, config: dict[str, Any] | None, asked: int | None
+) -> Subject:
+  """Videos of one length and size, and the true ones of another folder or of a config's data."""
+  files = sources.video_files(made)
+  first = video.read_all(files[0])
+  frames, size = len(first), first.shape[1:3]
+  count = asked or len(files)
+  if count > len(files):
+    raise errors.UserError(f"{made} holds {len(files):,} videos, and {count:,} are asked for")
+  files, paired = files[:count], False
+  protocol = {"frames": frames, "size": list(size), "clips": count}
+  if truth:
+    true_files = sources.video_files(truth)
+    stems = {pathlib.Path(file).relative_to(truth).with_suffix(""): file for file in true_files}
+    own = [pathlib.Path(file).relative_to(made).with_suffix("") for file in files]
+    paired = all(stem in stems for stem in own)
+    true_files = [stems[stem] for stem in own] if paired else true_files
+    protocol |= {"source": "folder", "digest": digest_of_files(true_files)}
+    source = sources.Videos(
+      truth,
+      [sources.Entry(os.path.relpath(file, truth), "") for file in true_files],
+      frames=frames,
+      size=size,
+      strides=1,
+    )
+  elif config is not None:
+    build.check(config)
+    own = build.clip_size(config)
+    if own != (frames, size):
+      raise errors.UserError(
+        f"{files[0]} has {frames} frames of {size[0]}x{size[1]}, and config.data {own[0]} of "
+        f"{own[1][0]}x{own[1][1]}: set --config.data.frames and .size to those of the videos"
+      )
+    source = build.make_source(config, "val")
+    protocol |= {"source": config["data"]["name"], "digest": source.digest(), "split": "val"}
+    protocol |= {"strides": config["data"].get("strides", 1)}
+  else:
+    source = None
+  true_count = 0 if source is None else count if paired else how_many(len(source), asked, None)
+  if source is not None and not paired:
+    logger.info("The videos of %s have no pairs: psnr and ssim are left out.", made)
+
+  def batches() -> Iterator[tuple[measures.Clips | None, measures.Clips | None]]:
+    for start in range(0, max(count, true_count), BATCH):
+      mine = [whole(file, frames, size) for file in files[start : start + BATCH]]
+      rows = range(start, min(start + BATCH, true_count))
+      true = [source.read(i, np.random.default_rng((0, i))).video for i in rows]
+      yield (np.stack(mine) if mine else None), (np.stack(true) if true else None)
+
+  return Subject(batches(), paired, frames, protocol, {"videos": digest_of_files(files)})
+
+
+def whole(file: str, frames: int, size: tuple[int, int]) -> np.ndarray:
+  """All frames of a video.
+
+  Raises:
+    UserError: when it has not as many as the others, or of another size.
+  """
+  clip = video.read_all(file)
+  if clip.shape[:3] != (frames, *size):
+    t, h, w = clip.shape[:3]
+    raise errors.UserError(
+      f"{file} has {t} frames of {h}x{w}, and the first video has {frames} of {size[0]}x{size[1]}: "
+      "all must be alike"
+    )
+  return clip
+
+
+def digest_of_files(files: Sequence[str]) -> str:
+  """16 hexadecimal digits that stand for the content of files in their order."""
+  found = hashlib.sha256()
+  for file in files:
+    found.update(hashlib.sha256(pathlib.Path(file).read_bytes()).digest())
+  return found.hexdigest()[:16]
