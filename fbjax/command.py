@@ -13,9 +13,16 @@ import textwrap
 from absl import flags
 
 from fbjax import main
-from fbjax.modes import export, pack, port, sample, train
+from fbjax.modes import evaluate, export, pack, port, sample, train
 
-COMMANDS = {"train": train, "sample": sample, "port": port, "export": export, "pack": pack}
+COMMANDS = {
+  "train": train,
+  "sample": sample,
+  "evaluate": evaluate,
+  "port": port,
+  "export": export,
+  "pack": pack,
+}
 HELP = ("-h", "-help", "--help", "help", "--helpfull", "--helpshort")
 CONFIG = {
   "--config=FILE[:NAME+NAME]": (
@@ -23,7 +30,7 @@ CONFIG = {
   ),
   "--config.KEY=VALUE": "any key of the config, such as --config.train.batch_size=32",
 }
-CONFIGURED = ("train", "sample", "port", "export")
+CONFIGURED = ("train", "sample", "evaluate", "port", "export")
 
 
 def cli() -> None:

@@ -20,9 +20,10 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from fbjax import build, errors, processes
-from fbjax.modes import export, pack, port, sample, train
+from fbjax.evaluation import fvd, networks
+from fbjax.modes import evaluate, export, pack, port, sample, train
 
-MODES = ("train", "sample", "port", "export", "pack")
+MODES = ("train", "sample", "evaluate", "port", "export", "pack")
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do: see `fbjax --help`")
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "A run's folder: its checkpoints, metrics and samples"
@@ -30,7 +31,7 @@ WORKDIR = flags.DEFINE_string(
 MODEL = flags.DEFINE_string(
   "model",
   None,
-  "sample: a packed model, such as zoo/quickstart, in place of a config and a workdir",
+  "sample, evaluate: a packed model, such as zoo/quickstart, in place of a config and a workdir",
 )
 IMAGE = flags.DEFINE_string(
   "image", None, "sample: an image, or a folder of images with a prompt file"
@@ -43,17 +44,26 @@ NEGATIVE_PROMPT = flags.DEFINE_string(
 OUT = flags.DEFINE_string(
   "out",
   None,
-  "Where to write: a sample's .mp4 or .gif, an export's .ckpt, .pt or .safetensors, or a folder",
+  "Where to write: a sample's .mp4 or .gif, an export's .ckpt, .pt or .safetensors, an evaluation's "
+  ".json, or a folder",
 )
 SEED = flags.DEFINE_integer(
-  "seed", 0, "sample: of the noise; the same seed gives the same clip; default: 0", 0, 2**32 - 1
+  "seed",
+  0,
+  "sample, evaluate: of the noise; the same seed gives the same clip; default: 0",
+  0,
+  2**32 - 1,
 )
 STEPS = flags.DEFINE_integer(
-  "steps", None, "sample: steps of the sampler; default: the config's", 1
+  "steps", None, "sample, evaluate: steps of the sampler; default: the config's", 1
 )
-GUIDANCE = flags.DEFINE_float("guidance", None, "sample: text guidance; default: the config's")
+GUIDANCE = flags.DEFINE_float(
+  "guidance", None, "sample, evaluate: text guidance; default: the config's"
+)
 IMAGE_GUIDANCE = flags.DEFINE_float(
-  "image_guidance", None, "sample: guidance on the image, in two scales with that on the text"
+  "image_guidance",
+  None,
+  "sample, evaluate: guidance on the image, in two scales with that on the text",
 )
 SIZE = flags.DEFINE_string("size", None, "sample: height x width, such as 256x448")
 FRAMES = flags.DEFINE_integer("frames", None, "sample: frames of a clip; default: the config's", 1)
@@ -64,20 +74,35 @@ LABEL = flags.DEFINE_integer("label", None, "sample: class of the clip; default:
 FPS = flags.DEFINE_integer("fps", None, "sample: frames a second; default: the config's", 1)
 STRIDE = flags.DEFINE_integer("stride", None, "sample: frame stride; default: the config's", 1)
 SAMPLER = flags.DEFINE_string(
-  "sampler", None, "sample: a sampler by its name, such as dbim; default: the config's"
+  "sampler", None, "sample, evaluate: a sampler by its name, such as dbim; default: the config's"
 )
 STEP = flags.DEFINE_integer(
-  "step", None, "sample, export, pack: step of the checkpoint; default: the newest", 1
+  "step", None, "sample, evaluate, export, pack: step of the checkpoint; default: the newest", 1
 )
 EMA = flags.DEFINE_bool(
   "ema",
   True,
-  "sample, export, pack: the moving average of the weights; with --no-ema they themselves",
+  "sample, evaluate, export, pack: the moving average of the weights; with --no-ema they themselves",
 )
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "sample: make again the clips that are there")
 WEIGHTS = flags.DEFINE_list(
   "weights", [], "port: checkpoints to read, the first that holds a network counts"
 )
+NETWORK = flags.DEFINE_enum(
+  "network",
+  None,
+  list(networks.SPECS),
+  "port: a network that a measure needs, in place of a config",
+)
+CLIPS = flags.DEFINE_integer(
+  "clips", None, "evaluate: how many; default: the protocol's, or at most 256", 2
+)
+FVD = flags.DEFINE_enum("fvd", "styleganv", list(fvd.PROTOCOLS), "evaluate: the protocol of FVD")
+MADE = flags.DEFINE_string("made", None, "evaluate: a folder of videos, made by anything")
+TRUTH = flags.DEFINE_string(
+  "truth", None, "evaluate: a folder of true videos for those of --made; pairs have the same name"
+)
+COMPARE = flags.DEFINE_list("compare", [], "evaluate: two cards, such as a.json,b.json, to compare")
 
 # The flags that a mode takes, beside --config and --mode; others are mistakes.
 TAKES = {
@@ -87,7 +112,11 @@ TAKES = {
     *("overwrite", "seed", "steps", "sampler", "guidance", "image_guidance", "label", "stride"),
     *("size", "frames", "chunks", "fps"),
   ),
-  "port": ("weights", "out"),
+  "evaluate": (
+    *("model", "workdir", "step", "ema", "made", "truth", "compare", "clips", "fvd", "out"),
+    *("seed", "steps", "sampler", "guidance", "image_guidance"),
+  ),
+  "port": ("weights", "network", "out"),
   "export": ("workdir", "step", "ema", "out"),
   "pack": ("workdir", "step", "ema", "out"),
 }
@@ -106,6 +135,27 @@ def main(config: dict[str, Any] | None) -> None:
   match MODE.value:
     case "train":
       train.train(config, workdir)
+    case "evaluate":
+      evaluate.evaluate(
+        config,
+        workdir,
+        model=home(MODEL.value),
+        made=home(MADE.value),
+        truth=home(TRUTH.value),
+        compare=[home(file) for file in COMPARE.value],
+        out=out,
+        clips=CLIPS.value,
+        fvd_protocol=FVD.value,
+        step=STEP.value,
+        ema=EMA.value,
+        seed=SEED.value,
+        steps=STEPS.value,
+        sampler=SAMPLER.value,
+        guidance=GUIDANCE.value,
+        image_guidance=IMAGE_GUIDANCE.value,
+      )
+    case "port" if NETWORK.value:
+      port.port_network(NETWORK.value, [home(file) for file in WEIGHTS.value], out)
     case "port":
       port.port_files(config, [home(file) for file in WEIGHTS.value], out)
     case "export":
@@ -248,9 +298,12 @@ def check_flags(config: ConfigDict | None) -> None:
       raise errors.UserError(f"--{name} is a flag of {modes}; this is --mode={mode}")
   if mode == "train" and (config is None or not WORKDIR.value):
     raise errors.UserError("give both --config=configs/<experiment>.py and --workdir=<folder>")
-  if mode == "port" and config is None:
-    raise errors.UserError("--mode=port needs --config=configs/<experiment>.py")
-  if config is None and not WORKDIR.value and not MODEL.value:
+  if mode == "port" and (config is None) == (NETWORK.value is None):
+    raise errors.UserError(
+      "--mode=port needs --config=configs/<experiment>.py, or --network=<one that a measure needs>"
+    )
+  given = (WORKDIR, MODEL, NETWORK, MADE, COMPARE)
+  if config is None and not any(flag.value for flag in given):
     raise errors.UserError(
       f"--mode={mode} needs --workdir=<folder of a trained run>"
       + (", --model=<packed model>" if "model" in TAKES[mode] else "")

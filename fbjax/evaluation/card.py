@@ -70,7 +70,7 @@ def table(card: Mapping[str, Any]) -> str:
 
 
 def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str]) -> str:
-  """A table of two cards, with the difference of each number and its error.
+  """A table of two cards, with the difference of each number and its error, and the still image beside.
 
   Raises:
     UserError: where they were measured under different protocols; names the first field.
@@ -88,9 +88,10 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str]) 
     error = (one[1] ** 2 + two[1] ** 2) ** 0.5
     sure = "  *" if abs(two[0] - one[0]) > SURE * error > 0 else ""
     rows.append([name, told(one), told(two), told([two[0] - one[0], error]) + sure])
-  for name, number in a["numbers"].get("still", {}).items():
-    if name in a["numbers"]["made"]:
-      rows.append([f"{name} of the still image", told(number), told(number), ""])
+  if still := a["numbers"].get("still"):  # of the same clips in both
+    rows[0].append(LABELS["still"])
+    for row in rows[1:]:
+      row.append(told(still.get(row[0])))
   return f"{aligned(rows)}\n* more than {SURE} deviations apart"
 
 

@@ -42,7 +42,7 @@ class Measures:
   colour_drift       change of the mean colour from first to last frame, in grey levels
   flicker            changes of brightness that the next frame takes back, in grey levels
   first_frame_psnr   dB, of the first frame against the truth's
-  psnr, ssim         of all frames against the truth's
+  psnr, ssim         of the frames behind the first, which was given, against the truth's
   fvd                Fréchet distance to the truth of `features`
   fvd_infinite       that of infinitely many clips (arXiv:1911.07023)
   """
@@ -58,7 +58,7 @@ class Measures:
     self._paired, self._features, self._unbiased = paired, features, unbiased
     self._found: dict[str, dict[str, list[np.ndarray]]] = {"made": {}, "still": {}, "truth": {}}
 
-  def add(self, made: Clips | None, truth: Clips | None) -> None:
+  def add(self, made: Clips | None, truth: UInt8[np.ndarray, "m t h w 3"] | None) -> None:
     """Measures clips; without pairs the two may be of other numbers, or only one there."""
     if truth is not None:
       self._add("truth", truth, None)
@@ -74,10 +74,12 @@ class Measures:
   def _add(self, name: str, clips: Clips, truth: Clips | None) -> None:
     found = {key: of(clips) for key, of in OF_CLIPS.items()}
     if truth is not None:
-      psnr = np.asarray(images.psnr(clips, truth))
-      found |= {"first_frame_psnr": psnr[:, 0], "psnr": psnr.mean(1)}
-      if min(clips.shape[2:4]) >= images.WINDOW:
-        found["ssim"] = np.asarray(_ssim(clips, truth)).mean(1)
+      psnr = np.asarray(_psnr(clips, truth))
+      found["first_frame_psnr"] = psnr[:, 0]
+      if clips.shape[1] > 1:
+        found["psnr"] = psnr[:, 1:].mean(1)
+      if clips.shape[1] > 1 and min(clips.shape[2:4]) >= images.WINDOW:
+        found["ssim"] = np.asarray(_ssim(clips[:, 1:], truth[:, 1:])).mean(1)
     if self._features is not None:
       found["features"] = self._features(clips)
     for key, values in found.items():
@@ -102,7 +104,7 @@ class Measures:
     return self._paired or name == "still"
 
 
-_ssim = jax.jit(images.ssim)
+_psnr, _ssim = jax.jit(images.psnr), jax.jit(images.ssim)
 
 
 def _joined(values: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:

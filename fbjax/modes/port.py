@@ -12,6 +12,7 @@ import numpy as np
 
 from fbjax import build, checks, errors, port, start, trees
 from fbjax import weights as weights_lib
+from fbjax.evaluation import networks as metrics
 from fbjax.modes import memory
 from fbjax.port import convert, files, table
 from fbjax.systems import base, networks
@@ -80,6 +81,31 @@ def port_files(config: dict[str, Any], weights: Sequence[str], out: str | None) 
   for name in wanted.keys() - located.keys():
     logger.info("%s is in no file: every run draws it anew.", name)
   logger.info("Wrote %s parameters to %s; train with --config.weights=%s.", f"{count:,}", out, out)
+
+
+def port_network(network: str, weights: Sequence[str], out: str | None) -> None:
+  """Reads the weights of a network that a measure needs into the folder where it looks for them.
+
+  Args:
+    network: one of `evaluation.networks.SPECS`.
+    weights: its checkpoint.
+    out: another folder.
+
+  Raises:
+    UserError: for a file that does not hold the network, or a folder that already holds weights.
+  """
+  if len(weights) != 1:
+    raise errors.UserError(f"--network={network} needs --weights=<its checkpoint>, one file")
+  out = out or metrics.folder(network)
+  spec = metrics.SPECS[network]
+  opened = [files.read(weights[0])]
+  found = locate(network, spec, opened, {})
+  params, report = fill(network, spec, found.tensors, {}, ())
+  logger.info("%s", report)
+  leaves = {weights_lib.network_path(network, p): x for p, x in trees.flatten(params).items()}
+  about = {"network": spec.network, "prefix": found.prefix, "layout": "pytorch"}
+  weights_lib.write(out, leaves, check, {"files": list(weights), "parts": {network: about}})
+  logger.info("Wrote %s parameters to %s.", f"{report.count:,}", out)
 
 
 def check_ignore(spec: Mapping[str, Any], system: base.System) -> dict[str, tuple[str, ...]]:
