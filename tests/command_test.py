@@ -49,8 +49,11 @@ def test_help_and_mistakes(tmp_path):
   done = run("sample", "--help", cwd=tmp_path)
   assert done.returncode == 0 and "--negative_prompt" in done.stdout and not done.stderr
   for args, sentence in (
-    (["fly"], "has no command 'fly'; it has train, sample, port, export, pack"),
-    (["pack", "--seed=1"], "--seed is a flag of --mode=sample; this is --mode=pack"),
+    (["fly"], "has no command 'fly'; it has train, sample, evaluate, port, export, pack"),
+    (
+      ["pack", "--seed=1"],
+      "--seed is a flag of --mode=sample and --mode=evaluate; this is --mode=pack",
+    ),
   ):
     done = run(*args, cwd=tmp_path)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and sentence in done.stderr
