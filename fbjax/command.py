@@ -13,12 +13,13 @@ import textwrap
 from absl import flags
 
 from fbjax import main
-from fbjax.modes import evaluate, export, pack, port, sample, train
+from fbjax.modes import doctor, evaluate, export, pack, port, sample, train
 
 COMMANDS = {
   "train": train,
   "sample": sample,
   "evaluate": evaluate,
+  "doctor": doctor,
   "port": port,
   "export": export,
   "pack": pack,
@@ -30,7 +31,7 @@ CONFIG = {
   ),
   "--config.KEY=VALUE": "any key of the config, such as --config.train.batch_size=32",
 }
-CONFIGURED = ("train", "sample", "evaluate", "port", "export")
+CONFIGURED = ("train", "sample", "evaluate", "doctor", "port", "export")
 
 
 def cli() -> None:

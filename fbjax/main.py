@@ -21,9 +21,9 @@ from ml_collections import ConfigDict, config_flags
 
 from fbjax import build, errors, processes
 from fbjax.evaluation import fvd, networks
-from fbjax.modes import evaluate, export, pack, port, sample, train
+from fbjax.modes import doctor, evaluate, export, pack, port, sample, train
 
-MODES = ("train", "sample", "evaluate", "port", "export", "pack")
+MODES = ("train", "sample", "evaluate", "doctor", "port", "export", "pack")
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do: see `fbjax --help`")
 WORKDIR = flags.DEFINE_string(
   "workdir", None, "A run's folder: its checkpoints, metrics and samples"
@@ -116,6 +116,7 @@ TAKES = {
     *("model", "workdir", "step", "ema", "made", "truth", "compare", "clips", "fvd", "out"),
     *("seed", "steps", "sampler", "guidance", "image_guidance"),
   ),
+  "doctor": ("workdir", "out"),
   "port": ("weights", "network", "out"),
   "export": ("workdir", "step", "ema", "out"),
   "pack": ("workdir", "step", "ema", "out"),
@@ -154,6 +155,8 @@ def main(config: dict[str, Any] | None) -> None:
         guidance=GUIDANCE.value,
         image_guidance=IMAGE_GUIDANCE.value,
       )
+    case "doctor":
+      doctor.doctor(config, out, workdir)
     case "port" if NETWORK.value:
       port.port_network(NETWORK.value, [home(file) for file in WEIGHTS.value], out)
     case "port":
@@ -298,6 +301,10 @@ def check_flags(config: ConfigDict | None) -> None:
       raise errors.UserError(f"--{name} is a flag of {modes}; this is --mode={mode}")
   if mode == "train" and (config is None or not WORKDIR.value):
     raise errors.UserError("give both --config=configs/<experiment>.py and --workdir=<folder>")
+  if mode == "doctor" and config is None:
+    raise errors.UserError(
+      "--mode=doctor needs --config=configs/<experiment>.py, whose data to look at"
+    )
   if mode == "port" and (config is None) == (NETWORK.value is None):
     raise errors.UserError(
       "--mode=port needs --config=configs/<experiment>.py, or --network=<one that a measure needs>"

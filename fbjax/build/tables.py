@@ -43,6 +43,7 @@ SOURCES = {
   "synthetic": synthetic.Shapes,
   "webvid": sources.WebVid,
   "folder": sources.Folder,
+  "table": sources.Table,
   "ucf101": sources.UCF101,
   "msrvtt": sources.MSRVTT,
   "tfds": tfds_clips.TFDS,

@@ -174,6 +174,68 @@ class Folder(Videos):
     super().__init__(root, entries, frames=frames, size=size, strides=strides)
 
 
+class Table(Videos):
+  """The clips that a csv file names, as OpenVid-1M and the doctor's manifests do.
+
+  `path` is the table, with a column file, video, video_path, path or filename, and a column caption,
+  text or prompt; other columns do not matter. Files are relative to `root`, or to the table's folder
+  where it is empty. `val` is the table of the held-out clips; without one, validation sees the training
+  clips.
+  """
+
+  def __init__(
+    self,
+    path: video_lib.Path,
+    split: str = "train",
+    *,
+    root: str = "",
+    val: str = "",
+    frames: int = 16,
+    size: int | Sequence[int] = 256,
+    strides: int | Sequence[int] = (1, 6),
+  ):
+    if not os.fspath(path):
+      raise video_lib.BrokenData(
+        "no path to the table is given; set config.data.path to a .csv file."
+      )
+    if split == "val" and not val:
+      logger.warning("config.data.val names no table: nothing is held out.")
+    table = pathlib.Path(val if split == "val" and val else path)
+    header = text.header(table)
+    columns = [_column(table, header, names) for names in (_FILE_COLUMNS, _CAPTION_COLUMNS)]
+    home = pathlib.Path(root) if root else table.parent
+    # A table may name files by their whole path, as long as that leads below the root.
+    entries = [
+      Entry(_relative(file, home), caption)
+      for file, caption in text.table(table, columns, unique=posixpath.normpath)
+    ]
+    whole = all(entry.file.startswith("/") for entry in entries)
+    if whole:
+      home = pathlib.Path(os.path.commonpath([os.path.dirname(entry.file) for entry in entries]))
+      entries = [entry._replace(file=_relative(entry.file, home)) for entry in entries]
+    super().__init__(folder(home), entries, frames=frames, size=size, strides=strides)
+
+
+_FILE_COLUMNS = ("file", "video", "video_path", "path", "filename")
+_CAPTION_COLUMNS = ("caption", "text", "prompt")
+
+
+def _column(table: pathlib.Path, header: Sequence[str], names: Sequence[str]) -> str:
+  """The first of some names that a table has as a column."""
+  for name in names:
+    if name in header:
+      return name
+  raise video_lib.BrokenData(
+    f"{table} has none of the columns {', '.join(names)}; it has {', '.join(header) or 'nothing'}."
+  )
+
+
+def _relative(file: str, home: pathlib.Path) -> str:
+  """A file below a folder, however it is named; others as they are."""
+  inside = os.path.relpath(file, home) if os.path.isabs(file) else posixpath.normpath(file)
+  return file if os.path.isabs(file) and inside.startswith("..") else inside
+
+
 def video_files(top: video_lib.Path) -> list[str]:
   """Every video file at and below a folder, sorted by path.
 

@@ -45,6 +45,14 @@ def lines(path: pathlib.Path) -> list[str]:
   return [line.strip() for line in read(path).split("\n") if line.strip()]
 
 
+def header(path: pathlib.Path) -> list[str]:
+  """The names of a csv file's columns, in lower case."""
+  try:
+    return [name.strip().lower() for name in next(csv.reader(io.StringIO(read(path))), [])]
+  except csv.Error as e:
+    raise video_lib.BrokenData(f"{path}, line 1: {e}.") from None
+
+
 def table(
   path: pathlib.Path,
   columns: Sequence[str],

@@ -1,0 +1,224 @@
+"""--mode=doctor: looks at every clip of the data, and says which are broken, useless or twice there.
+
+  report.html, report.json   what was found, with pictures
+  clean/<split>.csv          file and caption of every clip that is healthy: config.data.name=table
+
+Each clip is decoded from its first frame to its last, so that this takes as long as playing the whole
+set as fast as the machine can.
+"""
+
+import base64
+import collections
+import concurrent.futures
+import csv
+import html
+import io
+import json
+import logging
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL.Image
+
+from fbjax import build, errors, places, tracker
+from fbjax.data import health, sources, text
+from fbjax.data import video as video_lib
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "val")
+TIMED = 16  # clips that are read as a training reads them, to say how fast
+SHOWN = 200  # pictures in the report
+TOLD = 10.0  # seconds between two lines of progress
+
+
+class Finding(NamedTuple):
+  """A clip, by its place in the source, and what was found of it."""
+
+  file: str
+  caption: str
+  look: health.Look
+
+
+def doctor(config: dict[str, Any], out: str | None, workdir: str | None = None) -> dict[str, Any]:
+  """Looks at the clips of `config.data`, both splits, and writes a report.
+
+  Args:
+    config: of the data.
+    out: a folder for the report.
+    workdir: of a run on this data, whose speed says how many readers it needs.
+
+  Returns:
+    The report.
+
+  Raises:
+    UserError: for data whose lists cannot be read, and data that is not in files of its own.
+  """
+  if not out:
+    raise errors.UserError("--mode=doctor needs --out=<folder for the report>")
+  places.check_writable(out)
+  least = config["data"].get("frames", 16)
+  report: dict[str, Any] = {"data": dict(config["data"]), "splits": {}}
+  pictures: list[tuple[str, str, np.ndarray | None]] = []
+  seen: dict[str, str] = {}
+  for split in SPLITS:
+    source = build.make_source(config, split)
+    if not isinstance(source, sources.Videos):
+      raise errors.UserError(
+        f"config.data.name is {config['data']['name']!r}: the doctor looks at video files, in their "
+        "folders; point it at those that the data set was made of"
+      )
+    findings = look_at_all(source, least, config["loader"].get("threads", 4))
+    faults = collect(findings)
+    if split == "val" and seen:
+      shared = {file for file in seen if file in {f.file for f in findings}}
+      if len(shared) == len(findings):
+        logger.info("val holds the clips of train: it is left out.")
+        break
+    seen |= {finding.file: split for finding in findings}
+    sick = {file for of in faults.values() for file in of}
+    healthy = [finding for finding in findings if finding.file not in sick]
+    write_manifest(pathlib.Path(out) / "clean" / f"{split}.csv", source.root, healthy)
+    report["splits"][split] = {
+      "clips": len(findings),
+      "healthy": len(healthy),
+      "faults": faults,
+      "reading": speed(source, [finding.file for finding in healthy]),
+    }
+    named = {finding.file: finding for finding in findings}
+    for fault, of in faults.items():
+      pictures += [(f"{split}: {fault}", f"{f} {s}", named[f].look.picture) for f, s in of.items()]
+    log(split, report["splits"][split])
+  if workdir:
+    report["needed"] = needed(report, workdir)
+  places.write_json(f"{out}/report.json", report)
+  places.write_text(f"{out}/report.html", page(report, pictures))
+  logger.info("Wrote %s/report.html, %s/report.json and %s/clean.", out, out, out)
+  return report
+
+
+def look_at_all(source: sources.Videos, least: int, threads: int) -> list[Finding]:
+  """Looks at each clip, several at a time."""
+
+  def one(index: int) -> Finding:
+    entry = source.entries[index]
+    try:
+      found = health.look(source.path(index), least)
+    except video_lib.BrokenClip as error:  # a name that leads out of the data set
+      found = health.Look({"missing": str(error)}, 0, None, None, 0.0)
+    return Finding(entry.file, entry.caption, found)
+
+  findings, told = [], time.monotonic()
+  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+    for finding in pool.map(one, range(len(source))):
+      findings.append(finding)
+      if time.monotonic() - told > TOLD:
+        told = time.monotonic()
+        logger.info("%d of %d clips.", len(findings), len(source))
+  return findings
+
+
+def collect(findings: Sequence[Finding]) -> dict[str, dict[str, str]]:
+  """What is wrong, by fault and then by file."""
+  faults: dict[str, dict[str, str]] = collections.defaultdict(dict)
+  for finding in findings:
+    for fault, told in finding.look.faults.items():
+      faults[fault][finding.file] = told
+    if told := health.of_caption(finding.caption):
+      faults["caption"][finding.file] = f"the caption {told}"
+  for second, first in health.duplicates([finding.look for finding in findings]).items():
+    faults["duplicate"][findings[second].file] = f"shows what {findings[first].file} shows"
+  return {fault: dict(sorted(faults[fault].items())) for fault in sorted(faults)}
+
+
+def speed(source: sources.Videos, healthy: Sequence[str]) -> dict[str, float]:
+  """How fast one reader decodes and crops clips as a training does."""
+  rows = [i for i, entry in enumerate(source.entries) if entry.file in set(healthy)][:TIMED]
+  if not rows:
+    return {}
+  began = time.perf_counter()
+  for i in rows:
+    source.read(i, np.random.default_rng(i))
+  return {"clips_per_s_per_reader": len(rows) / (time.perf_counter() - began)}
+
+
+def needed(report: Mapping[str, Any], workdir: str) -> dict[str, float]:
+  """How many readers keep the run of a workdir fed, from the speed that it has had."""
+  rows = tracker.read_metrics(places.local(workdir) / "metrics.jsonl")
+  rates = [row["clips_per_s"] for row in rows if row.get("clips_per_s")]
+  reading = report["splits"].get("train", {}).get("reading", {})
+  if not rates or not reading:
+    return {}
+  wanted, one = float(np.median(rates)), reading["clips_per_s_per_reader"]
+  logger.info(
+    "%s takes %.3g clips/s, one reader gives %.3g: %.2g readers keep it fed.",
+    workdir,
+    wanted,
+    one,
+    wanted / one,
+  )
+  return {"clips_per_s": wanted, "readers": wanted / one}
+
+
+def log(split: str, found: Mapping[str, Any]) -> None:
+  counts = ", ".join(f"{len(of)} {fault}" for fault, of in found["faults"].items())
+  logger.info("%s: %d of %d clips are healthy.", split, found["healthy"], found["clips"])
+  if counts:
+    logger.info("%s: %s.", split, counts)
+  if found["reading"]:
+    rate = found["reading"]["clips_per_s_per_reader"]
+    logger.info("%s: one reader decodes and crops %.3g clips/s.", split, rate)
+
+
+def write_manifest(file: pathlib.Path, root: pathlib.Path, healthy: Sequence[Finding]) -> None:
+  """A csv of file and caption that the source `table` reads."""
+  rows = io.StringIO()
+  writer = csv.writer(rows, lineterminator="\n")
+  writer.writerow(["file", "caption"])
+  for finding in healthy:
+    writer.writerow([str(root.absolute() / finding.file), text.clean(finding.caption)])
+  places.write_text(str(file), rows.getvalue())
+
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; } td, th { padding: .2rem .8rem; text-align: left; }
+figure { display: inline-block; width: 12rem; margin: .5rem; vertical-align: top; font-size: 13px; }
+figure img { width: 100%; } figcaption { overflow-wrap: anywhere; }
+@media (prefers-color-scheme: dark) { body { background: #111; color: #ddd; } }
+"""
+
+
+def page(report: Mapping[str, Any], pictures: Sequence[tuple[str, str, np.ndarray | None]]) -> str:
+  """The report as one HTML file that needs no other."""
+  rows = []
+  for split, found in report["splits"].items():
+    rows.append((f"{split}: clips", found["clips"]))
+    rows.append((f"{split}: healthy", found["healthy"]))
+    rows += [(f"{split}: {fault}", len(of)) for fault, of in found["faults"].items()]
+  table = "".join(f"<tr><th>{html.escape(name)}</th><td>{n}</td></tr>" for name, n in rows)
+  shown = "".join(figure(*picture) for picture in pictures[:SHOWN])
+  more = f"<p>{len(pictures) - SHOWN} more are in report.json.</p>" if len(pictures) > SHOWN else ""
+  data = html.escape(json.dumps(report["data"]))
+  return (
+    "<!doctype html><html lang=en><meta charset=utf-8>"
+    '<meta name=viewport content="width=device-width, initial-scale=1">'
+    f"<title>The health of the data</title><style>{STYLE}</style>"
+    f"<h1>The health of the data</h1><p>{data}</p><table>{table}</table>{shown}{more}</html>\n"
+  )
+
+
+def figure(fault: str, told: str, picture: np.ndarray | None) -> str:
+  """A clip with what is wrong of it."""
+  image = ""
+  if picture is not None:
+    file = io.BytesIO()
+    PIL.Image.fromarray(picture).save(file, "JPEG", quality=80)
+    image = (
+      f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}">'
+    )
+  caption = f"<b>{html.escape(fault)}</b><br>{html.escape(text.printable(told))}"
+  return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
