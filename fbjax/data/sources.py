@@ -204,15 +204,10 @@ class Table(Videos):
     header = text.header(table)
     columns = [_column(table, header, names) for names in (_FILE_COLUMNS, _CAPTION_COLUMNS)]
     home = pathlib.Path(root) if root else table.parent
-    # A table may name files by their whole path, as long as that leads below the root.
     entries = [
       Entry(_relative(file, home), caption)
       for file, caption in text.table(table, columns, unique=posixpath.normpath)
     ]
-    whole = all(entry.file.startswith("/") for entry in entries)
-    if whole:
-      home = pathlib.Path(os.path.commonpath([os.path.dirname(entry.file) for entry in entries]))
-      entries = [entry._replace(file=_relative(entry.file, home)) for entry in entries]
     super().__init__(folder(home), entries, frames=frames, size=size, strides=strides)
 
 
@@ -231,9 +226,8 @@ def _column(table: pathlib.Path, header: Sequence[str], names: Sequence[str]) ->
 
 
 def _relative(file: str, home: pathlib.Path) -> str:
-  """A file below a folder, however it is named; others as they are."""
-  inside = os.path.relpath(file, home) if os.path.isabs(file) else posixpath.normpath(file)
-  return file if os.path.isabs(file) and inside.startswith("..") else inside
+  """A file below a folder, whether its name begins there or at the root of the disk."""
+  return posixpath.normpath(os.path.relpath(file, home) if os.path.isabs(file) else file)
 
 
 def video_files(top: video_lib.Path) -> list[str]:

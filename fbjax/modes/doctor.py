@@ -1,7 +1,7 @@
 """--mode=doctor: looks at every clip of the data, and says which are broken, useless or twice there.
 
   report.html, report.json   what was found, with pictures
-  clean/<split>.csv          file and caption of every clip that is healthy: config.data.name=table
+  clean/<split>.csv          file and caption of every clip that is healthy, for config.data.name=table
 
 Each clip is decoded from its first frame to its last, so that this takes as long as playing the whole
 set as fast as the machine can.
@@ -15,7 +15,6 @@ import html
 import io
 import json
 import logging
-import pathlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -81,7 +80,7 @@ def doctor(config: dict[str, Any], out: str | None, workdir: str | None = None) 
     seen |= {finding.file: split for finding in findings}
     sick = {file for of in faults.values() for file in of}
     healthy = [finding for finding in findings if finding.file not in sick]
-    write_manifest(pathlib.Path(out) / "clean" / f"{split}.csv", source.root, healthy)
+    write_manifest(f"{out}/clean/{split}.csv", healthy)
     report["splits"][split] = {
       "clips": len(findings),
       "healthy": len(healthy),
@@ -96,7 +95,14 @@ def doctor(config: dict[str, Any], out: str | None, workdir: str | None = None) 
     report["needed"] = needed(report, workdir)
   places.write_json(f"{out}/report.json", report)
   places.write_text(f"{out}/report.html", page(report, pictures))
-  logger.info("Wrote %s/report.html, %s/report.json and %s/clean.", out, out, out)
+  logger.info("Wrote %s/report.html and %s/report.json.", out, out)
+  logger.info(
+    "The healthy clips: --config.data.name=table --config.data.path=%s/clean/train.csv "
+    "--config.data.val=%s/clean/val.csv --config.data.root=%s",
+    out,
+    out,
+    source.root,
+  )
   return report
 
 
@@ -173,14 +179,13 @@ def log(split: str, found: Mapping[str, Any]) -> None:
     logger.info("%s: one reader decodes and crops %.3g clips/s.", split, rate)
 
 
-def write_manifest(file: pathlib.Path, root: pathlib.Path, healthy: Sequence[Finding]) -> None:
+def write_manifest(file: str, healthy: Sequence[Finding]) -> None:
   """A csv of file and caption that the source `table` reads."""
   rows = io.StringIO()
   writer = csv.writer(rows, lineterminator="\n")
   writer.writerow(["file", "caption"])
-  for finding in healthy:
-    writer.writerow([str(root.absolute() / finding.file), text.clean(finding.caption)])
-  places.write_text(str(file), rows.getvalue())
+  writer.writerows([finding.file, text.clean(finding.caption)] for finding in healthy)
+  places.write_text(file, rows.getvalue())
 
 
 STYLE = """

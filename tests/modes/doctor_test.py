@@ -1,0 +1,81 @@
+"""The doctor on planted faults, on the real clips, and its manifest as data."""
+
+import json
+
+import numpy as np
+import pytest
+
+import toy
+from data.health_test import scene
+from fbjax import build, errors
+from fbjax.data import video
+from fbjax.modes import doctor
+
+
+def config_of(**data):
+  config = toy.config()
+  return config | {"data": {"frames": 4, "size": 16} | data}
+
+
+def test_what_is_planted_is_found_and_the_rest_can_be_trained_on(tmp_path):
+  folder = tmp_path / "clips"
+  (folder / "val").mkdir(parents=True)
+  for i in range(3):
+    video.write_mp4(folder / f"a cat {'abc'[i]}.mp4", scene(i), fps=8)
+  video.write_mp4(folder / "twice.mp4", scene(1), fps=8)
+  video.write_mp4(folder / "still.mp4", scene(5)[:1].repeat(8, axis=0), fps=8)
+  (folder / "broken.mp4").write_bytes(b"no video")
+  video.write_mp4(folder / "val" / "nan.mp4", scene(7), fps=8)
+  video.write_mp4(folder / "val" / "a dog.mp4", scene(8), fps=8)
+  out = tmp_path / "out"
+  report = doctor.doctor(config_of(name="folder", path=str(folder)), str(out))
+  train, val = (report["splits"][split] for split in ("train", "val"))
+  assert {fault: set(of) for fault, of in train["faults"].items()} == {
+    "duplicate": {"twice.mp4"},
+    "static": {"still.mp4"},
+    "undecodable": {"broken.mp4"},
+  }
+  assert train["clips"] == 6 and train["healthy"] == 3
+  assert val["faults"] == {"caption": {"val/nan.mp4": "the caption is 'nan', a placeholder"}}
+  assert train["reading"]["clips_per_s_per_reader"] > 0
+  assert json.loads((out / "report.json").read_text())["splits"]["train"]["healthy"] == 3
+  text = (out / "report.html").read_text()
+  assert text.count("<figure>") == 4 and "data:image/jpeg" in text and "twice.mp4" in text
+
+  table = dict(name="table", path=str(out / "clean/train.csv"), val=str(out / "clean/val.csv"))
+  clean = config_of(**table, root=str(folder))
+  source = build.make_source(clean, "train")
+  assert [source.caption(i) for i in range(len(source))] == ["a cat a", "a cat b", "a cat c"]
+  assert source.read(0, np.random.default_rng(0)).video.shape == (4, 16, 16, 3)
+  assert [build.make_source(clean, "val").name(0)] == ["val/a dog.mp4"]
+  again = doctor.doctor(clean, str(tmp_path / "again"))
+  assert not any(of["faults"] for of in again["splits"].values())
+
+
+def test_the_real_clips_are_healthy_and_the_broken_ones_are_found(shared, tmp_path):
+  videos = shared / "videos"
+  for data in (
+    dict(name="webvid", path=str(videos / "webvid")),
+    dict(name="ucf101", path=str(videos / "ucf101")),
+    dict(name="msrvtt", path=str(videos / "msrvtt")),
+  ):
+    report = doctor.doctor(config_of(**data, strides=1), str(tmp_path / data["name"]))
+    for split, found in report["splits"].items():
+      assert not found["faults"], (data["name"], split)
+  table = videos / "corrupt" / "all.csv"
+  assert not table.exists()
+  found = doctor.doctor(
+    config_of(name="folder", path=str(videos / "corrupt"), frames=16), str(tmp_path / "corrupt")
+  )["splits"]["train"]
+  assert {fault: sorted(of) for fault, of in found["faults"].items()} == {
+    "short": ["five_frames.mp4"],
+    "truncated": ["truncated_faststart.mp4"],
+    "undecodable": ["audio_only.mp4", "text.mp4", "truncated.mp4", "zero_byte.mp4"],
+  }
+
+
+def test_what_the_doctor_cannot_look_at_is_told(tmp_path):
+  with pytest.raises(errors.UserError, match="the doctor looks at video files"):
+    doctor.doctor(toy.config(), str(tmp_path))
+  with pytest.raises(errors.UserError, match="needs --out"):
+    doctor.doctor(toy.config(), None)
