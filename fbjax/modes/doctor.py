@@ -62,22 +62,18 @@ def doctor(config: dict[str, Any], out: str | None, workdir: str | None = None) 
   least = config["data"].get("frames", 16)
   report: dict[str, Any] = {"data": dict(config["data"]), "splits": {}}
   pictures: list[tuple[str, str, np.ndarray | None]] = []
-  seen: dict[str, str] = {}
-  for split in SPLITS:
-    source = build.make_source(config, split)
+  made = {split: build.make_source(config, split) for split in SPLITS}
+  for split, source in made.items():
     if not isinstance(source, sources.Videos):
       raise errors.UserError(
         f"config.data.name is {config['data']['name']!r}: the doctor looks at video files, in their "
         "folders; point it at those that the data set was made of"
       )
+    if split == "val" and source.entries == made["train"].entries:
+      logger.info("val holds the clips of train.")
+      continue
     findings = look_at_all(source, least, config["loader"].get("threads", 4))
     faults = collect(findings)
-    if split == "val" and seen:
-      shared = {file for file in seen if file in {f.file for f in findings}}
-      if len(shared) == len(findings):
-        logger.info("val holds the clips of train: it is left out.")
-        break
-    seen |= {finding.file: split for finding in findings}
     sick = {file for of in faults.values() for file in of}
     healthy = [finding for finding in findings if finding.file not in sick]
     write_manifest(f"{out}/clean/{split}.csv", healthy)

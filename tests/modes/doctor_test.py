@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from data.health_test import scene
 
 import toy
-from data.health_test import scene
 from fbjax import build, errors
 from fbjax.data import video
 from fbjax.modes import doctor
