@@ -15,8 +15,9 @@ import html
 import io
 import json
 import logging
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,6 +64,7 @@ def doctor(config: dict[str, Any], out: str | None, workdir: str | None = None) 
   report: dict[str, Any] = {"data": dict(config["data"]), "splits": {}}
   pictures: list[tuple[str, str, np.ndarray | None]] = []
   made = {split: build.make_source(config, split) for split in SPLITS}
+  home = os.path.commonpath([os.path.abspath(getattr(x, "root", "/")) for x in made.values()])
   for split, source in made.items():
     if not isinstance(source, sources.Videos):
       raise errors.UserError(
@@ -76,7 +78,9 @@ def doctor(config: dict[str, Any], out: str | None, workdir: str | None = None) 
     faults = collect(findings)
     sick = {file for of in faults.values() for file in of}
     healthy = [finding for finding in findings if finding.file not in sick]
-    write_manifest(f"{out}/clean/{split}.csv", healthy)
+    names = [os.path.relpath(source.root / finding.file, home) for finding in healthy]
+    captions = [text.clean(finding.caption) for finding in healthy]
+    write_manifest(f"{out}/clean/{split}.csv", zip(names, captions, strict=True))
     report["splits"][split] = {
       "clips": len(findings),
       "healthy": len(healthy),
@@ -97,7 +101,7 @@ def doctor(config: dict[str, Any], out: str | None, workdir: str | None = None) 
     "--config.data.val=%s/clean/val.csv --config.data.root=%s",
     out,
     out,
-    source.root,
+    home,
   )
   return report
 
@@ -175,12 +179,10 @@ def log(split: str, found: Mapping[str, Any]) -> None:
     logger.info("%s: one reader decodes and crops %.3g clips/s.", split, rate)
 
 
-def write_manifest(file: str, healthy: Sequence[Finding]) -> None:
-  """A csv of file and caption that the source `table` reads."""
+def write_manifest(file: str, healthy: Iterable[tuple[str, str]]) -> None:
+  """A csv of files and captions that the source `table` reads."""
   rows = io.StringIO()
-  writer = csv.writer(rows, lineterminator="\n")
-  writer.writerow(["file", "caption"])
-  writer.writerows([finding.file, text.clean(finding.caption)] for finding in healthy)
+  csv.writer(rows, lineterminator="\n").writerows([("file", "caption"), *healthy])
   places.write_text(file, rows.getvalue())
 
 
