@@ -27,10 +27,11 @@ GRID = 32  # cells of a small picture, each way
 PRINTED = 8  # small pictures that stand for a clip
 MOST_FRAMES = 20_000
 STILL = 6  # grey levels of a cell below which nobody sees anything move
-ALIKE = 12  # grey levels of the cell that differs most, below which two clips show the same
+ALIKE = 18  # grey levels of the four cells that differ most, below which two clips show the same
 BLACK, LIT = 32, 64  # brightness of a bar at most, and of what is between two at least
-BAR = 0.03  # of a side
-JUMP, TIMES = 20, 6  # grey levels from frame to frame, also in those of the median change
+BAR, EDGE = 0.03, 4  # width of a bar, of a side; pixels in which it ends, where a dark scene fades
+# Of a cut: grey levels from frame to frame, in those of the median, and of the frames around it.
+JUMP, TIMES, APART = 20, 6, 3
 PLACEHOLDERS = ("nan", "none", "null", "n/a", "na", "undefined", "untitled", "caption", "-")
 # UTF-8 read as Latin-1, what could not be read, markup, and control characters.
 GARBLED = re.compile(r"Ã[\x80-\xbf]|â€|Â[\xa0-\xbf]|\ufffd")
@@ -121,7 +122,8 @@ def duplicates(looks: Sequence[Look]) -> dict[int, int]:
 def _alike(a: Look, b: Look) -> bool:
   if abs(a.frames - b.frames) > 1:
     return False
-  return bool(np.abs(a.small.astype(int) - b.small).max() < ALIKE)
+  apart = (a.small.astype(np.float32) - b.small).reshape(-1, GRID // 2, 2, GRID // 2, 2)
+  return bool(np.abs(apart.mean((2, 4))).max() < ALIKE)
 
 
 def _kind(told: str, frames: int) -> str:
@@ -135,10 +137,16 @@ def _of_motion(small: UInt8[np.ndarray, "t g g"]) -> dict[str, str]:
   if np.abs(grey - grey[0]).max() < STILL:
     return {"static": "nothing in it moves"}
   change = np.abs(np.diff(grey, axis=0)).mean((1, 2))
-  jumps = np.flatnonzero(change > max(JUMP, TIMES * float(np.median(change))))
-  if not len(jumps):
+  around = [np.delete(change[max(i - 2, 0) : i + 3], min(i, 2)) for i in range(len(change))]
+  jumps = [
+    i + 1
+    for i in np.flatnonzero(change > max(JUMP, TIMES * float(np.median(change))))
+    # A hand before the camera changes as much, but not from one frame to the next alone.
+    if change[i] > APART * around[i].max(initial=0)
+  ]
+  if not jumps:
     return {}
-  return {"cut": f"another scene begins at frame {', '.join(str(i + 1) for i in jumps[:5])}"}
+  return {"cut": f"another scene begins at frame {', '.join(map(str, jumps[:5]))}"}
 
 
 class _Bars:
@@ -160,7 +168,8 @@ class _Bars:
       if not len(lit) or lines.max() < LIT:
         continue
       first, last = int(lit[0]), len(lines) - 1 - int(lit[-1])
-      if min(first, last) >= BAR * len(lines):
+      edges = lines[first : first + EDGE].max(), lines[::-1][last : last + EDGE].max()
+      if min(first, last) >= BAR * len(lines) and min(edges) > LIT:
         return f"has black bars at {sides}, of {first} and {last} of {len(lines)} pixels"
     return None
 

@@ -11,8 +11,8 @@ RNG = np.random.default_rng(0)
 def scene(seed=0, frames=24, height=96, width=160):
   """Blobs that drift over a bright, textured background."""
   rng = np.random.default_rng(seed)
-  cells = rng.integers(90, 250, (height // 8, width // 8, 3)).astype(np.uint8)
-  ground = cells.repeat(8, axis=0).repeat(8, axis=1)
+  cells = rng.integers(90, 250, (12, 20 * width * 96 // height // 160, 3)).astype(np.uint8)
+  ground = cells.repeat(height // 12, axis=0).repeat(height // 12, axis=1)
   clip = np.repeat(ground[None], frames, axis=0)
   y, x = rng.integers(8, 40, 2)
   for t in range(frames):
@@ -45,6 +45,8 @@ def test_bars_at_two_sides_are_letterboxes_and_a_dark_side_is_none(bar, tmp_path
   one[:, :bar] = 4  # a night sky
   assert not faults(written(tmp_path, one))
   assert "letterboxed" not in faults(written(tmp_path, scene() // 12))  # all of it is dark
+  fades = np.clip(np.minimum(np.arange(160), np.arange(160)[::-1]) / 70, 0, 1)[:, None]
+  assert not faults(written(tmp_path, (scene() * fades**2).astype(np.uint8)))  # a spotlight
 
 
 def test_what_does_not_move_is_static_and_what_hardly_moves_is_not(tmp_path):
@@ -82,10 +84,11 @@ def test_files_that_are_not_whole(tmp_path):
 
 
 def test_a_clip_that_was_encoded_anew_is_a_duplicate_and_a_neighbour_is_none(tmp_path):
-  clip = scene(0)
-  other = scene(0, 48)[24:]  # of the same camera, later
+  large = {"height": 192, "width": 320}
+  clip = scene(0, **large)
+  other = scene(0, 48, **large)[24:]  # of the same camera, later
   brighter = np.minimum(clip.astype(int) + 40, 255).astype(np.uint8)
-  smaller = clip[:, ::2, ::2]
+  smaller = np.stack([video.resize_crop(frame, (96, 160)) for frame in clip])
   files = [
     written(tmp_path, x, f"{i}.mp4") for i, x in enumerate((clip, other, brighter, smaller, clip))
   ]
