@@ -96,13 +96,12 @@ def doctor(config: dict[str, Any], out: str | None, workdir: str | None = None) 
   places.write_json(f"{out}/report.json", report)
   places.write_text(f"{out}/report.html", page(report, pictures))
   logger.info("Wrote %s/report.html and %s/report.json.", out, out)
-  logger.info(
-    "The healthy clips: --config.data.name=table --config.data.path=%s/clean/train.csv "
-    "--config.data.val=%s/clean/val.csv --config.data.root=%s",
-    out,
-    out,
-    home,
-  )
+  tables = {"path": "train", "val": "val"}
+  clean = {"name": "table"} | {
+    key: f"{out}/clean/{split}.csv" for key, split in tables.items() if split in report["splits"]
+  }
+  told = " ".join(f"--config.data.{key}={value}" for key, value in (clean | {"root": home}).items())
+  logger.info("To train on the healthy clips: %s", told)
   return report
 
 

@@ -271,7 +271,6 @@ def of_folder(
       strides=1,
     )
   elif config is not None:
-    build.check(config)
     own = build.clip_size(config)
     if own != (frames, size):
       raise errors.UserError(
