@@ -131,7 +131,8 @@ class Folder(Videos):
 
   Links to folders are followed; what is hidden is left out, and so are the folders in which systems
   keep what was deleted. A file's caption is its row in `captions.csv` (columns file,caption; file
-  relative to the folder), else the text beside it (`cat.txt` for `cat.mp4`), else its name in words
+  relative to the folder) or in Hugging Face's `metadata.jsonl` or `metadata.csv` (file_name, and text,
+  caption or prompt), else the text beside it (`cat.txt` for `cat.mp4`), else its name in words
   (`a_cat-01.mp4`: a cat). Files below a subfolder `val` are held out; without one, validation sees
   the training files.
   """
@@ -158,10 +159,7 @@ class Folder(Videos):
       raise video_lib.BrokenData(
         f"no video files in {root}; it takes {', '.join(video_lib.EXTENSIONS)}."
       )
-    table = root / "captions.csv"
-    unique = posixpath.normpath
-    rows = text.table(table, ("file", "caption"), unique=unique) if table.exists() else []
-    captions = {posixpath.normpath(file): caption for file, caption in rows}
+    table, captions = _captions(root)
     if strangers := sorted(captions.keys() - {*val, *train}):
       logger.warning(
         "%s names %d files that are not there, such as %s.", table, len(strangers), strangers[0]
@@ -242,6 +240,23 @@ def video_files(top: video_lib.Path) -> list[str]:
       f"no video files in {top}; it takes {', '.join(video_lib.EXTENSIONS)}."
     )
   return files
+
+
+def _captions(root: pathlib.Path) -> tuple[pathlib.Path, dict[str, str]]:
+  """The table of captions of a folder, if there is one, and what it says, by file."""
+  for name in ("captions.csv", "metadata.jsonl", "metadata.csv"):
+    table = root / name
+    if not table.exists():
+      continue
+    if name == "captions.csv":
+      rows = text.table(table, ("file", "caption"), unique=posixpath.normpath)
+    elif name == "metadata.csv":
+      columns = ("file_name", _column(table, text.header(table), _CAPTION_COLUMNS))
+      rows = text.table(table, columns, unique=posixpath.normpath)
+    else:
+      rows = text.jsonl(table, "file_name", _CAPTION_COLUMNS)
+    return table, {posixpath.normpath(file): caption for file, caption in rows}
+  return root / "captions.csv", {}
 
 
 def _below(root: pathlib.Path, file: str) -> str:

@@ -113,6 +113,30 @@ def table(
   return rows
 
 
+def jsonl(path: pathlib.Path, key: str, others: Sequence[str]) -> list[tuple[str, str]]:
+  """Two texts of each object of a file with one on every line: of `key`, and of the first of `others`.
+
+  Raises:
+    BrokenData: names file and line.
+  """
+  rows = []
+  for number, line in enumerate(read(path).split("\n"), start=1):
+    if not line.strip():
+      continue
+    try:
+      found = json.loads(line)
+    except (ValueError, RecursionError) as e:
+      raise video_lib.BrokenData(f"{path}, line {number}: no valid json: {e}.") from None
+    there = found if isinstance(found, dict) else {}
+    other = next((name for name in others if isinstance(there.get(name), str)), None)
+    if not isinstance(there.get(key), str) or other is None:
+      raise video_lib.BrokenData(
+        f"{path}, line {number}: expected an object with the texts {key!r} and one of {', '.join(others)}."
+      )
+    rows.append((clean(there[key]), clean(there[other]).strip()))
+  return rows
+
+
 def records(path: pathlib.Path, **lists: Mapping[str, type]) -> list[list[tuple]]:
   """Some lists of objects in a json file, such as `videos={"video_id": str}`.
 

@@ -538,6 +538,33 @@ def test_the_lists_of_ucf101_end_lines_only_where_lines_end(tmp_path):
     sources.UCF101(tmp_path, fold=0)
 
 
+def test_a_folder_with_hugging_faces_metadata_has_its_captions(tmp_path):
+  for name in ("a.mp4", "sub/b.mp4", "c d.mp4"):
+    write_clip(tmp_path / name)
+  rows = [
+    {"file_name": "a.mp4", "text": "a cat", "fps": 8},
+    {"file_name": "./sub/b.mp4", "caption": "ein Café"},
+  ]
+  table = tmp_path / "metadata.jsonl"
+  table.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
+  expected = ["a cat", "c d", "ein Café"]
+  source = sources.Folder(tmp_path)
+  assert [source.caption(i) for i in range(3)] == expected
+  table.unlink()
+  (tmp_path / "metadata.csv").write_text("file_name,text\na.mp4,a cat\nsub/b.mp4,ein Café\n")
+  source = sources.Folder(tmp_path)
+  assert [source.caption(i) for i in range(3)] == expected
+  for line, words in (
+    ("{", "metadata.jsonl, line 2: no valid json"),
+    ('{"file_name": 3, "text": "x"}', "line 2: expected an object with the texts 'file_name'"),
+    ('["a"]', "line 2: expected an object"),
+    ('{"file_name": "a.mp4"}', "and one of caption, text, prompt"),
+  ):
+    table.write_text(f"{json.dumps(rows[0])}\n{line}\n")
+    with pytest.raises(video_lib.BrokenData, match=words):
+      sources.Folder(tmp_path)
+
+
 @pytest.mark.parametrize(
   ("header", "root"),
   [("file,caption", "clips"), ("video,caption,aesthetic score", "clips"), ("path,text", "")],
