@@ -59,6 +59,7 @@ def doctor(config: dict[str, Any], out: str | None, workdir: str | None = None) 
   """
   if not out:
     raise errors.UserError("--mode=doctor needs --out=<folder for the report>")
+  rates = rates_of(workdir) if workdir else []
   places.check_writable(out)
   least = config["data"].get("frames", 16)
   report: dict[str, Any] = {"data": dict(config["data"]), "splits": {}}
@@ -91,8 +92,11 @@ def doctor(config: dict[str, Any], out: str | None, workdir: str | None = None) 
     for fault, of in faults.items():
       pictures += [(f"{split}: {fault}", f"{f} {s}", named[f].look.picture) for f, s in of.items()]
     log(split, report["splits"][split])
-  if workdir:
-    report["needed"] = needed(report, workdir)
+  reading = report["splits"]["train"]["reading"]
+  if workdir and reading:
+    wanted, one = float(np.median(rates)), reading["clips_per_s_per_reader"]
+    report["needed"] = {"clips_per_s": wanted, "readers": wanted / one}
+    logger.info("%s takes %.3g clips/s: %.2g readers keep it fed.", workdir, wanted, wanted / one)
   places.write_json(f"{out}/report.json", report)
   places.write_text(f"{out}/report.html", page(report, pictures))
   logger.info("Wrote %s/report.html and %s/report.json.", out, out)
@@ -150,22 +154,17 @@ def speed(source: sources.Videos, healthy: Sequence[str]) -> dict[str, float]:
   return {"clips_per_s_per_reader": len(rows) / (time.perf_counter() - began)}
 
 
-def needed(report: Mapping[str, Any], workdir: str) -> dict[str, float]:
-  """How many readers keep the run of a workdir fed, from the speed that it has had."""
+def rates_of(workdir: str) -> list[float]:
+  """Clips a second of a run, step by step.
+
+  Raises:
+    UserError: when the workdir has none.
+  """
+  places.pull(workdir, "metrics.jsonl")
   rows = tracker.read_metrics(places.local(workdir) / "metrics.jsonl")
-  rates = [row["clips_per_s"] for row in rows if row.get("clips_per_s")]
-  reading = report["splits"].get("train", {}).get("reading", {})
-  if not rates or not reading:
-    return {}
-  wanted, one = float(np.median(rates)), reading["clips_per_s_per_reader"]
-  logger.info(
-    "%s takes %.3g clips/s, one reader gives %.3g: %.2g readers keep it fed.",
-    workdir,
-    wanted,
-    one,
-    wanted / one,
-  )
-  return {"clips_per_s": wanted, "readers": wanted / one}
+  if rates := [row["clips_per_s"] for row in rows if row.get("clips_per_s")]:
+    return rates
+  raise errors.UserError(f"{workdir} has no metrics of a training: leave --workdir out")
 
 
 def log(split: str, found: Mapping[str, Any]) -> None:

@@ -248,6 +248,9 @@ def of_folder(
   made: str, truth: str | None, config: dict[str, Any] | None, asked: int | None
 ) -> Subject:
   """Videos of one length and size, and the true ones of another folder or of a config's data."""
+  for flag, folder in (("made", made), ("truth", truth)):
+    if folder and not os.path.isdir(folder):
+      raise errors.UserError(f"--{flag}={folder}: there is no such folder")
   files = sources.video_files(made)
   first = video.read_all(files[0])
   frames, size = len(first), first.shape[1:3]

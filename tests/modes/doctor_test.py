@@ -28,7 +28,13 @@ def test_what_is_planted_is_found_and_the_rest_can_be_trained_on(tmp_path):
   video.write_mp4(folder / "val" / "nan.mp4", scene(7), fps=8)
   video.write_mp4(folder / "val" / "a dog.mp4", scene(8), fps=8)
   out = tmp_path / "out"
-  report = doctor.doctor(config_of(name="folder", path=str(folder)), str(out))
+  run = tmp_path / "run"
+  run.mkdir()
+  rows = [{"step": i, "clips_per_s": 4.0} for i in range(3)]
+  (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+  report = doctor.doctor(config_of(name="folder", path=str(folder)), str(out), str(run))
+  rate = report["splits"]["train"]["reading"]["clips_per_s_per_reader"]
+  assert report["needed"] == {"clips_per_s": 4.0, "readers": 4.0 / rate}
   train, val = (report["splits"][split] for split in ("train", "val"))
   assert {fault: set(of) for fault, of in train["faults"].items()} == {
     "duplicate": {"twice.mp4"},
@@ -79,3 +85,5 @@ def test_what_the_doctor_cannot_look_at_is_told(tmp_path):
     doctor.doctor(toy.config(), str(tmp_path))
   with pytest.raises(errors.UserError, match="needs --out"):
     doctor.doctor(toy.config(), None)
+  with pytest.raises(errors.UserError, match="has no metrics of a training"):
+    doctor.doctor(toy.config(), str(tmp_path), str(tmp_path))

@@ -76,7 +76,7 @@ def test_what_cannot_be_measured_is_told(tmp_path, run, clips):
   told("holds 4 videos, and 2,048 are asked for", made=made, fvd_protocol="framebridge")
   told("--fvd=x: expected one of styleganv", made=made, fvd_protocol="x")
   told("no video files in .*none", made=str(tmp_path / "none"))
-  told("no folder at", made=str(tmp_path / "nowhere"))
+  told("--made=.*nowhere: there is no such folder", made=str(tmp_path / "nowhere"))
   told("leave out what says how to sample", made=made, steps=4)
   told("give both", truth=made, workdir=run)
   told("asks for 2,000,000 clips, and there are 1,000,000", workdir=run, clips=2_000_000)
