@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fbjax import errors
-from fbjax.build.tables import Spec
+
+Spec = Mapping[str, Any]
 
 KINDS = {
   int: "a whole number",

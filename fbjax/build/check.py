@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from fbjax import checks, errors
 from fbjax.build import calls, samplers, systems, tables, training
-from fbjax.build.tables import Spec
+from fbjax.build.calls import Spec
 from fbjax.train import loop, optim
 
 

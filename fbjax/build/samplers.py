@@ -11,7 +11,7 @@ import numpy as np
 from fbjax import checks, errors, sampling
 from fbjax.bridge import process as process_lib
 from fbjax.build import calls, tables
-from fbjax.build.tables import Spec
+from fbjax.build.calls import Spec
 from fbjax.systems import base, formulation
 
 MAX_GUIDANCE = 1000.0  # far beyond any use, and far from where a clip overflows

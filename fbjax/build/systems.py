@@ -8,7 +8,7 @@ import numpy as np
 
 from fbjax import checks, errors, start, weights
 from fbjax.build import calls, tables
-from fbjax.build.tables import Spec
+from fbjax.build.calls import Spec
 from fbjax.systems import adapters, base, codecs, networks, neural_prior
 
 

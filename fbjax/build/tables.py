@@ -1,8 +1,6 @@
 """What the names in a config stand for."""
 
 import typing
-from collections.abc import Mapping
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,11 +8,10 @@ import numpy as np
 from fbjax import sharding
 from fbjax.bridge import alignment, diffusion, grids, prediction, samplers
 from fbjax.bridge import process as process_lib
-from fbjax.data import pipeline, sources, synthetic, tfds_clips, tokenizers
+from fbjax.build.sources import SOURCES
+from fbjax.data import pipeline, tokenizers
 from fbjax.systems import codecs, cogvideox, latte, videocrafter
 from fbjax.train import loop, objectives, optim
-
-Spec = Mapping[str, Any]
 
 # Besides these, "diffusion" is the baseline: the process is config.diffusion itself.
 PROCESSES = {"gmax": process_lib.Gmax, "constant": process_lib.constant, "vp": process_lib.VP}
@@ -39,15 +36,6 @@ SYSTEMS = {
   "latte_prior": latte.LattePrior,
 }
 OBJECTIVES = {"bridge": objectives.bridge_loss}
-SOURCES = {
-  "synthetic": synthetic.Shapes,
-  "webvid": sources.WebVid,
-  "folder": sources.Folder,
-  "table": sources.Table,
-  "ucf101": sources.UCF101,
-  "msrvtt": sources.MSRVTT,
-  "tfds": tfds_clips.TFDS,
-}
 TOKENIZERS = {"bytes": tokenizers.Bytes, "clip": tokenizers.CLIP, "t5": tokenizers.T5}
 SAMPLERS = {
   "sde": samplers.sde,

@@ -7,7 +7,7 @@ import jax
 from fbjax import checks, errors, sharding
 from fbjax.bridge import grids
 from fbjax.build import calls, systems, tables
-from fbjax.build.tables import Spec
+from fbjax.build.calls import Spec
 from fbjax.data import pipeline
 from fbjax.systems import adapters, base, formulation
 from fbjax.train import optim, step

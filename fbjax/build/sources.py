@@ -1,0 +1,45 @@
+"""The data sets that a config can name, and mixtures of them."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fbjax import errors
+from fbjax.build import calls
+from fbjax.data import mixture, sources, synthetic, tfds_clips
+
+
+def mix(
+  parts: Mapping[str, Any],
+  *,
+  split: str = "train",
+  frames: int = 16,
+  size: int | Sequence[int] = 256,
+  strides: int | Sequence[int] = (1, 6),
+) -> mixture.Mixture:
+  """Sources by name in the shares of their `weight`; what is set beside the parts is for all of them."""
+  given = {"frames": frames, "size": size, "strides": strides}
+  made, weights = {}, {}
+  for name, part in parts.items():
+    key = f"data.parts.{name}"
+    if not isinstance(part, Mapping):
+      raise errors.UserError(f"config.{key} is {part!r}; expected a group with a name")
+    own = {k: v for k, v in part.items() if k != "weight"}
+    weights[name] = part.get("weight", 1.0)
+    source = calls.choose(SOURCES, own.get("name"), f"{key}.name")
+    takes = inspect.signature(source).parameters
+    own = {k: v for k, v in given.items() if k in takes} | own
+    made[name] = calls.make(SOURCES, own, key, split=split)
+  return mixture.Mixture(made, weights)
+
+
+SOURCES = {
+  "synthetic": synthetic.Shapes,
+  "webvid": sources.WebVid,
+  "folder": sources.Folder,
+  "table": sources.Table,
+  "ucf101": sources.UCF101,
+  "msrvtt": sources.MSRVTT,
+  "tfds": tfds_clips.TFDS,
+  "mixture": mix,
+}
