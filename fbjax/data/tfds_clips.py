@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 LAYOUTS = {
   "webvid": sources.WebVid,
   "folder": sources.Folder,
+  "table": sources.Table,
   "ucf101": sources.UCF101,
   "msrvtt": sources.MSRVTT,
 }
@@ -374,10 +375,13 @@ def _parser() -> argparse.ArgumentParser:
       metavar="SPLITS",
       help="train, val, or by default both: train,val",
     )
-    for option in ("fold", "seed"):
+    for option in ("fold", "seed", "root", "val"):
       if argument := inspect.signature(layout).parameters.get(option):
         flags.add_argument(
-          f"--{option}", type=int, default=argument.default, help=f"as config.data.{option}"
+          f"--{option}",
+          type=type(argument.default),
+          default=argument.default,
+          help=f"as config.data.{option}",
         )
   return parser
 

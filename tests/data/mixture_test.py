@@ -3,8 +3,10 @@ import collections
 import numpy as np
 import pytest
 
-from fbjax import errors
+import toy
+from fbjax import build, errors
 from fbjax.data import mixture, synthetic
+from fbjax.data import video as video_lib
 
 
 class Numbered:
@@ -17,7 +19,8 @@ class Numbered:
     return self._clips
 
   def read(self, index, rng):
-    return self._name, index, float(rng.random())
+    video = np.zeros((1, 2, 2, 3), np.uint8)
+    return video_lib.Clip(video, f"{self._name}/{index} {rng.random()}")
 
   def name(self, index):
     return f"{index}"
@@ -70,9 +73,9 @@ def test_any_stretch_has_all_sources():
 def test_clips_are_those_of_their_source_drawn_as_there():
   source = mixed((10, 3), (1, 2))
   for i in range(len(source)):
-    part, index, draw = source.read(i, np.random.default_rng(i))
-    assert source.name(i) == f"{part}/{index}" and source.caption(i) == f"{part} {index}"
-    assert draw == np.random.default_rng(i).random()
+    clip = source.read(i, np.random.default_rng(i))
+    assert clip.caption == f"{source.name(i)} {np.random.default_rng(i).random()}"
+    assert source.caption(i) == source.name(i).replace("/", " ")
 
 
 def test_the_digest_tells_sources_and_shares():
@@ -88,3 +91,27 @@ def test_what_cannot_be_mixed_is_told():
     errors.UserError, match=r"config.data.parts.a.weight is 0; expected .* above 0"
   ):
     mixture.Mixture({"a": synthetic.Shapes()}, {"a": 0})
+
+
+def test_a_config_mixes_sources_and_its_mistakes_are_told_by_their_part(tmp_path):
+  for i in range(3):
+    video_lib.write_mp4(tmp_path / f"cat {i}.mp4", np.full((6, 16, 16, 3), 90, np.uint8))
+  mine = {"name": "folder", "path": str(tmp_path), "strides": 2, "weight": 3}
+  parts = {"mine": mine, "shapes": {"name": "synthetic", "clips": 1}}
+  config = toy.config() | {"data": {"name": "mixture", "parts": parts, "frames": 3, "size": 16}}
+  build.check(config)
+  source = build.make_source(config, "train")
+  assert {source.name(i).split("/")[0] for i in range(len(source))} == {"mine", "shapes"}
+  for i in range(len(source)):
+    clip = source.read(i, np.random.default_rng(0))
+    assert clip.video.shape == (3, 16, 16, 3)
+    assert clip.stride == (2 if source.name(i).startswith("mine") else 1)
+  for change, told in (
+    ({"mine": 3}, "config.data.parts.mine is 3; expected a group"),
+    ({"mine": mine | {"name": "x"}}, "config.data.parts.mine.name is 'x'; expected one of"),
+    ({"mine": mine | {"fold": 1}}, "config.data.parts.mine has no key 'fold'"),
+    ({"mine": mine | {"weight": -1}}, "config.data.parts.mine.weight is -1"),
+  ):
+    broken = config | {"data": config["data"] | {"parts": parts | change}}
+    with pytest.raises(errors.UserError, match=told):
+      build.make_source(broken, "train")

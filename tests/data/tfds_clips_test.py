@@ -466,7 +466,7 @@ def test_the_command_line_writes_the_splits_it_is_asked_for(ucf101, tmp_path, ca
 @pytest.mark.parametrize(
   "flags, words",
   [
-    ("", "the following arguments are required: webvid|folder|ucf101|msrvtt"),
+    ("", "the following arguments are required: webvid|folder|table|ucf101|msrvtt"),
     ("nonsense", "invalid choice: 'nonsense'"),
     ("folder", "the following arguments are required: --path, --out"),
     ("folder --path={videos}", "the following arguments are required: --out"),
@@ -503,7 +503,7 @@ def test_where_nothing_can_be_written_it_says_so(videos, tmp_path):
 
 
 def test_the_command_line_knows_every_source_of_files():
-  made_up = {"synthetic", "tfds"}
+  made_up = {"synthetic", "tfds", "mixture"}
   assert tfds_clips.LAYOUTS.items() == {
     (name, source) for name, source in build.SOURCES.items() if name not in made_up
   }
