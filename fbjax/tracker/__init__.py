@@ -113,7 +113,7 @@ class Tracker:
       return
     if values:
       told = "  ".join(f"{name} {value:.3g}" for name, value in values.items())
-      logger.info("step %s  %s", f"{step:,}", told)
+      logger.info("step %s  preview: %s", f"{step:,}", told)
     row = {f"preview/{name}": value for name, value in values.items()}
     for writer in self._writers:
       with self.attempt(f"write {writer.name}"):
