@@ -30,7 +30,7 @@ def smoke(c: ConfigDict) -> None:
   """Two steps of a few small clips."""
   common.smoke(c)
   c.data.update(frames=4, size=32)
-  c.system.latte.size = 4
+  c.system.latte.size = 8
   c.train.batch_size = 2
 
 
@@ -42,10 +42,10 @@ def get_config(arg: str = "") -> ConfigDict:
   c.data = dict(name="synthetic", frames=16, size=64)
   c.tokenizer = dict(name="bytes", length=16)
   common.small_latte(c)
-  c.system.codec.patch = 8
-  c.system.latte.update(size=8, width=192, depth=4, heads=4)
+  c.precision = "default"
+  c.system.latte.update(width=192, depth=8)
   c.optim.update(lr=4e-3, warmup=100, schedule="wsd")
   c.train.update(
-    steps=8000, batch_size=8, ema_decay=0.998, save_every=100, preview_every=500, log_every=25
+    steps=8000, batch_size=32, ema_decay=0.999, save_every=500, preview_every=2000, log_every=50
   )
   return common.changed(c, arg, CHANGES)

@@ -116,11 +116,14 @@ def summary(config: Any, workdir: str, system: Any, clips: int, mesh: jax.shardi
   )
 
 
-def preempted(step: int) -> bool:
-  """Whether the run was told to stop by SIGTERM; all processes agree on the step."""
+def preempted(call: int) -> bool:
+  """Whether the run was told to stop by SIGTERM; all processes agree on the step.
+
+  A notice that comes before the first call stops the run at call 1, and at no other.
+  """
   if not jax.distributed.is_initialized():  # a notebook that used JAX before
     return False
-  return multihost_utils.reached_preemption_sync_point(step)
+  return multihost_utils.reached_preemption_sync_point(call)
 
 
 class Preview(NamedTuple):

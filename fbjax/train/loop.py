@@ -84,7 +84,8 @@ def train(
     preview: (step, EMA weights) -> picture, and numbers by name; run every `preview_every` steps.
     begins: called with the step that the run goes on from, once it has its state.
     clip_name: index in the data set -> name.
-    preempted: step -> whether to save and leave now; asked by every process at every step.
+    preempted: number of the step, from 1 in each process that resumes -> whether to save and leave now;
+      asked by every process at every step.
 
   Returns:
     The last state; its step is below `steps` when preempted.
@@ -157,7 +158,7 @@ def train(
       checkpoints.check()
       pending = (step, metrics, host)
       replaced += int(np.sum(host.get("replaced", 0)))
-      leave = preempted(step)
+      leave = preempted(step - resumed)
       due_log, due_save, due_preview = (
         step == steps or (every and step % every == 0)
         for every in (log_every, save_every, preview_every)

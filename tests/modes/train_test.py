@@ -98,12 +98,12 @@ def final_state(workdir, step):
   return part["params"]
 
 
-def wait_for(process, steps) -> None:
-  """Returns once the run has logged so many more steps."""
+def wait_for(process, steps, begins="step ") -> None:
+  """Returns once the run has logged so many more steps, or other lines that begin so."""
   lines = []
   for line in process.stderr:
     lines.append(line)
-    if line.startswith("step "):
+    if line.startswith(begins):
       steps -= 1
       if steps == 0:
         return
@@ -111,7 +111,7 @@ def wait_for(process, steps) -> None:
 
 
 def test_a_killed_run_ends_with_the_bits_of_one_that_was_never_stopped(tmp_path):
-  """kill -9 while running, SIGTERM later, then to the end."""
+  """kill -9 while running, SIGTERM later, one more before the first step of a run that goes on."""
   whole = start(tmp_path / "whole", 12)
   _, log = whole.communicate()
   assert whole.returncode == 0, log
@@ -119,11 +119,13 @@ def test_a_killed_run_ends_with_the_bits_of_one_that_was_never_stopped(tmp_path)
   wait_for(killed, 5)
   killed.kill()
   killed.wait()
-  asked = start(tmp_path / "killed", 12)
-  wait_for(asked, 2)
-  asked.send_signal(signal.SIGTERM)
-  _, log = asked.communicate()
-  assert asked.returncode == 0
+  for steps, line in ((2, "step "), (1, "Resumed ")):
+    asked = start(tmp_path / "killed", 12)
+    wait_for(asked, steps, line)
+    asked.send_signal(signal.SIGTERM)
+    _, log = asked.communicate()
+    assert asked.returncode == 0
+    assert "Asked to stop" in log and "step 12/12" not in log
   last = start(tmp_path / "killed", 12)
   _, log = last.communicate()
   assert last.returncode == 0, log
