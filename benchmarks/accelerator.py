@@ -64,6 +64,8 @@ ENVIRONMENT = {
   "XLA_FLAGS": "--xla_gpu_autotune_level=2",  # times candidates without comparing what they return
   "TF_CPP_MIN_LOG_LEVEL": "2",
 }
+# Toys compile far longer than they compute.
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 Row = dict[str, Any]
 
@@ -147,7 +149,7 @@ def sampler(name: str) -> Iterator[Row]:
   for steps in STEPS:
     options = build.sampling_options(case.config, steps=steps)
     sample = build.make_sample(case.config, case.latents, case.form, None, options)
-    program, row, jaxpr = compiled(sample, case.params, {}, batch, keys)
+    program, row = compiled(sample, case.params, {}, batch, keys)
     with alone():
       args = filled(case.params, 0.02), {}, filled(batch), keys
       (_, finite), seconds = timed(lambda _: program(*args), None)  # noqa: B023
@@ -157,8 +159,7 @@ def sampler(name: str) -> Iterator[Row]:
       "guidance": options.guidance,
       "finite": bool(finite.all()),
     }
-    row |= {"seconds_a_clip": min(seconds) / n, "rounds_ms": thousandths(seconds)}
-    yield row | speed(flops(jaxpr), seconds) | peak_memory()
+    yield row | {"seconds_a_clip": min(seconds) / n} | speed(row, seconds)
 
 
 def train(name: str, batches: tuple[int, ...]) -> Iterator[Row]:
@@ -177,25 +178,21 @@ def train(name: str, batches: tuple[int, ...]) -> Iterator[Row]:
     plain = train_step(make_case(name, remat=False))
     return flops(plain.trace(state_shapes, {}, case.example(n)).jaxpr)
 
-  with concurrent.futures.ThreadPoolExecutor(1) as beside:  # the compiler leaves Python free
-    for n in batches[-1:] if TOY.value else batches:
-      batch = case.example(n)
-      counted = beside.submit(model_flops, n)
-      program, row, _ = compiled(train_step(case), state_shapes, {}, batch)
-      if row["planned_gb"] * 1e9 < device_memory():
-        break
-    total = counted.result()
+  for n in batches:
+    batch = case.example(n)
+    count = lambda _: model_flops(n)  # noqa: B023, E731
+    program, row = compiled(train_step(case), state_shapes, {}, batch, count=count)
+    if row["planned_gb"] * 1e9 < device_memory():
+      break
   with alone():
-    params = filled(case.params, 0.02)
-    opt = filled(state_shapes.opt, 0.0)
-    state = step.TrainState(jnp.zeros((), jnp.int32), params, filled(case.params, 0.02), opt)
-    del params, opt  # donated
+    params, ema = (filled(case.params, 0.02) for _ in range(2))
+    start = jnp.zeros((), jnp.int32)
+    state = step.TrainState(start, params, ema, filled(state_shapes.opt, 0.0))
     given = filled(batch)
     call = lambda carried: program(carried[0], {}, given)  # noqa: E731
     carried, seconds = timed(call, (state, None))
-    row |= case.row(n) | {"step_ms": 1e3 * min(seconds), "rounds_ms": thousandths(seconds)}
-    row |= {"clips_a_second": n / min(seconds), "finite": bool(jnp.isfinite(carried[1]["loss"]))}
-    yield row | speed(total, seconds) | peak_memory()
+    row |= case.row(n) | {"step_ms": 1e3 * min(seconds), "clips_a_second": n / min(seconds)}
+    yield row | {"finite": bool(jnp.isfinite(carried[1]["loss"]))} | speed(row, seconds)
     yield {"kernels": longest_kernels(lambda: call(carried))}
 
 
@@ -213,12 +210,11 @@ def decode(name: str) -> Iterator[Row]:
 
 
 def frozen_call(case: Case, n: int, call: Callable[..., Any], *shapes: Any) -> Row:
-  program, row, jaxpr = compiled(jax.jit(call), case.frozen, *shapes)
+  program, row = compiled(jax.jit(call), case.frozen, *shapes)
   with alone():
     args = filled(case.frozen, 0.02), *(filled(x) for x in shapes)
     _, seconds = timed(lambda _: program(*args), None)
-  row |= case.row(n) | {"seconds_a_clip": min(seconds) / n, "rounds_ms": thousandths(seconds)}
-  return row | speed(flops(jaxpr), seconds) | peak_memory()
+  return row | case.row(n) | {"seconds_a_clip": min(seconds) / n} | speed(row, seconds)
 
 
 MEASUREMENTS: dict[str, Callable[[], Iterator[Row]]] = {  # in order of value
@@ -226,7 +222,7 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[Row]]] = {  # in order of value
   "cogvideox_sampler": functools.partial(sampler, COGVIDEOX),
   "unet_sampler": functools.partial(sampler, UNET),
   "cogvideox_train": functools.partial(train, COGVIDEOX, (8, 4)),
-  "latte_train": functools.partial(train, LATTE, (32, 16, 8)),
+  "latte_train": functools.partial(train, LATTE, (16, 8)),
   "unet_train": functools.partial(train, UNET, (8, 4)),
   "cogvideox_decode": functools.partial(decode, COGVIDEOX),
   "unet_decode": functools.partial(decode, UNET),
@@ -236,19 +232,32 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[Row]]] = {  # in order of value
 }
 
 
-def compiled(program: Any, *shapes: Any) -> tuple[Any, Row, core.Jaxpr]:
-  """A jitted function compiled for arrays of these shapes, what that took, and what it traced."""
+def compiled(
+  program: Any, *shapes: Any, count: Callable[[core.ClosedJaxpr], float] | None = None
+) -> tuple[Any, Row]:
+  """A jitted function compiled for arrays of these shapes, and what that took.
+
+  Its model FLOPs are those of what was traced, unless `count` knows better.
+  """
   start = time.perf_counter()
   traced = program.trace(*shapes)
   lowered = traced.lower()
   lowering = time.perf_counter() - start
-  executable = lowered.compile()
-  seconds = {"trace_s": lowering, "compile_s": time.perf_counter() - start - lowering}
+
+  def compile() -> tuple[Any, float]:
+    start = time.perf_counter()
+    return lowered.compile(), time.perf_counter() - start
+
+  with concurrent.futures.ThreadPoolExecutor(1) as beside:  # the compiler leaves Python free
+    compiling = beside.submit(compile)
+    total = (count or flops)(traced.jaxpr)
+    executable, seconds = compiling.result()
   memory = executable.memory_analysis()
   parts = ("argument", "output", "temp")
   planned = sum(getattr(memory, f"{part}_size_in_bytes") for part in parts)
   planned -= memory.alias_size_in_bytes
-  return executable, seconds | {"planned_gb": 1e-9 * planned}, traced.jaxpr
+  row = {"trace_s": lowering, "compile_s": seconds, "planned_gb": 1e-9 * planned}
+  return executable, row | {"model_tflop": 1e-12 * total}
 
 
 def flops(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> float:
@@ -306,18 +315,22 @@ def filled(shapes: Any, deviation: float = 1.0) -> Any:
   return jax.block_until_ready(jax.tree.map(put, shapes))
 
 
-def timed(call: Callable[[Any], Any], state: Any, rounds: int = 5) -> tuple[Any, list[float]]:
-  """The last state of call(state) -> state, and seconds a call, round by round of about a second."""
+def timed(call: Callable[[Any], Any], state: Any) -> tuple[Any, list[float]]:
+  """The last state of call(state) -> state, and seconds a call of each of up to six rounds.
+
+  The first round is one call, the others as many as make about a second; none begins after six.
+  """
+  most = 0.3 if TOY.value else 6.0
   state = jax.block_until_ready(call(state))
-  seconds, calls = [], 1
-  for _ in range(rounds + 1):  # The first, of one call, says how many make a second.
+  seconds, calls, first = [], 1, time.perf_counter()
+  while len(seconds) < 6 and time.perf_counter() - first < most:
     start = time.perf_counter()
     for _ in range(calls):
       state = call(state)
     jax.block_until_ready(state)
     seconds.append((time.perf_counter() - start) / calls)
-    calls = min(max(round((0.05 if TOY.value else 1) / seconds[0]), 1), 100)
-  return state, seconds if calls == 1 else seconds[1:]
+    calls = min(max(round(most / 6 / seconds[0]), 1), 100)
+  return state, seconds
 
 
 def longest_kernels(call: Callable[[], Any], most: int = 10) -> list[Row] | str:
@@ -349,14 +362,12 @@ def longest_kernels(call: Callable[[], Any], most: int = 10) -> list[Row] | str:
   return [row | {"share": row["ms"] / total} for row in longest]
 
 
-def speed(total: float, seconds: list[float]) -> Row:
-  return {"model_tflop": 1e-12 * total, "tflops": 1e-12 * total / min(seconds)}
-
-
-def peak_memory() -> Row:
-  """Of this process, what the compiler tried out included; none where the device does not tell."""
+def speed(row: Row, seconds: list[float]) -> Row:
+  """What follows from the seconds of each round; memory of all this process did, if the device tells."""
+  told = {"tflops": row["model_tflop"] / min(seconds), "rounds_ms": thousandths(seconds)}
   stats = jax.devices()[0].memory_stats() or {}
-  return {"peak_gb": 1e-9 * stats["peak_bytes_in_use"]} if "peak_bytes_in_use" in stats else {}
+  peak = stats.get("peak_bytes_in_use")
+  return told | ({} if peak is None else {"peak_gb": 1e-9 * peak})
 
 
 def device_memory() -> float:
@@ -412,7 +423,7 @@ def run(name: str, report: Report, lock: str, deadline: float) -> None:
   left = deadline - time.monotonic()
   if left < 10:
     return report.miss(name, "no time was left to begin")
-  environment = {**ENVIRONMENT, **os.environ}
+  environment = {**ENVIRONMENT, **({"XLA_FLAGS": QUICK} if TOY.value else {}), **os.environ}
   options = [f"--measure={name}", f"--lock={lock}", f"--toy={TOY.value}"]
   command = [sys.executable, "-m", "benchmarks.accelerator", *options]
   report.running.add(name)
