@@ -297,20 +297,22 @@ def flops(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> float:
 
 
 def filled(shapes: Any, deviation: float = 1.0) -> Any:
-  """Arrays on the device: normal numbers, or 0 where whole numbers are wanted.
+  """Arrays on the device: normal numbers where floats are wanted, otherwise 0; keys stay.
 
-  Without a program: to compile one that draws them takes longer than the copies of one host array.
+  Without a program: to compile one that draws them takes longer than to copy parts of one host array.
   """
   largest = max((x.size for x in jax.tree.leaves(shapes)), default=0)
-  few = np.random.default_rng(0).standard_normal(2**20, np.float32)
-  pool = np.resize(few * np.float32(deviation), largest) if deviation else np.zeros(largest, "f")
+  few = np.random.default_rng(0).standard_normal(2**20, np.float32) * np.float32(deviation)
 
-  def put(x: jax.ShapeDtypeStruct) -> jax.Array:
-    if jnp.issubdtype(x.dtype, jnp.floating):
-      return jax.device_put(pool[: x.size].reshape(x.shape).astype(x.dtype, copy=False))
-    if jnp.issubdtype(x.dtype, jnp.integer):
-      return jax.device_put(np.zeros(x.shape, x.dtype))
-    return x  # keys are arrays already
+  @functools.cache
+  def pool(dtype: np.dtype) -> np.ndarray:
+    floats = deviation and jnp.issubdtype(dtype, jnp.floating)
+    return np.resize(few.astype(dtype), largest) if floats else np.zeros(largest, dtype)
+
+  def put(x: jax.ShapeDtypeStruct | jax.Array) -> jax.Array:
+    if isinstance(x, jax.Array):
+      return x
+    return jax.device_put(pool(x.dtype)[: x.size].reshape(x.shape))
 
   return jax.block_until_ready(jax.tree.map(put, shapes))
 
@@ -421,6 +423,8 @@ class Report:
 def run(name: str, report: Report, lock: str, deadline: float) -> None:
   """One measurement in a process of its own, for as long as there is time."""
   left = deadline - time.monotonic()
+  if name not in MEASUREMENTS:
+    return report.miss(name, f"unknown; there are {', '.join(MEASUREMENTS)}")
   if left < 10:
     return report.miss(name, "no time was left to begin")
   environment = {**ENVIRONMENT, **({"XLA_FLAGS": QUICK} if TOY.value else {}), **os.environ}
