@@ -8,8 +8,8 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
-import settings
 
+import settings
 from benchmarks import accelerator
 
 BATCH = 16
