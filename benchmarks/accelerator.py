@@ -5,7 +5,8 @@
 Prints one line of JSON for each figure the moment it is measured, in about this order:
 
   peak       TFLOP/s of a bf16 product of two 8192 x 8192 matrices, GB/s of a copy (read and written)
-  *_sampler  seconds a clip of the config's sampler and guidance at 8 and at 50 steps, from latents to
+  *_sampler_8, *_sampler_50
+             seconds a clip of the config's sampler and guidance at so many steps, from latents to
              latents; `*_decode` is what comes behind it
   *_train    milliseconds of a training step from latents, as configured, and its ten longest kernels;
              `*_encode` is what comes before it
@@ -14,7 +15,7 @@ with seconds of compilation, memory and MFU: model FLOPs (those of the products 
 of recomputation) over time and measured peak. `rounds_ms` tells the spread; the fastest round counts.
 
 Every measurement is a process of its own, so that one that fails or takes too long costs itself
-alone. They compile side by side and time one at a time; what the compiler tries out on the device for
+alone, and none keeps memory from another. They compile side by side and time one at a time; what the compiler tries out on the device for
 another program can still disturb, and `beside` names what ran meanwhile. `--out` holds all figures
 after each, and at the end what is missing and why. `--toy` runs the same on toy sizes.
 """
@@ -57,7 +58,6 @@ MEASURE = flags.DEFINE_string("measure", None, "The one to measure in this proce
 LOCK = flags.DEFINE_string("lock", os.devnull, "Locked by whoever times")
 
 UNET, COGVIDEOX, LATTE = "webvid_saf", "webvid_saf_cogvideox", "ucf101_bridge"
-STEPS = (8, 50)
 ENVIRONMENT = {
   "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # the processes share the device
   "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9",
@@ -66,6 +66,8 @@ ENVIRONMENT = {
 }
 # Toys compile far longer than they compute.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+HOLDERS = ("while", "call", "conditional")  # of other kernels
 
 Row = dict[str, Any]
 
@@ -132,8 +134,8 @@ def peak() -> Iterator[Row]:
   product = jax.jit(jnp.matmul).lower(a, b).compile()
   copied = jax.jit(lambda x: x + 1).lower(x).compile()
   with alone():
-    _, of_product = timed(lambda _: product(a, b), None)
-    _, of_copy = timed(lambda _: copied(x), None)
+    _, of_product = timed(lambda _: product(a, b), None, most=2)
+    _, of_copy = timed(lambda _: copied(x), None, most=2)
   yield {
     "tflops": 2e-12 * n**3 / min(of_product),
     "gb_a_second": 2e-9 * x.nbytes / min(of_copy),
@@ -141,25 +143,20 @@ def peak() -> Iterator[Row]:
   }
 
 
-def sampler(name: str) -> Iterator[Row]:
+def sampler(name: str, steps: int) -> Iterator[Row]:
   case = make_case(name)
   case.latents.decode = lambda frozen, z: z
-  n = case.config["sampling"]["batch_size"]
+  options = build.sampling_options(case.config, steps=steps)
+  sample = build.make_sample(case.config, case.latents, case.form, None, options)
+  n = options.batch_size
   batch, keys = case.example(n), sampling.clip_keys(0, range(n))
-  for steps in STEPS:
-    options = build.sampling_options(case.config, steps=steps)
-    sample = build.make_sample(case.config, case.latents, case.form, None, options)
-    program, row = compiled(sample, case.params, {}, batch, keys)
-    with alone():
-      args = filled(case.params, 0.02), {}, filled(batch), keys
-      (_, finite), seconds = timed(lambda _: program(*args), None)  # noqa: B023
-      del args
-    row |= case.row(n) | {
-      "steps": steps,
-      "guidance": options.guidance,
-      "finite": bool(finite.all()),
-    }
-    yield row | {"seconds_a_clip": min(seconds) / n} | speed(row, seconds)
+  program, row = compiled(sample, case.params, {}, batch, keys)
+  with alone():
+    args = filled(case.params, 0.02), {}, filled(batch), keys
+    (_, finite), seconds = timed(lambda _: program(*args), None)
+  row |= case.row(n) | {"steps": steps, "guidance": options.guidance}
+  row |= {"finite": bool(finite.all()), "seconds_a_clip": min(seconds) / n}
+  yield row | speed(row, seconds)
 
 
 def train(name: str, batches: tuple[int, ...]) -> Iterator[Row]:
@@ -219,11 +216,13 @@ def frozen_call(case: Case, n: int, call: Callable[..., Any], *shapes: Any) -> R
 
 MEASUREMENTS: dict[str, Callable[[], Iterator[Row]]] = {  # in order of value
   "peak": peak,
-  "cogvideox_sampler": functools.partial(sampler, COGVIDEOX),
-  "unet_sampler": functools.partial(sampler, UNET),
+  "cogvideox_sampler_8": functools.partial(sampler, COGVIDEOX, 8),
+  "unet_sampler_8": functools.partial(sampler, UNET, 8),
   "cogvideox_train": functools.partial(train, COGVIDEOX, (8, 4)),
   "latte_train": functools.partial(train, LATTE, (16, 8)),
   "unet_train": functools.partial(train, UNET, (8, 4)),
+  "cogvideox_sampler_50": functools.partial(sampler, COGVIDEOX, 50),
+  "unet_sampler_50": functools.partial(sampler, UNET, 50),
   "cogvideox_decode": functools.partial(decode, COGVIDEOX),
   "unet_decode": functools.partial(decode, UNET),
   "cogvideox_encode": functools.partial(encode, COGVIDEOX, 2),
@@ -244,12 +243,12 @@ def compiled(
   lowered = traced.lower()
   lowering = time.perf_counter() - start
 
-  def compile() -> tuple[Any, float]:
+  def compile_timed() -> tuple[Any, float]:
     start = time.perf_counter()
     return lowered.compile(), time.perf_counter() - start
 
   with concurrent.futures.ThreadPoolExecutor(1) as beside:  # the compiler leaves Python free
-    compiling = beside.submit(compile)
+    compiling = beside.submit(compile_timed)
     total = (count or flops)(traced.jaxpr)
     executable, seconds = compiling.result()
   memory = executable.memory_analysis()
@@ -317,12 +316,13 @@ def filled(shapes: Any, deviation: float = 1.0) -> Any:
   return jax.block_until_ready(jax.tree.map(put, shapes))
 
 
-def timed(call: Callable[[Any], Any], state: Any) -> tuple[Any, list[float]]:
+def timed(call: Callable[[Any], Any], state: Any, most: float = 4.0) -> tuple[Any, list[float]]:
   """The last state of call(state) -> state, and seconds a call of each of up to six rounds.
 
-  The first round is one call, the others as many as make about a second; none begins after six.
+  The first round is one call, the others as many as make a sixth of `most` seconds, after which none
+  begins.
   """
-  most = 0.3 if TOY.value else 6.0
+  most = most / 20 if TOY.value else most
   state = jax.block_until_ready(call(state))
   seconds, calls, first = [], 1, time.perf_counter()
   while len(seconds) < 6 and time.perf_counter() - first < most:
@@ -350,8 +350,8 @@ def longest_kernels(call: Callable[[], Any], most: int = 10) -> list[Row] | str:
           continue
         for event in line.events:
           op = dict(event.stats).get("hlo_op")
-          if not on_device and event.name != op:
-            continue  # threads of the host also tell of themselves
+          if event.name.startswith(HOLDERS) or not (on_device or event.name == op):
+            continue  # it holds others; or a thread of the host tells of itself
           row = found.setdefault(
             event.name, {"kernel": event.name[:120], "op": op, "ms": 0.0, "calls": 0}
           )
@@ -374,6 +374,10 @@ def speed(row: Row, seconds: list[float]) -> Row:
 
 def device_memory() -> float:
   return (jax.devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
+
+
+def short(number: str) -> float:
+  return float(f"{float(number):.6g}")
 
 
 def thousandths(seconds: list[float]) -> list[float]:
@@ -415,7 +419,7 @@ class Report:
     best = next((row["tflops"] for row in rows if row["measurement"] == "peak"), None)
     for row in rows:
       if best and "model_tflop" in row:
-        row["mfu"] = row["tflops"] / best
+        row["mfu"] = round(row["tflops"] / best, 6)
     with open(self.path, "w") as file:
       json.dump(self.content, file, indent=2)
 
@@ -439,7 +443,7 @@ def run(name: str, report: Report, lock: str, deadline: float) -> None:
     timer.start()
     for line in process.stdout:
       if line.startswith("{"):
-        report.add({"measurement": name} | json.loads(line))
+        report.add({"measurement": name} | json.loads(line, parse_float=short))
     code = process.wait()
     timer.cancel()
     report.running.discard(name)
@@ -459,7 +463,9 @@ def main(argv: list[str]) -> None:
     return
   deadline = time.monotonic() + 60 * MINUTES.value - 3
   # A TPU belongs to one process.
-  on_tpu = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/*")
+  on_tpu = not glob.glob("/dev/nvidia*") and glob.glob("/dev/accel*") + glob.glob(
+    "/dev/vfio/[0-9]*"
+  )
   jobs = JOBS.value or (1 if on_tpu else min(6, os.cpu_count()))
   report = Report(OUT.value)
   with (
