@@ -1,0 +1,480 @@
+"""Speed of the full-size networks on one GPU or TPU: random weights, bf16 products, no files needed.
+
+  python -m benchmarks.accelerator --minutes=9 --out=accelerator.json
+
+Prints one line of JSON for each figure the moment it is measured, in about this order:
+
+  peak       TFLOP/s of a bf16 product of two 8192 x 8192 matrices, GB/s of a copy (read and written)
+  *_sampler_8, *_sampler_50
+             seconds a clip of the config's sampler and guidance at so many steps, from latents to
+             latents; `*_decode` is what comes behind it
+  *_train    milliseconds of a training step from latents, as configured, and its ten longest kernels;
+             `*_encode` is what comes before it
+
+with seconds of compilation, memory and MFU: model FLOPs (those of the products and convolutions; never
+of recomputation) over time and measured peak. `rounds_ms` tells the spread; the fastest round counts.
+
+Every measurement is a process of its own, so that one that fails or takes too long costs itself
+alone, and none keeps memory from another. They compile side by side and time one at a time; what the compiler tries out on the device for
+another program can still disturb, and `beside` names what ran meanwhile. `--out` holds all figures
+after each, and at the end what is missing and why. `--toy` runs the same on toy sizes.
+"""
+
+import concurrent.futures
+import contextlib
+import copy
+import fcntl
+import functools
+import glob
+import importlib
+import importlib.metadata
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from jax.extend import core
+
+from fbjax import build, loading, sampling
+from fbjax.systems import base
+from fbjax.train import step
+
+MINUTES = flags.DEFINE_float("minutes", 9, "When to stop, whatever is missing")
+OUT = flags.DEFINE_string("out", "accelerator.json", "File to write all figures to")
+ONLY = flags.DEFINE_list("only", [], "Names of measurements; all without")
+JOBS = flags.DEFINE_integer("jobs", 0, "Processes at a time; 0: 6, or 1 on a TPU")
+TOY = flags.DEFINE_bool("toy", False, "Toy sizes, for a CPU")
+MEASURE = flags.DEFINE_string("measure", None, "The one to measure in this process")
+LOCK = flags.DEFINE_string("lock", os.devnull, "Locked by whoever times")
+
+UNET, COGVIDEOX, LATTE = "webvid_saf", "webvid_saf_cogvideox", "ucf101_bridge"
+ENVIRONMENT = {
+  "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # the processes share the device
+  "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9",
+  "XLA_FLAGS": "--xla_gpu_autotune_level=2",  # times candidates without comparing what they return
+  "TF_CPP_MIN_LOG_LEVEL": "2",
+}
+# Toys compile far longer than they compute.
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+HOLDERS = ("while", "call", "conditional")  # of other kernels
+
+Row = dict[str, Any]
+
+
+class Case(NamedTuple):
+  """A config's network, and the shapes of what it works on.
+
+  config: with bf16 products, and without files. latents: the system, whose batches are what its own
+  `encode` returns. params, frozen: shapes of weights. clips, example: of n clips, before and after
+  `encode`.
+  """
+
+  config: dict[str, Any]
+  system: Any
+  latents: Any
+  form: Any
+  params: Any
+  frozen: Any
+  clips: Callable[[int], Row]
+  example: Callable[[int], Row]
+
+  def row(self, n: int) -> Row:
+    frames, size = build.clip_size(self.config)
+    return {"batch": n, "frames": frames, "size": size}
+
+
+def make_case(name: str, **system_options: Any) -> Case:
+  made = importlib.import_module(f"configs.{name}").get_config("smoke" if TOY.value else "")
+  config = made.to_dict() | {"weights": "", "start": {}}
+  config["system"] |= {"dtype": "bfloat16"} | system_options
+  build.set_precision(config)
+  system = build.make_system(config, None)
+  shapes = {True: {}, False: {}}
+  for network, spec in system.networks.items():
+    shapes[spec.trained][network] = spec.shapes()
+  frozen = loading.halved(shapes[False], jnp.bfloat16)
+  frames, size = build.clip_size(config)
+
+  def clips(n: int) -> Row:
+    whole = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
+    tokens = whole((n, config["tokenizer"]["length"]) if "tokenizer" in config else (n, 1))
+    video = jax.ShapeDtypeStruct((n, frames, *size, 3), jnp.uint8)
+    told = {"tokens": tokens, "null_tokens": tokens, "stride": whole((n,)), "label": whole((n,))}
+    return {"video": video} | told
+
+  def example(n: int) -> Row:
+    keys = jax.eval_shape(lambda: sampling.clip_keys(0, range(n)))
+    return jax.eval_shape(system.encode, frozen, clips(n), keys)._asdict()
+
+  latents = copy.copy(system)
+  latents.encode = lambda frozen, batch, keys: base.Example(**batch)
+  form = build.make_formulation(config)
+  return Case(config, system, latents, form, shapes[True], frozen, clips, example)
+
+
+def peak() -> Iterator[Row]:
+  n, rows = (256, 2**10) if TOY.value else (8192, 2**20)
+  a, b, x = (
+    jax.random.normal(key, shape, jnp.bfloat16)
+    for key, shape in zip(
+      jax.random.split(jax.random.key(0), 3), ((n, n), (n, n), (rows, 2**10)), strict=True
+    )
+  )
+  product = jax.jit(jnp.matmul).lower(a, b).compile()
+  copied = jax.jit(lambda x: x + 1).lower(x).compile()
+  with alone():
+    _, of_product = timed(lambda _: product(a, b), None, most=2)
+    _, of_copy = timed(lambda _: copied(x), None, most=2)
+  yield {
+    "tflops": 2e-12 * n**3 / min(of_product),
+    "gb_a_second": 2e-9 * x.nbytes / min(of_copy),
+    "rounds_ms": thousandths(of_product),
+  }
+
+
+def sampler(name: str, steps: int) -> Iterator[Row]:
+  case = make_case(name)
+  case.latents.decode = lambda frozen, z: z
+  options = build.sampling_options(case.config, steps=steps)
+  sample = build.make_sample(case.config, case.latents, case.form, None, options)
+  n = options.batch_size
+  batch, keys = case.example(n), sampling.clip_keys(0, range(n))
+  program, row = compiled(sample, case.params, {}, batch, keys)
+  with alone():
+    args = filled(case.params, 0.02), {}, filled(batch), keys
+    (_, finite), seconds = timed(lambda _: program(*args), None)
+  row |= case.row(n) | {"steps": steps, "guidance": options.guidance}
+  row |= {"finite": bool(finite.all()), "seconds_a_clip": min(seconds) / n}
+  yield row | speed(row, seconds)
+
+
+def train(name: str, batches: tuple[int, ...]) -> Iterator[Row]:
+  """Of the first of some batch sizes that fits."""
+  case = make_case(name)
+  tx = build.make_optimizer(case.config, case.system)
+  state_shapes = jax.eval_shape(functools.partial(step.init_state, tx=tx), case.params)
+
+  def train_step(case: Case) -> Callable[..., Any]:
+    loss = build.make_loss(case.config, case.latents, case.form)
+    ema = {k: case.config["train"][k] for k in ("ema_decay", "ema_warmup")}
+    return jax.jit(step.make_train_step(loss, tx, seed=0, **ema), donate_argnums=0)
+
+  def model_flops(n: int) -> float:
+    # Without checkpoints nothing is computed twice.
+    plain = train_step(make_case(name, remat=False))
+    return flops(plain.trace(state_shapes, {}, case.example(n)).jaxpr)
+
+  for n in batches:
+    batch = case.example(n)
+    count = lambda _: model_flops(n)  # noqa: B023, E731
+    program, row = compiled(train_step(case), state_shapes, {}, batch, count=count)
+    if row["planned_gb"] * 1e9 < device_memory():
+      break
+  with alone():
+    params, ema = (filled(case.params, 0.02) for _ in range(2))
+    start = jnp.zeros((), jnp.int32)
+    state = step.TrainState(start, params, ema, filled(state_shapes.opt, 0.0))
+    given = filled(batch)
+    call = lambda carried: program(carried[0], {}, given)  # noqa: E731
+    carried, seconds = timed(call, (state, None))
+    row |= case.row(n) | {"step_ms": 1e3 * min(seconds), "clips_a_second": n / min(seconds)}
+    yield row | {"finite": bool(jnp.isfinite(carried[1]["loss"]))} | speed(row, seconds)
+    yield {"kernels": longest_kernels(lambda: call(carried))}
+
+
+def encode(name: str, n: int) -> Iterator[Row]:
+  case, keys = make_case(name), sampling.clip_keys(0, range(n))
+  yield frozen_call(case, n, case.system.encode, case.clips(n), keys)
+
+
+def decode(name: str) -> Iterator[Row]:
+  case = make_case(name)
+  n = case.config["sampling"]["batch_size"]
+  call = lambda frozen, z: sampling.to_uint8(case.system.decode(frozen, z))  # noqa: E731
+  codec = {network: case.frozen[network] for network in case.system.codec.networks}
+  yield frozen_call(case._replace(frozen=codec), n, call, case.example(n)["z0"])
+
+
+def frozen_call(case: Case, n: int, call: Callable[..., Any], *shapes: Any) -> Row:
+  program, row = compiled(jax.jit(call), case.frozen, *shapes)
+  with alone():
+    args = filled(case.frozen, 0.02), *(filled(x) for x in shapes)
+    _, seconds = timed(lambda _: program(*args), None)
+  return row | case.row(n) | {"seconds_a_clip": min(seconds) / n} | speed(row, seconds)
+
+
+MEASUREMENTS: dict[str, Callable[[], Iterator[Row]]] = {  # in order of value
+  "peak": peak,
+  "cogvideox_sampler_8": functools.partial(sampler, COGVIDEOX, 8),
+  "unet_sampler_8": functools.partial(sampler, UNET, 8),
+  "cogvideox_train": functools.partial(train, COGVIDEOX, (8, 4)),
+  "latte_train": functools.partial(train, LATTE, (16, 8)),
+  "unet_train": functools.partial(train, UNET, (8, 4)),
+  "cogvideox_sampler_50": functools.partial(sampler, COGVIDEOX, 50),
+  "unet_sampler_50": functools.partial(sampler, UNET, 50),
+  "cogvideox_decode": functools.partial(decode, COGVIDEOX),
+  "unet_decode": functools.partial(decode, UNET),
+  "cogvideox_encode": functools.partial(encode, COGVIDEOX, 2),
+  "unet_encode": functools.partial(encode, UNET, 4),
+  "latte_encode": functools.partial(encode, LATTE, 4),
+}
+
+
+def compiled(
+  program: Any, *shapes: Any, count: Callable[[core.ClosedJaxpr], float] | None = None
+) -> tuple[Any, Row]:
+  """A jitted function compiled for arrays of these shapes, and what that took.
+
+  Its model FLOPs are those of what was traced, unless `count` knows better.
+  """
+  start = time.perf_counter()
+  traced = program.trace(*shapes)
+  lowered = traced.lower()
+  lowering = time.perf_counter() - start
+
+  def compile_timed() -> tuple[Any, float]:
+    start = time.perf_counter()
+    return lowered.compile(), time.perf_counter() - start
+
+  with concurrent.futures.ThreadPoolExecutor(1) as beside:  # the compiler leaves Python free
+    compiling = beside.submit(compile_timed)
+    total = (count or flops)(traced.jaxpr)
+    executable, seconds = compiling.result()
+  memory = executable.memory_analysis()
+  parts = ("argument", "output", "temp")
+  planned = sum(getattr(memory, f"{part}_size_in_bytes") for part in parts)
+  planned -= memory.alias_size_in_bytes
+  row = {"trace_s": lowering, "compile_s": seconds, "planned_gb": 1e-9 * planned}
+  return executable, row | {"model_tflop": 1e-12 * total}
+
+
+def flops(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> float:
+  """FLOPs of all products and convolutions; the body of a scan counts as often as it runs.
+
+  Of branches the largest counts. A loop of unknown length counts once: the networks have none.
+  """
+  total = 0.0
+  for eqn in jaxpr.eqns:
+    kind, options = eqn.primitive.name, eqn.params
+    inner = [
+      flops(x)
+      for v in options.values()
+      for x in (v if isinstance(v, tuple) else (v,))
+      if isinstance(x, core.Jaxpr | core.ClosedJaxpr)
+    ]
+    ins, outs = ([v.aval for v in vs] for vs in (eqn.invars, eqn.outvars))
+    if kind == "dot_general":
+      (contracted, _), _ = options["dimension_numbers"]
+      total += 2 * outs[0].size * math.prod(ins[0].shape[i] for i in contracted)
+    elif kind == "conv_general_dilated":
+      c_out = ins[1].shape[options["dimension_numbers"].rhs_spec[0]]
+      # Zeros between the pixels, as in the gradient of a stride, are no work.
+      total += 2 * outs[0].size * ins[1].size / c_out / math.prod(options["lhs_dilation"])
+    elif kind.startswith("dot_product_attention"):  # cuDNN's; b n k d or b k n d
+      keys = ins[1].shape[2 if options["layout"] else 1]
+      total += (8 if "bwd" in kind else 4) * ins[0].size * keys
+    elif kind == "pallas_call":
+      if options["cost_estimate"] is None:
+        raise ValueError("a Pallas kernel without cost_estimate: its FLOPs cannot be counted")
+      total += options["cost_estimate"].flops
+    elif kind == "cond":
+      total += max(inner)
+    else:
+      total += options.get("length", 1) * sum(inner) if kind == "scan" else sum(inner)
+  return total
+
+
+def filled(shapes: Any, deviation: float = 1.0) -> Any:
+  """Arrays on the device: normal numbers where floats are wanted, otherwise 0; keys stay.
+
+  Without a program: to compile one that draws them takes longer than to copy parts of one host array.
+  """
+  largest = max((x.size for x in jax.tree.leaves(shapes)), default=0)
+  few = np.random.default_rng(0).standard_normal(2**20, np.float32) * np.float32(deviation)
+
+  @functools.cache
+  def pool(dtype: np.dtype) -> np.ndarray:
+    floats = deviation and jnp.issubdtype(dtype, jnp.floating)
+    return np.resize(few.astype(dtype), largest) if floats else np.zeros(largest, dtype)
+
+  def put(x: jax.ShapeDtypeStruct | jax.Array) -> jax.Array:
+    if isinstance(x, jax.Array):
+      return x
+    return jax.device_put(pool(x.dtype)[: x.size].reshape(x.shape))
+
+  return jax.block_until_ready(jax.tree.map(put, shapes))
+
+
+def timed(call: Callable[[Any], Any], state: Any, most: float = 4.0) -> tuple[Any, list[float]]:
+  """The last state of call(state) -> state, and seconds a call of each of up to six rounds.
+
+  The first round is one call, the others as many as make a sixth of `most` seconds, after which none
+  begins.
+  """
+  most = most / 20 if TOY.value else most
+  state = jax.block_until_ready(call(state))
+  seconds, calls, first = [], 1, time.perf_counter()
+  while len(seconds) < 6 and time.perf_counter() - first < most:
+    start = time.perf_counter()
+    for _ in range(calls):
+      state = call(state)
+    jax.block_until_ready(state)
+    seconds.append((time.perf_counter() - start) / calls)
+    calls = min(max(round(most / 6 / seconds[0]), 1), 100)
+  return state, seconds
+
+
+def longest_kernels(call: Callable[[], Any], most: int = 10) -> list[Row] | str:
+  """Of one call: the kernels that take longest, all launches of a name together; or why not."""
+  with tempfile.TemporaryDirectory() as folder:
+    with jax.profiler.trace(folder):
+      jax.block_until_ready(call())
+    (file,) = glob.glob(f"{folder}/**/*.xplane.pb", recursive=True)
+    planes = {plane.name: plane for plane in jax.profiler.ProfileData.from_file(file).planes}
+    found: dict[str, Row] = {}
+    on_device = [name for name in planes if name.startswith(("/device:GPU:0", "/device:TPU:0"))]
+    for name in on_device or ["/host:CPU"]:
+      for line in planes[name].lines:
+        if not line.name.startswith(("Stream", "XLA Ops", "tf_XLA")):
+          continue
+        for event in line.events:
+          op = dict(event.stats).get("hlo_op")
+          if event.name.startswith(HOLDERS) or not (on_device or event.name == op):
+            continue  # it holds others; or a thread of the host tells of itself
+          row = found.setdefault(
+            event.name, {"kernel": event.name[:120], "op": op, "ms": 0.0, "calls": 0}
+          )
+          row["ms"] += 1e-6 * event.duration_ns
+          row["calls"] += 1
+  if not found:
+    return f"the profile tells of no kernels; it has {', '.join(planes)}"
+  total = sum(row["ms"] for row in found.values())
+  longest = sorted(found.values(), key=lambda row: -row["ms"])[:most]
+  return [row | {"share": row["ms"] / total} for row in longest]
+
+
+def speed(row: Row, seconds: list[float]) -> Row:
+  """What follows from the seconds of each round; memory of all this process did, if the device tells."""
+  told = {"tflops": row["model_tflop"] / min(seconds), "rounds_ms": thousandths(seconds)}
+  stats = jax.devices()[0].memory_stats() or {}
+  peak = stats.get("peak_bytes_in_use")
+  return told | ({} if peak is None else {"peak_gb": 1e-9 * peak})
+
+
+def device_memory() -> float:
+  return (jax.devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
+
+
+def short(number: str) -> float:
+  return float(f"{float(number):.6g}")
+
+
+def thousandths(seconds: list[float]) -> list[float]:
+  return [1e3 * x for x in seconds]
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+  """No other process of the benchmark times meanwhile."""
+  with open(LOCK.value, "w") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
+class Report:
+  """All figures so far, on disk after each."""
+
+  def __init__(self, path: str):
+    names = ("jax", "jaxlib", "flax", "optax")
+    self.path, self.lock, self.running = path, threading.Lock(), set()
+    self.content = {"versions": {name: importlib.metadata.version(name) for name in names}}
+    self.content |= {"toy": TOY.value, "rows": [], "missing": {}}
+
+  def add(self, row: Row) -> None:
+    with self.lock:
+      row["beside"] = sorted(self.running - {row["measurement"]})
+      self.content["rows"].append(row)
+      self._write()
+      print(json.dumps(row), flush=True)
+
+  def miss(self, name: str, why: str) -> None:
+    with self.lock:
+      self.content["missing"][name] = why
+      self._write()
+      print(json.dumps({"measurement": name, "missing": why}), flush=True)
+
+  def _write(self) -> None:
+    rows = self.content["rows"]
+    best = next((row["tflops"] for row in rows if row["measurement"] == "peak"), None)
+    for row in rows:
+      if best and "model_tflop" in row:
+        row["mfu"] = round(row["tflops"] / best, 6)
+    with open(self.path, "w") as file:
+      json.dump(self.content, file, indent=2)
+
+
+def run(name: str, report: Report, lock: str, deadline: float) -> None:
+  """One measurement in a process of its own, for as long as there is time."""
+  left = deadline - time.monotonic()
+  if name not in MEASUREMENTS:
+    return report.miss(name, f"unknown; there are {', '.join(MEASUREMENTS)}")
+  if left < 10:
+    return report.miss(name, "no time was left to begin")
+  environment = {**ENVIRONMENT, **({"XLA_FLAGS": QUICK} if TOY.value else {}), **os.environ}
+  options = [f"--measure={name}", f"--lock={lock}", f"--toy={TOY.value}"]
+  command = [sys.executable, "-m", "benchmarks.accelerator", *options]
+  report.running.add(name)
+  with tempfile.TemporaryFile("w+") as errors:
+    process = subprocess.Popen(
+      command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+    )
+    timer = threading.Timer(left, process.kill)
+    timer.start()
+    for line in process.stdout:
+      if line.startswith("{"):
+        report.add({"measurement": name} | json.loads(line, parse_float=short))
+    code = process.wait()
+    timer.cancel()
+    report.running.discard(name)
+    errors.seek(0)
+    said = [line for line in errors.read().splitlines() if line.strip()]
+  if time.monotonic() >= deadline:
+    report.miss(name, "its time was over before all of it was measured")
+  elif code:
+    report.miss(name, said[-1][:500] if said else f"it ended with {code}")
+
+
+def main(argv: list[str]) -> None:
+  del argv
+  if MEASURE.value:
+    for row in MEASUREMENTS[MEASURE.value]():
+      print(json.dumps({"device": jax.devices()[0].device_kind} | row), flush=True)
+    return
+  deadline = time.monotonic() + 60 * MINUTES.value - 3
+  # A TPU belongs to one process.
+  on_tpu = not glob.glob("/dev/nvidia*") and glob.glob("/dev/accel*") + glob.glob(
+    "/dev/vfio/[0-9]*"
+  )
+  jobs = JOBS.value or (1 if on_tpu else min(6, os.cpu_count()))
+  report = Report(OUT.value)
+  with (
+    tempfile.NamedTemporaryFile() as lock,
+    concurrent.futures.ThreadPoolExecutor(jobs) as pool,
+  ):
+    names = ONLY.value or list(MEASUREMENTS)
+    list(pool.map(lambda name: run(name, report, lock.name, deadline), names))
+
+
+if __name__ == "__main__":
+  app.run(main)
