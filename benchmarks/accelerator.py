@@ -55,7 +55,7 @@ ONLY = flags.DEFINE_list("only", [], "Names of measurements; all without")
 JOBS = flags.DEFINE_integer("jobs", 0, "Processes at a time; 0: 6, or 1 on a TPU")
 TOY = flags.DEFINE_bool("toy", False, "Toy sizes, for a CPU")
 MEASURE = flags.DEFINE_string("measure", None, "The one to measure in this process")
-LOCK = flags.DEFINE_string("lock", os.devnull, "Locked by whoever times")
+LOCK = flags.DEFINE_string("lock", None, "File that is locked by whoever times")
 
 UNET, COGVIDEOX, LATTE = "webvid_saf", "webvid_saf_cogvideox", "ucf101_bridge"
 ENVIRONMENT = {
@@ -387,7 +387,7 @@ def thousandths(seconds: list[float]) -> list[float]:
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
   """No other process of the benchmark times meanwhile."""
-  with open(LOCK.value, "w") as file:
+  with open(LOCK.value or os.devnull, "w") as file:
     fcntl.flock(file, fcntl.LOCK_EX)
     yield
 
@@ -473,7 +473,8 @@ def main(argv: list[str]) -> None:
     concurrent.futures.ThreadPoolExecutor(jobs) as pool,
   ):
     names = ONLY.value or list(MEASUREMENTS)
-    list(pool.map(lambda name: run(name, report, lock.name, deadline), names))
+    file = LOCK.value or lock.name
+    list(pool.map(lambda name: run(name, report, file, deadline), names))
 
 
 if __name__ == "__main__":

@@ -20,10 +20,8 @@ from configs import common
 
 
 def straight(c: ConfigDict) -> None:
-  """Four directions at one speed: few words, all of which matter, are learnt in minutes."""
+  """Four directions at one speed: few words, all of which matter."""
   c.data.update(motions=("right", "left", "up", "down"), speeds=("quick",))
-  c.optim.schedule = "constant"
-  c.train.steps = 500
 
 
 def smoke(c: ConfigDict) -> None:
@@ -46,6 +44,6 @@ def get_config(arg: str = "") -> ConfigDict:
   c.system.latte.update(width=192, depth=8)
   c.optim.update(lr=4e-3, warmup=100, schedule="wsd")
   c.train.update(
-    steps=8000, batch_size=32, ema_decay=0.999, save_every=500, preview_every=2000, log_every=50
+    steps=7000, batch_size=16, ema_decay=0.999, save_every=500, preview_every=2000, log_every=50
   )
   return common.changed(c, arg, CHANGES)
