@@ -8,7 +8,6 @@ $FBJAX_METRICS (~/.cache/fbjax/metrics); otherwise the log says how to get them.
 
 import datetime
 import hashlib
-import json
 import logging
 import os
 import pathlib
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fbjax import build, checkpoint, checks, digest, errors, loading, sampling, sharding
+from fbjax import build, checkpoint, checks, digest, errors, sampling, sharding
 from fbjax import pipe as pipes
 from fbjax.data import pipeline, sources, video
 from fbjax.evaluation import card as cards
@@ -169,11 +168,7 @@ def opened(
   config: dict[str, Any] | None, workdir: str | None, model: str | None, step: int | None, ema: bool
 ) -> pipes.Pipe:
   """A run, a packed model, or ported weights."""
-  if model and (config is not None or workdir):
-    raise errors.UserError(
-      "--model has its own config and weights: leave --config and --workdir out"
-    )
-  config = loading.packed_config(model) if model else sample.resolve(config, workdir)
+  config = sample.resolve(config, workdir, model)
   if workdir and step is None:
     step = max(checkpoint.steps(workdir))
   return pipes.Pipe(config, workdir, step=step, ema=ema)
@@ -188,9 +183,6 @@ def of_model(
 ) -> Subject:
   """Samples from the first frames of held-out clips, told what these are told."""
   config = pipe.config
-  for name in ("sampler", "grid"):
-    if isinstance(options.get(name), str):
-      options = options | {name: {"name": options[name]}}
   spec = build.sampling_options(config, **options)
   form = build.make_formulation(config)
   make = build.make_sample(config, pipe.system, form, pipe.mesh, spec)
@@ -209,7 +201,10 @@ def of_model(
   params, frozen = pipe.weights
   told = spec._asdict() | {"seed": seed, "step": pipe.step, "ema": pipe.ema}
   told = {k: v for k, v in told.items() if k not in ("batch_size", "fps", "images")}
-  told |= {"system": config["system"]["name"], "weights": digest_of({"p": params, "f": frozen})}
+  told |= {
+    "system": config["system"]["name"],
+    "weights": digest.of_json(digest.of_tree({"p": params, "f": frozen})),
+  }
 
   def batches() -> Iterator[tuple[measures.Clips, measures.Clips]]:
     began = time.perf_counter()
@@ -233,12 +228,6 @@ def of_model(
       logger.info("%d of %d clips, %.2f clips/s.", done, count, done / seconds)
 
   return Subject(batches(), True, data["frames"], protocol, told)
-
-
-def digest_of(tree: Any) -> str:
-  """16 hexadecimal digits that stand for all arrays of a tree."""
-  found = json.dumps(digest.of_tree(tree), sort_keys=True)
-  return hashlib.sha256(found.encode()).hexdigest()[:16]
 
 
 # --- videos that are there
