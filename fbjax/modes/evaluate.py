@@ -20,6 +20,7 @@ import numpy as np
 
 from fbjax import build, checkpoint, checks, digest, errors, sampling, sharding
 from fbjax import pipe as pipes
+from fbjax.data import folder as folders
 from fbjax.data import pipeline, sources, video
 from fbjax.evaluation import card as cards
 from fbjax.evaluation import fvd, measures, networks
@@ -240,7 +241,7 @@ def of_folder(
   for flag, folder in (("made", made), ("truth", truth)):
     if folder and not os.path.isdir(folder):
       raise errors.UserError(f"--{flag}={folder}: there is no such folder")
-  files = sources.video_files(made)
+  files = folders.video_files(made)
   first = video.read_all(files[0])
   frames, size = len(first), first.shape[1:3]
   count = asked or len(files)
@@ -249,7 +250,7 @@ def of_folder(
   files, paired = files[:count], False
   protocol = {"frames": frames, "size": list(size), "clips": count}
   if truth:
-    true_files = sources.video_files(truth)
+    true_files = folders.video_files(truth)
     stems = {pathlib.Path(file).relative_to(truth).with_suffix(""): file for file in true_files}
     own = [pathlib.Path(file).relative_to(made).with_suffix("") for file in files]
     paired = all(stem in stems for stem in own)
