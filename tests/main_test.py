@@ -75,10 +75,13 @@ MISTAKES = {
     "--config.port.ignore=x.*: config.port is for --mode=port alone; this is --mode=train"
   ),
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.loader.workers=-1"): (
-    "config.loader.workers is -1; expected a whole number from 0 up"
+    "config.loader.workers is -1; expected a whole number from 0 to 1024"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.loader.workers=100000"): (
+    "config.loader.workers is 100000; expected a whole number from 0 to 1024"
   ),
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.loader.threads=0"): (
-    "config.loader.threads is 0; expected a whole number from 1 up"
+    "config.loader.threads is 0; expected a whole number from 1 to 1024"
   ),
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.loader.prefetch=0"): (
     "config.loader.prefetch is 0; expected a whole number from 1 up"

@@ -20,7 +20,8 @@ from fbjax.data import workers as workers_lib
 logger = logging.getLogger(__name__)
 
 Batch = dict[str, np.ndarray]
-LEAST = {"workers": 0, "threads": 1, "prefetch": 1, "tries": 1}
+# Least and most of the numbers of `config.loader`; no host has a use for more processes.
+LIMITS = {"workers": (0, 1024), "threads": (1, 1024), "prefetch": (1, None), "tries": (1, None)}
 
 
 class Batches:
@@ -120,8 +121,8 @@ class Batches:
 def check_numbers(**options: Any) -> None:
   """Raises a UserError for numbers of `config.loader` that make no sense; others are not looked at."""
   for name, value in options.items():
-    if name in LEAST:
-      checks.whole(f"config.loader.{name}", value, LEAST[name])
+    if name in LIMITS:
+      checks.whole(f"config.loader.{name}", value, *LIMITS[name])
 
 
 class _Rows:

@@ -87,6 +87,14 @@ def test_what_it_feels_may_be_set():
   build.check(changed(felt))
 
 
+@pytest.mark.parametrize(
+  "change", [{"steps": 3}, {"sampler": "heun"}, {"grid": "uniform"}], ids=str
+)
+def test_it_cannot_be_sampled_otherwise_either(change):
+  with pytest.raises(errors.UserError, match="makes its video in one evaluation"):
+    build.sampling_options(changed({}), **change)
+
+
 def test_all_of_it_may_be_set_where_the_network_is_told_state_and_time():
   for key, changes in UNFELT:
     config = webvid_saf.get_config("smoke").to_dict()
