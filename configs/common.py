@@ -164,7 +164,9 @@ def as_prior(c: ConfigDict) -> None:
   c.system.name += "_prior"
   c.diffusion = dict(name="none")
   c.objective.predict = "z0"
-  c.sampling.update(steps=1, guidance=1.0, sampler=dict(name="sde"), grid=dict(name="trailing"))
+  c.sampling.update(steps=1, guidance=1.0)
+  # Assigned: `update` would keep what another change has set beside the name.
+  c.sampling.sampler, c.sampling.grid = dict(name="sde"), dict(name="trailing")
 
 
 def from_prior(c: ConfigDict) -> None:

@@ -12,7 +12,7 @@ import textwrap
 
 from absl import flags
 
-from fbjax import main
+from fbjax import main, options
 from fbjax.modes import doctor, evaluate, export, pack, port, sample, train
 
 COMMANDS = {
@@ -67,7 +67,7 @@ def overview() -> str:
 
 def of_command(command: str) -> str:
   """The flags of a subcommand."""
-  own = {flag_name(name): flag_help(name) for name in main.TAKES[command]}
+  own = {flag_name(name): flag_help(name) for name in options.TAKES[command]}
   if command in CONFIGURED:
     own = CONFIG | own
   return f"fbjax {command}: {purpose(command)}\n\n{listed(own)}"

@@ -10,6 +10,8 @@ would be another one for every shape.
 """
 
 import concurrent.futures
+import hashlib
+import json
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -32,6 +34,11 @@ def of_tree(tree: Any) -> dict[str, str]:
   """The digest of each array of a tree, 32 hexadecimal digits, by path."""
   sums = _sums(tree, lambda shard: shard.replica_id == 0)
   return {path: as_text(total) for path, total in sums.items()}
+
+
+def of_json(value: Any) -> str:
+  """16 hexadecimal digits that stand for nested plain values, whatever the order of their keys."""
+  return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def as_text(total: UInt64[np.ndarray, "2"]) -> str:

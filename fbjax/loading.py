@@ -46,7 +46,7 @@ def starting_weights(
 
   Args:
     config: of the run.
-    system: of the config.
+    system: of the config, from `build.make_system`.
     mesh: where the weights are to be.
     workdir: of the run, which keeps the neural prior that it has begun with.
     complete: refuse weights of which any leaf would start anew, as sampling without training must.
@@ -54,9 +54,8 @@ def starting_weights(
   Raises:
     UserError: for folders that do not fit the config; names every leaf.
   """
-  folder, rules, seed = config["weights"], config["start"], config["seed"]
+  folder, seed, chosen = config["weights"], config["seed"], system.whole.starts
   elsewhere = build.of_prior_run(config, system)
-  chosen = start.sources(system.whole, folder, rules, elsewhere)
   check_frozen(config, system, chosen)
   if complete:
     check_complete(folder, system, chosen)

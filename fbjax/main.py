@@ -19,108 +19,9 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from fbjax import build, errors, processes
-from fbjax.evaluation import fvd, networks
+from fbjax import build, errors, options, processes
 from fbjax.modes import doctor, evaluate, export, pack, port, sample, train
 
-MODES = ("train", "sample", "evaluate", "doctor", "port", "export", "pack")
-MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do: see `fbjax --help`")
-WORKDIR = flags.DEFINE_string(
-  "workdir", None, "A run's folder: its checkpoints, metrics and samples"
-)
-MODEL = flags.DEFINE_string(
-  "model",
-  None,
-  "sample, evaluate: a packed model, such as zoo/quickstart, in place of a config and a workdir",
-)
-IMAGE = flags.DEFINE_string(
-  "image", None, "sample: an image, or a folder of images with a prompt file"
-)
-LAST = flags.DEFINE_string("last", None, "sample: an image to end at; the same image makes a loop")
-PROMPT = flags.DEFINE_string("prompt", None, "sample: what should happen in the clip")
-NEGATIVE_PROMPT = flags.DEFINE_string(
-  "negative_prompt", None, "sample: what guidance leads away from; needs a guidance other than 1"
-)
-OUT = flags.DEFINE_string(
-  "out",
-  None,
-  "Where to write: a sample's .mp4 or .gif, an export's .ckpt, .pt or .safetensors, an evaluation's "
-  ".json, or a folder",
-)
-SEED = flags.DEFINE_integer(
-  "seed",
-  0,
-  "sample, evaluate: of the noise; the same seed gives the same clip; default: 0",
-  0,
-  2**32 - 1,
-)
-STEPS = flags.DEFINE_integer(
-  "steps", None, "sample, evaluate: steps of the sampler; default: the config's", 1
-)
-GUIDANCE = flags.DEFINE_float(
-  "guidance", None, "sample, evaluate: text guidance; default: the config's"
-)
-IMAGE_GUIDANCE = flags.DEFINE_float(
-  "image_guidance",
-  None,
-  "sample, evaluate: guidance on the image, in two scales with that on the text",
-)
-SIZE = flags.DEFINE_string("size", None, "sample: height x width, such as 256x448")
-FRAMES = flags.DEFINE_integer("frames", None, "sample: frames of a clip; default: the config's", 1)
-CHUNKS = flags.DEFINE_integer(
-  "chunks", 1, "sample: clips in a row, each from the last frame of the one before; default: 1", 1
-)
-LABEL = flags.DEFINE_integer("label", None, "sample: class of the clip; default: none")
-FPS = flags.DEFINE_integer("fps", None, "sample: frames a second; default: the config's", 1)
-STRIDE = flags.DEFINE_integer("stride", None, "sample: frame stride; default: the config's", 1)
-SAMPLER = flags.DEFINE_string(
-  "sampler", None, "sample, evaluate: a sampler by its name, such as dbim; default: the config's"
-)
-STEP = flags.DEFINE_integer(
-  "step", None, "sample, evaluate, export, pack: step of the checkpoint; default: the newest", 1
-)
-EMA = flags.DEFINE_bool(
-  "ema",
-  True,
-  "sample, evaluate, export, pack: the moving average of the weights; with --no-ema they themselves",
-)
-OVERWRITE = flags.DEFINE_bool("overwrite", False, "sample: make again the clips that are there")
-WEIGHTS = flags.DEFINE_list(
-  "weights", [], "port: checkpoints to read, the first that holds a network counts"
-)
-NETWORK = flags.DEFINE_enum(
-  "network",
-  None,
-  list(networks.SPECS),
-  "port: a network that a measure needs, in place of a config",
-)
-CLIPS = flags.DEFINE_integer(
-  "clips", None, "evaluate: how many; default: the protocol's, or at most 256", 2
-)
-FVD = flags.DEFINE_enum("fvd", "styleganv", list(fvd.PROTOCOLS), "evaluate: the protocol of FVD")
-MADE = flags.DEFINE_string("made", None, "evaluate: a folder of videos, made by anything")
-TRUTH = flags.DEFINE_string(
-  "truth", None, "evaluate: a folder of true videos for those of --made; pairs have the same name"
-)
-COMPARE = flags.DEFINE_list("compare", [], "evaluate: two cards, such as a.json,b.json, to compare")
-
-# The flags that a mode takes, beside --config and --mode; others are mistakes.
-TAKES = {
-  "train": ("workdir",),
-  "sample": (
-    *("model", "workdir", "step", "ema", "image", "last", "prompt", "negative_prompt", "out"),
-    *("overwrite", "seed", "steps", "sampler", "guidance", "image_guidance", "label", "stride"),
-    *("size", "frames", "chunks", "fps"),
-  ),
-  "evaluate": (
-    *("model", "workdir", "step", "ema", "made", "truth", "compare", "clips", "fvd", "out"),
-    *("seed", "steps", "sampler", "guidance", "image_guidance"),
-  ),
-  "doctor": ("workdir", "out"),
-  "port": ("weights", "network", "out"),
-  "export": ("workdir", "step", "ema", "out"),
-  "pack": ("workdir", "step", "ema", "out"),
-}
 ROOT = pathlib.Path(__file__).parent.parent  # the checkout
 FORMAT = logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S")
 
@@ -129,85 +30,29 @@ def main(config: dict[str, Any] | None) -> None:
   """Does what the parsed flags say with the config that they named, if any."""
   absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax tells of every file it renames.
   absl_logging.get_absl_handler().setFormatter(FORMAT)
-  workdir, out = home(WORKDIR.value), home(OUT.value)
+  mode = options.MODE.value
+  taken = options.taken(mode)
   if config is not None:
     build.check(config)
   processes.join()
-  match MODE.value:
+  match mode:
     case "train":
-      train.train(config, workdir)
-    case "evaluate":
-      evaluate.evaluate(
-        config,
-        workdir,
-        model=home(MODEL.value),
-        made=home(MADE.value),
-        truth=home(TRUTH.value),
-        compare=[home(file) for file in COMPARE.value],
-        out=out,
-        clips=CLIPS.value,
-        fvd_protocol=FVD.value,
-        step=STEP.value,
-        ema=EMA.value,
-        seed=SEED.value,
-        steps=STEPS.value,
-        sampler=SAMPLER.value,
-        guidance=GUIDANCE.value,
-        image_guidance=IMAGE_GUIDANCE.value,
-      )
-    case "doctor":
-      doctor.doctor(config, out, workdir)
-    case "port" if NETWORK.value:
-      port.port_network(NETWORK.value, [home(file) for file in WEIGHTS.value], out)
-    case "port":
-      port.port_files(config, [home(file) for file in WEIGHTS.value], out)
-    case "export":
-      export.export(config, workdir, out, step=STEP.value, ema=EMA.value)
-    case "pack":
-      pack.pack(config, workdir, out, step=STEP.value, ema=EMA.value)
+      train.train(config, **taken)
     case "sample":
-      sample.sample(
-        config,
-        workdir,
-        model=home(MODEL.value),
-        image=home(IMAGE.value),
-        last=home(LAST.value),
-        prompt=PROMPT.value,
-        negative_prompt=NEGATIVE_PROMPT.value,
-        out=out,
-        seed=SEED.value,
-        label=LABEL.value,
-        fps=FPS.value,
-        stride=STRIDE.value,
-        size=pixels(SIZE.value),
-        frames=FRAMES.value,
-        chunks=CHUNKS.value,
-        sampler=SAMPLER.value,
-        step=STEP.value,
-        ema=EMA.value,
-        overwrite=OVERWRITE.value,
-        steps=STEPS.value,
-        guidance=GUIDANCE.value,
-        image_guidance=IMAGE_GUIDANCE.value,
-      )
-
-
-def home(path: str | None) -> str | None:
-  """A path with ~ for the home folder, which a shell leaves alone behind a flag's `=`."""
-  return path if path is None else os.path.expanduser(path)
-
-
-def pixels(size: str | None) -> tuple[int, int] | None:
-  """(height, width) of "256x448".
-
-  Raises:
-    UserError: for anything else.
-  """
-  if size is None:
-    return None
-  if not (match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", size)):
-    raise errors.UserError(f"--size={size} is not height x width, such as 256x448")
-  return int(match[1]), int(match[2])
+      sample.sample(config, **taken)
+    case "evaluate":
+      evaluate.evaluate(config, fvd_protocol=taken.pop("fvd"), **taken)
+    case "doctor":
+      doctor.doctor(config, **taken)
+    case "port":
+      if network := taken.pop("network"):
+        port.port_network(network, **taken)
+      else:
+        port.port_files(config, **taken)
+    case "export":
+      export.export(config, **taken)
+    case "pack":
+      pack.pack(config, **taken)
 
 
 def _tell_unraisable(unraisable: Any) -> None:
@@ -244,7 +89,7 @@ def cli(argv: list[str] | None = None) -> None:
     remedy = (
       "lower config.train.batch_size or config.sampling.batch_size, raise config.train.accumulate or "
       "config.mesh.fsdp, or set config.system.remat=True"
-      if MODE.value == "train"
+      if options.MODE.value == "train"
       else "lower --frames, --size or config.sampling.batch_size"
     )
     sys.exit(f"error: the device is out of memory ({str(error).splitlines()[0]}): {remedy}")
@@ -265,6 +110,7 @@ def parse_flags(argv: list[str]) -> tuple[dict[str, Any] | None, list[str]]:
   """
   argv = list(argv)
   named = take_config(argv)
+  overrides = [arg for arg in argv if re.match(r"--?config\.", arg)]
   for name in [name for name in flags.FLAGS if name.split(".")[0] == "config"]:
     delattr(flags.FLAGS, name)  # of an earlier call
   config = None
@@ -272,7 +118,7 @@ def parse_flags(argv: list[str]) -> tuple[dict[str, Any] | None, list[str]]:
     config = load_config(named)
     add_missing_keys(config, argv)
     config_flags.DEFINE_config_dict("config", config, sys_argv=argv)
-  elif overrides := [arg for arg in argv if re.match(r"--?config\.", arg)]:
+  elif overrides:
     raise errors.UserError(
       f"{overrides[0]} changes a config, but --config names none; settings of a clip have flags of their "
       "own, such as --steps"
@@ -287,33 +133,38 @@ def parse_flags(argv: list[str]) -> tuple[dict[str, Any] | None, list[str]]:
     raise errors.UserError(f"the config could not be overridden as asked: {error}") from None
   if len(rest) > 1:
     raise errors.UserError(f"{rest[1]!r} is not a flag; flags are written --name=value")
-  check_flags(config)
+  check_flags(config, overrides)
   return (None if config is None else flags.FLAGS.config.to_dict()), rest
 
 
-def check_flags(config: ConfigDict | None) -> None:
-  """Raises a UserError for flags that the mode does not take, or lacks."""
-  mode = MODE.value
-  of_modes = set().union(*TAKES.values())
-  for name in sorted(of_modes.difference(TAKES[mode])):
+def check_flags(config: ConfigDict | None, overrides: list[str]) -> None:
+  """Raises a UserError for flags, and overrides of a config, that the mode does not take, or lacks."""
+  mode = options.MODE.value
+  for override in overrides:
+    if mode != "port" and re.match(r"--?config\.port\b", override):
+      raise errors.UserError(
+        f"{override}: config.port is for --mode=port alone; this is --mode={mode}"
+      )
+  of_modes = set().union(*options.TAKES.values())
+  for name in sorted(of_modes.difference(options.TAKES[mode])):
     if flags.FLAGS[name].present:
-      modes = " and ".join(f"--mode={m}" for m in MODES if name in TAKES[m])
+      modes = " and ".join(f"--mode={m}" for m in options.MODES if name in options.TAKES[m])
       raise errors.UserError(f"--{name} is a flag of {modes}; this is --mode={mode}")
-  if mode == "train" and (config is None or not WORKDIR.value):
+  if mode == "train" and (config is None or not flags.FLAGS.workdir):
     raise errors.UserError("give both --config=configs/<experiment>.py and --workdir=<folder>")
   if mode == "doctor" and config is None:
     raise errors.UserError(
       "--mode=doctor needs --config=configs/<experiment>.py, whose data to look at"
     )
-  if mode == "port" and (config is None) == (NETWORK.value is None):
+  if mode == "port" and (config is None) == (flags.FLAGS.network is None):
     raise errors.UserError(
       "--mode=port needs --config=configs/<experiment>.py, or --network=<one that a measure needs>"
     )
-  given = (WORKDIR, MODEL, NETWORK, MADE, COMPARE)
-  if config is None and not any(flag.value for flag in given):
+  given = ("workdir", "model", "network", "made", "compare")
+  if config is None and not any(flags.FLAGS[name].value for name in given):
     raise errors.UserError(
       f"--mode={mode} needs --workdir=<folder of a trained run>"
-      + (", --model=<packed model>" if "model" in TAKES[mode] else "")
+      + (", --model=<packed model>" if "model" in options.TAKES[mode] else "")
       + ", or a --config whose weights to take"
     )
 

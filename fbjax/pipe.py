@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 
 from fbjax import build, checkpoint, checks, errors, loading, sampling, weights
 from fbjax.data import video
-from fbjax.systems import base, neural_prior
+from fbjax.systems import base
 
 FLAGS = ("prompt", "label", "stride")  # that a network may be told
 NOT_FINITE = "the numbers became infinite; lower guidance, take more steps, or set config.precision to 'highest'"
@@ -156,11 +156,6 @@ class Pipe:
     """
     checks.whole("--chunks", chunks)
     checks.whole("--seed", seed, 0, checks.SEED)
-    if isinstance(self.system.whole, neural_prior.NeuralPrior):
-      check_one_evaluation(changes)
-    for name in ("sampler", "grid"):
-      if isinstance(changes.get(name), str):
-        changes[name] = {"name": changes[name]}
     spec = build.sampling_options(self.config, stride=stride, **changes)
     told = {"prompt": prompt, "negative_prompt": negative_prompt, "label": label, "stride": stride}
     check_told(self.config, self.system, **told)
@@ -331,15 +326,6 @@ def check_told(config: dict[str, Any], system: base.System, **given: Any) -> Non
       )
   if given["label"] is not None:
     checks.whole("--label", given["label"], 0, system.whole.classes - 1)
-
-
-def check_one_evaluation(changes: Mapping[str, Any]) -> None:
-  """Raises a UserError for options of a sampler, of which a neural prior has no need."""
-  for name in ("steps", "sampler", "grid"):
-    if changes.get(name) is not None:
-      raise errors.UserError(
-        f"--{name}: a neural prior makes its video in one evaluation; leave --{name} out"
-      )
 
 
 def check_ends(system: base.System, last: bool, chunks: int) -> None:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fbjax import command, main
+from fbjax import command, main, options
 from settings import BARE, CACHE, FAST_COMPILATION, ROOT
 
 
@@ -22,16 +22,16 @@ def run(*args, cwd):
 
 def test_the_overview_names_every_command_and_every_experiment():
   shown = command.overview()
-  for name in (*main.MODES, "quickstart", "webvid_saf"):
+  for name in (*options.MODES, "quickstart", "webvid_saf"):
     assert f"  {name} " in shown or f"  fbjax {name} " in shown
   assert "common" not in shown and all(len(line) <= 100 for line in shown.splitlines())
 
 
-@pytest.mark.parametrize("name", main.MODES)
+@pytest.mark.parametrize("name", options.MODES)
 def test_a_command_lists_the_flags_that_its_mode_takes_and_no_others(name):
   shown = command.of_command(name)
-  others = set().union(*main.TAKES.values()) - set(main.TAKES[name])
-  for flag in main.TAKES[name]:
+  others = set().union(*options.TAKES.values()) - set(options.TAKES[name])
+  for flag in options.TAKES[name]:
     assert f"--{flag}=" in shown or f"--[no-]{flag} " in shown
   assert not [flag for flag in others if f"--{flag}=" in shown or f"]{flag} " in shown]
   assert ("--config=" in shown) == (name != "pack")

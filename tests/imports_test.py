@@ -18,7 +18,7 @@ FLOORS = [
   {"build"},
   {"loading", "plan"},
   {"pipe", "app"},
-  {"modes"},
+  {"modes", "options"},
   {"main"},
   {"command"},
 ]

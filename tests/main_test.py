@@ -71,8 +71,30 @@ MISTAKES = {
     "To go from another name to 'karras' set the whole group: "
     "--config.sampling.grid={'name': 'karras', ...}"
   ),
-  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.port.foo=1"): (
-    "config.port.foo is no list of keys to ignore"
+  ("--config=configs/webvid_saf.py:smoke", "--workdir={tmp}/x", "--config.port.ignore=x.*"): (
+    "--config.port.ignore=x.*: config.port is for --mode=port alone; this is --mode=train"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.loader.workers=-1"): (
+    "config.loader.workers is -1; expected a whole number from 0 to 1024"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.loader.workers=100000"): (
+    "config.loader.workers is 100000; expected a whole number from 0 to 1024"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.loader.threads=0"): (
+    "config.loader.threads is 0; expected a whole number from 1 to 1024"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.loader.prefetch=0"): (
+    "config.loader.prefetch is 0; expected a whole number from 1 up"
+  ),
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.loader.tries=0"): (
+    "config.loader.tries is 0; expected a whole number from 1 up"
+  ),
+  (
+    f"--config={CONFIG}",
+    "--workdir={tmp}/x",
+    "--config.sampling.grid={{'name':'uniform','last':0.0}}",
+  ): (
+    "config.sampling.grid goes from 0.999 to 0; a bridge is sampled at times above 0 and below 1"
   ),
   ("--config=configs/webvid_saf.py:smoke", "--workdir={tmp}/x", "--config.start.unet.new=zzz"): (
     "config.start.unet.new has 'zzz', which no weight of this network is called"
@@ -111,12 +133,20 @@ MISTAKES = {
     "--config=configs/ucf101_prior.py:smoke",
     "--workdir={tmp}/x",
     "--config.objective.predict=noise",
-  ): ("a neural prior, which is told neither state nor time, can only predict 'z0'"),
+  ): ("config.objective.predict is 'noise', but a neural prior makes its video in one evaluation"),
   (
     "--config=configs/ucf101_prior.py:smoke",
     "--workdir={tmp}/x",
     "--config.sampling.steps=8",
   ): ("config.sampling.steps is 8, but a neural prior makes its video in one evaluation"),
+  (
+    "--config=configs/webvid_saf.py:prior+smoke",
+    "--workdir={tmp}/x",
+    "--config.bridge.beta_max=9.0",
+  ): (
+    "config.bridge.beta_max is 9.0, but a neural prior makes its video in one evaluation, told neither "
+    "state nor time: set it to 50.0"
+  ),
   (
     "--config=configs/ucf101_bridge_prior.py:smoke",
     "--workdir={tmp}/x",
@@ -423,11 +453,6 @@ def test_a_bug_keeps_its_traceback_and_says_where_to_report_it(tmp_path):
   assert done.returncode == 1
   assert "KeyError: 'prior'" in done.stderr and "Traceback" in done.stderr
   assert "Please report it" in done.stderr and "error: 'prior'" not in done.stderr
-
-
-def test_a_tilde_is_the_home_folder(monkeypatch):
-  monkeypatch.setenv("HOME", "/home/somebody")
-  assert main.home("~/runs/x") == "/home/somebody/runs/x" and main.home(None) is None
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fbjax import errors, sharding, start, trees
+import toy
+from fbjax import build, errors, loading, sharding, start, trees
 from fbjax import weights as weights_lib
 from fbjax.systems import networks
 
@@ -150,3 +151,18 @@ def test_the_digest_tells_values_apart(tmp_path):
     weights_lib.write(folder, leaves, lambda path, x: None, {"parts": {}})
     digests.append(weights_lib.read_about(folder)["digest"])
   assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_training_finds_out_once_what_its_weights_start_from(monkeypatch):
+  found, sources = [], start.sources
+
+  def counted(*args):
+    found.append(sources(*args))
+    return found[-1]
+
+  monkeypatch.setattr(start, "sources", counted)
+  config = toy.config()
+  system = build.make_system(config, build.make_tokenizer(config))
+  build.make_optimizer(config, system)
+  starting = loading.starting_weights(config, system, build.make_mesh(config))
+  assert len(found) == 1 and set(found[0]) >= set(trees.flatten(starting.params()))

@@ -62,15 +62,15 @@ def check_types(fn: Callable[..., Any], spec: Spec, key: str) -> None:
       raise errors.UserError(f"config.{key}.{name} is {value!r}; expected {told}")
 
 
-def check_missing(fn: Callable[..., Any], spec: Spec, key: str, takes: Iterable[str]) -> None:
-  """Raises a UserError for arguments without a default, among those the config gives, that it lacks."""
+def required(fn: Callable[..., Any], takes: Iterable[str]) -> list[str]:
+  """The arguments without a default, among those that the config gives."""
   arguments = inspect.signature(fn).parameters
-  missing = [
-    name
-    for name in takes
-    if name not in spec and arguments[name].default is inspect.Parameter.empty
-  ]
-  if missing:
+  return [name for name in takes if arguments[name].default is inspect.Parameter.empty]
+
+
+def check_missing(spec: Spec, needed: Iterable[str], key: str) -> None:
+  """Raises a UserError for keys that a group needs and lacks."""
+  if missing := [name for name in needed if name not in spec]:
     raise errors.UserError(f"config.{key} lacks {', '.join(map(repr, missing))}")
 
 
@@ -92,7 +92,7 @@ def bind(
   takes = [name for name in arguments if name not in given]
   check_keys(spec, takes, key, name)
   check_types(fn, spec, key)
-  check_missing(fn, spec, key, takes)
+  check_missing(spec, required(fn, takes), key)
   return functools.partial(fn, **given, **spec)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from fbjax import checks, errors
 from fbjax.build import calls, samplers, systems, tables, training
 from fbjax.build.calls import Spec
+from fbjax.data import pipeline
 from fbjax.train import loop, optim
 
 
@@ -37,16 +38,14 @@ def check(config: Spec) -> None:
     ]
     extra = tables.EXTRA.get(group, ())
     calls.check_keys(spec, [*own, *extra], group, config[group]["name"])
-    calls.check_missing(fn, spec, group, own)
-    if needed := [name for name in tables.NEEDED.get(group, ()) if name not in spec]:
-      raise errors.UserError(f"config.{group} lacks {', '.join(map(repr, needed))}")
+    calls.check_missing(spec, [*calls.required(fn, own), *tables.NEEDED.get(group, ())], group)
     calls.check_types(fn, {k: v for k, v in spec.items() if k not in extra}, group)
   for group, fn in tables.GROUPS.items():
     arguments = inspect.signature(fn).parameters.items()
     own = [name for name, x in arguments if x.annotation in tables.PLAIN]
     takes = [name for name in own if name not in tables.GIVEN.get(group, ())]
     calls.check_keys(config[group], takes, group)
-    calls.check_missing(fn, config[group], group, takes)
+    calls.check_missing(config[group], calls.required(fn, takes), group)
     calls.check_types(fn, config[group], group)
   for key in ("weights", "prior_run"):
     if not isinstance(config[key], str):
@@ -63,19 +62,10 @@ def check(config: Spec) -> None:
       "config.prior_run names a neural prior, but this config puts none in front: take one that "
       "does, such as ucf101_bridge_prior.py or :from_prior, or leave it empty"
     )
-  if config["system"]["name"].endswith("_prior") and config["objective"].get("predict") != "z0":
-    raise errors.UserError(
-      f"config.objective.predict is {config['objective'].get('predict')!r}, but a neural prior, which "
-      "is told neither state nor time, can only predict 'z0'"
-    )
-  if config["system"]["name"].endswith("_prior") and config["sampling"].get("steps") != 1:
-    raise errors.UserError(
-      f"config.sampling.steps is {config['sampling'].get('steps')!r}, but a neural prior makes its video "
-      "in one evaluation: set it to 1"
-    )
   checks.whole("config.seed", config["seed"], 0, checks.SEED)
   calls.choose(tables.PRECISIONS, config["precision"], "precision")
   loop.check_numbers(**config["train"])
+  pipeline.check_numbers(**config["loader"])
   calls.call(optim.make_optimizer, config["optim"], "optim", steps=config["train"]["steps"])
   systems.clip_size(config)
   training.check_weight(config["objective"])

@@ -10,7 +10,7 @@ import numpy as np
 
 from fbjax import checks, errors, sampling
 from fbjax.bridge import process as process_lib
-from fbjax.build import calls, tables
+from fbjax.build import calls, priors, tables
 from fbjax.build.calls import Spec
 from fbjax.systems import base, formulation
 
@@ -44,11 +44,18 @@ class Sampling(NamedTuple):
 def sampling_options(config: Spec, **changes: Any) -> Sampling:
   """`config.sampling`, with other values where `changes` has some that are not None.
 
+  In `changes`, sampler and grid may be just a name.
+
   Raises:
-    UserError: for keys that do not exist, and numbers that make no sense.
+    UserError: for keys that do not exist, numbers that make no sense, and what a neural prior never
+      feels.
   """
+  for name in ("sampler", "grid"):
+    if isinstance(changes.get(name), str):
+      changes[name] = {"name": changes[name]}
   spec = config["sampling"] | {name: x for name, x in changes.items() if x is not None}
   options = calls.call(Sampling, spec, "sampling")
+  priors.check_unfelt(config | {"sampling": spec})
   for name, most in (
     ("steps", 10_000),
     ("batch_size", None),
@@ -183,6 +190,12 @@ def check_sampler(spec: Spec, process: Any, times: np.ndarray) -> None:
     raise errors.UserError(
       f"config.sampling.grid goes from {times[0]:g} to {times[-1]:g}, which are steps of a diffusion; "
       "this config is a bridge, whose times lie between 0 and 1: take trailing, karras or shifted"
+    )
+  ends = times[[0, -1]].astype(np.float32)  # as the sampler rounds them
+  if isinstance(process, process_lib.Bridge) and not (ends[0] < 1 and ends[1] > 0):
+    raise errors.UserError(
+      f"config.sampling.grid goes from {times[0]:g} to {times[-1]:g}; a bridge is sampled at times "
+      "above 0 and below 1, where there is something to know"
     )
   calls.choose(("noise", "published"), spec.get("start", "noise"), "sampling.sampler.start")
   options = {name: x for name, x in bound.keywords.items() if name != "start"}

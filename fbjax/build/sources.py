@@ -6,7 +6,7 @@ from typing import Any
 
 from fbjax import errors
 from fbjax.build import calls
-from fbjax.data import mixture, sources, synthetic, tfds_clips
+from fbjax.data import folder, mixture, sources, synthetic, table, tfds_clips
 
 
 def mix(
@@ -36,8 +36,8 @@ def mix(
 SOURCES = {
   "synthetic": synthetic.Shapes,
   "webvid": sources.WebVid,
-  "folder": sources.Folder,
-  "table": sources.Table,
+  "folder": folder.Folder,
+  "table": table.Table,
   "ucf101": sources.UCF101,
   "msrvtt": sources.MSRVTT,
   "tfds": tfds_clips.TFDS,

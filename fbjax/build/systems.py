@@ -60,6 +60,8 @@ def make_trainable(
   rank = checks.whole("config.trainable.rank", 16 if rank is None else rank)
   scale = checks.number("config.trainable.scale", 1.0 if scale is None else scale, above=0)
   system = make_networks(config, tokenizer)
+  elsewhere = of_prior_run(config, system)
+  system.starts = start.sources(system, config["weights"], config["start"], elsewhere)
   names, anew = trained_leaves(config, system)
   trained = adapters.chosen(names, whole, anew)
   adapters.check_anew(trained, anew)
@@ -80,8 +82,6 @@ def make_trainable(
 
 def trained_leaves(config: Spec, system: networks.NetworkSet) -> tuple[list[str], set[str]]:
   """The leaves of the networks that train, but for constants, and those of them that start anew."""
-  folder, rules = config["weights"], config["start"]
-  chosen = start.sources(system, folder, rules, of_prior_run(config, system))
   names = [
     f"{name}/{leaf}"
     for name, network in system.networks.items()
@@ -89,7 +89,8 @@ def trained_leaves(config: Spec, system: networks.NetworkSet) -> tuple[list[str]
     for leaf in system.shapes(name)
   ]
   names = [name for name in names if not is_fixed(system, name)]
-  return names, start.started_anew(system, chosen, folder, rules) & set(names)
+  anew = start.started_anew(system, system.starts, config["weights"], config["start"])
+  return names, anew & set(names)
 
 
 def is_fixed(system: base.System, name: str) -> bool:

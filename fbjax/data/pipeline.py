@@ -8,6 +8,7 @@ A batch is thereby a function of (seed, position) alone: not of hosts, workers o
 import logging
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import grain
 import numpy as np
@@ -19,6 +20,8 @@ from fbjax.data import workers as workers_lib
 logger = logging.getLogger(__name__)
 
 Batch = dict[str, np.ndarray]
+# Least and most of the numbers of `config.loader`; no host has a use for more processes.
+LIMITS = {"workers": (0, 1024), "threads": (1, 1024), "prefetch": (1, None), "tries": (1, None)}
 
 
 class Batches:
@@ -53,15 +56,13 @@ class Batches:
       raise errors.UserError(f"batch_size {batch_size} must divide by {process_count} processes.")
     if not len(source):
       raise errors.UserError("the data set is empty.")
-    checks.whole("config.loader.tries", tries)
+    check_numbers(workers=workers, threads=threads, prefetch=prefetch, tries=tries)
     records = grain.MapDataset.source(range(len(source))).seed(seed)
     records = (records.shuffle() if shuffle else records).repeat()
     self._records = records.random_map(transforms.Read(source, tokenizer, tries))
     self._global, self._local = batch_size, batch_size // process_count
     self._first = process_index * self._local
-    self._workers = checks.whole("config.loader.workers", workers, least=0)
-    self._threads = checks.whole("config.loader.threads", threads)
-    self._prefetch = checks.whole("config.loader.prefetch", prefetch)
+    self._workers, self._threads, self._prefetch = workers, threads, prefetch
     self._position, self._running = 0, []
     self._named = set()
     self.replaced = 0  # clips of this process replaced since it began
@@ -115,6 +116,13 @@ class Batches:
       return workers_lib.Workers(batches.__getitem__, self._workers, self._prefetch)
     threads = min(self._threads, self._prefetch)
     return iter(batches.to_iter_dataset(grain.ReadOptions(threads, self._prefetch)))
+
+
+def check_numbers(**options: Any) -> None:
+  """Raises a UserError for numbers of `config.loader` that make no sense; others are not looked at."""
+  for name, value in options.items():
+    if name in LIMITS:
+      checks.whole(f"config.loader.{name}", value, *LIMITS[name])
 
 
 class _Rows:

@@ -1,17 +1,14 @@
-"""Data sets of video files as random access: which files there are and what their captions say.
+"""Data sets of video files as random access, and those that are published: WebVid, UCF-101, MSR-VTT.
 
-`Videos` reads, a subclass for each layout on disk lists. No video is opened before it is read; one
-that is missing or broken is then replaced (see transforms).
+`Videos` reads; a subclass for each layout on disk lists the files and their captions. No video is
+opened before it is read; one that is missing or broken is then replaced (see transforms).
 """
 
-import collections
-import logging
 import os
 import pathlib
-import posixpath
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +16,6 @@ import numpy as np
 from fbjax import checks, errors
 from fbjax.data import text, transforms
 from fbjax.data import video as video_lib
-
-logger = logging.getLogger(__name__)
 
 
 class Entry(NamedTuple):
@@ -126,177 +121,6 @@ class WebVid(Videos):
     return transforms.digest((entry.file.split("/")[-1], *entry[1:]) for entry in self.entries)
 
 
-class Folder(Videos):
-  """Every video file below a folder, sorted by path.
-
-  Links to folders are followed; what is hidden is left out, and so are the folders in which systems
-  keep what was deleted. A file's caption is its row in `captions.csv` (columns file,caption; file
-  relative to the folder) or in Hugging Face's `metadata.jsonl` or `metadata.csv` (file_name, and text,
-  caption or prompt), else the text beside it (`cat.txt` for `cat.mp4`), else its name in words
-  (`a_cat-01.mp4`: a cat). Files below a subfolder `val` are held out; without one, validation sees
-  the training files.
-  """
-
-  def __init__(
-    self,
-    path: video_lib.Path,
-    split: str = "train",
-    *,
-    frames: int = 16,
-    size: int | Sequence[int] = 256,
-    strides: int | Sequence[int] = (1, 6),
-  ):
-    root = folder(path)
-    # What is held out is looked for first, and no folder is seen twice: a link from elsewhere to a
-    # held-out folder does not bring it into the training.
-    seen = set()
-    val, train = ([_below(root, f) for f in _videos(top, seen)] for top in (root / "val", root))
-    files = val if split == "val" else train
-    if split == "val" and not files:
-      logger.warning("%s has no folder val: nothing is held out.", root)
-      files = train
-    if not files:
-      raise video_lib.BrokenData(
-        f"no video files in {root}; it takes {', '.join(video_lib.EXTENSIONS)}."
-      )
-    table, captions = _captions(root)
-    if strangers := sorted(captions.keys() - {*val, *train}):
-      logger.warning(
-        "%s names %d files that are not there, such as %s.", table, len(strangers), strangers[0]
-      )
-    entries = [
-      Entry(file, captions.get(file) or _caption_beside(root / file)) for file in sorted(files)
-    ]
-    if empty := [entry.file for entry in entries if not entry.caption]:
-      logger.warning("%d clips have an empty caption, such as %s.", len(empty), root / empty[0])
-    super().__init__(root, entries, frames=frames, size=size, strides=strides)
-
-
-class Table(Videos):
-  """The clips that a csv file names, as OpenVid-1M and the doctor's manifests do.
-
-  `path` is the table, with a column file, video, video_path, path or filename, and a column caption,
-  text or prompt; other columns do not matter. Files are relative to `root`, or to the table's folder
-  where it is empty. `val` is the table of the held-out clips; without one, validation sees the training
-  clips.
-  """
-
-  def __init__(
-    self,
-    path: video_lib.Path,
-    split: str = "train",
-    *,
-    root: str = "",
-    val: str = "",
-    frames: int = 16,
-    size: int | Sequence[int] = 256,
-    strides: int | Sequence[int] = (1, 6),
-  ):
-    if not os.fspath(path):
-      raise video_lib.BrokenData(
-        "no path to the table is given; set config.data.path to a .csv file."
-      )
-    if split == "val" and not val:
-      logger.warning("config.data.val names no table: nothing is held out.")
-    table = pathlib.Path(val if split == "val" and val else path)
-    header = text.header(table)
-    columns = [_column(table, header, names) for names in (_FILE_COLUMNS, _CAPTION_COLUMNS)]
-    home = pathlib.Path(root) if root else table.parent
-    entries = [
-      Entry(_relative(file, home), caption)
-      for file, caption in text.table(table, columns, unique=posixpath.normpath)
-    ]
-    super().__init__(folder(home), entries, frames=frames, size=size, strides=strides)
-
-
-_FILE_COLUMNS = ("file", "video", "video_path", "path", "filename")
-_CAPTION_COLUMNS = ("caption", "text", "prompt")
-
-
-def _column(table: pathlib.Path, header: Sequence[str], names: Sequence[str]) -> str:
-  """The first of some names that a table has as a column."""
-  for name in names:
-    if name in header:
-      return name
-  raise video_lib.BrokenData(
-    f"{table} has none of the columns {', '.join(names)}; it has {', '.join(header) or 'nothing'}."
-  )
-
-
-def _relative(file: str, home: pathlib.Path) -> str:
-  """A file below a folder, whether its name begins there or at the root of the disk."""
-  return posixpath.normpath(os.path.relpath(file, home) if os.path.isabs(file) else file)
-
-
-def video_files(top: video_lib.Path) -> list[str]:
-  """Every video file at and below a folder, sorted by path.
-
-  Raises:
-    BrokenData: when there is no such folder, or none in it.
-  """
-  files = sorted(_videos(folder(top), set()))
-  if not files:
-    raise video_lib.BrokenData(
-      f"no video files in {top}; it takes {', '.join(video_lib.EXTENSIONS)}."
-    )
-  return files
-
-
-def _captions(root: pathlib.Path) -> tuple[pathlib.Path, dict[str, str]]:
-  """The table of captions of a folder, if there is one, and what it says, by file."""
-  for name in ("captions.csv", "metadata.jsonl", "metadata.csv"):
-    table = root / name
-    if not table.exists():
-      continue
-    if name == "captions.csv":
-      rows = text.table(table, ("file", "caption"), unique=posixpath.normpath)
-    elif name == "metadata.csv":
-      columns = ("file_name", _column(table, text.header(table), _CAPTION_COLUMNS))
-      rows = text.table(table, columns, unique=posixpath.normpath)
-    else:
-      rows = text.jsonl(table, "file_name", _CAPTION_COLUMNS)
-    return table, {posixpath.normpath(file): caption for file, caption in rows}
-  return root / "captions.csv", {}
-
-
-def _below(root: pathlib.Path, file: str) -> str:
-  return pathlib.Path(file).relative_to(root).as_posix()
-
-
-# Thumbnails and deleted files of Synology and QNAP, Windows and the archives of macOS.
-_SYSTEM_FOLDERS = ("@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "__MACOSX")
-
-
-def _videos(top: pathlib.Path, seen: set[tuple[int, int]]) -> Iterator[str]:
-  """Paths of the video files at and below a folder; adds the folders it has been to to `seen`.
-
-  Folders are visited before links to folders, so that a file that both lead to goes by its own
-  path, and each once, so that links may form loops.
-  """
-  folders, links = collections.deque([os.fspath(top)]), collections.deque()
-  while folders or links:
-    place = folders.popleft() if folders else links.popleft()
-    try:
-      status = os.stat(place)
-      if (status.st_dev, status.st_ino) in seen:
-        continue
-      seen.add((status.st_dev, status.st_ino))
-      with os.scandir(place) as listing:
-        found = sorted(listing, key=lambda item: item.name)
-    except (FileNotFoundError, NotADirectoryError):
-      continue
-    except OSError as e:
-      logger.warning("The folder %s cannot be listed and is left out: %s.", place, e.strerror)
-      continue
-    for item in found:
-      if item.name.startswith(".") or item.name in _SYSTEM_FOLDERS:
-        continue
-      if os.path.isdir(item.path) if item.is_symlink() else item.is_dir():
-        (links if item.is_symlink() else folders).append(item.path)
-      elif os.path.splitext(item.name)[1].lower() in video_lib.EXTENSIONS:
-        yield item.path
-
-
 class UCF101(Videos):
   """UCF-101: `UCF-101/<Class>/*.avi` beside `ucfTrainTestlist/{classInd,trainlist0k,testlist0k}.txt`.
 
@@ -396,14 +220,6 @@ class MSRVTT(Videos):
 def _words(name: str) -> str:
   """ "PlayingGuitar" -> "playing guitar"."""
   return " ".join(re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)).lower()
-
-
-def _caption_beside(file: pathlib.Path) -> str:
-  sidecar = file.with_suffix(".txt")
-  if sidecar.is_file():
-    return " ".join(text.read(sidecar).split())
-  words = re.split(r"[\W_]+", file.stem)
-  return " ".join(word for word in words if not word.isdigit()).strip()
 
 
 def check_protocol(protocol: str) -> None:

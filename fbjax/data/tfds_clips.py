@@ -26,15 +26,17 @@ from typing import Any
 import numpy as np
 
 from fbjax import errors
+from fbjax.data import folder as folders
 from fbjax.data import sources, text, transforms
+from fbjax.data import table as tables
 from fbjax.data import video as video_lib
 
 logger = logging.getLogger(__name__)
 
 LAYOUTS = {
   "webvid": sources.WebVid,
-  "folder": sources.Folder,
-  "table": sources.Table,
+  "folder": folders.Folder,
+  "table": tables.Table,
   "ucf101": sources.UCF101,
   "msrvtt": sources.MSRVTT,
 }

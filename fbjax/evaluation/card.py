@@ -7,12 +7,12 @@ numbers    by whose clips they are of, then by name: [value, error]
 made_by    version and time; no part of the digest
 """
 
-import hashlib
 import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from fbjax import digest as digests
 from fbjax import errors, places
 from fbjax.evaluation.measures import Number
 
@@ -34,8 +34,7 @@ def make(
 
 def digest(card: Mapping[str, Any]) -> str:
   """16 hexadecimal digits that stand for protocol, subject and numbers."""
-  own = {name: card[name] for name in ("protocol", "subject", "numbers")}
-  return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]
+  return digests.of_json({name: card[name] for name in ("protocol", "subject", "numbers")})
 
 
 def write(file: str, card: Mapping[str, Any]) -> None:

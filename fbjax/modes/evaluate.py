@@ -8,7 +8,6 @@ $FBJAX_METRICS (~/.cache/fbjax/metrics); otherwise the log says how to get them.
 
 import datetime
 import hashlib
-import json
 import logging
 import os
 import pathlib
@@ -19,8 +18,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fbjax import build, checkpoint, checks, digest, errors, loading, sampling, sharding
+from fbjax import build, checkpoint, checks, digest, errors, sampling, sharding
 from fbjax import pipe as pipes
+from fbjax.data import folder as folders
 from fbjax.data import pipeline, sources, video
 from fbjax.evaluation import card as cards
 from fbjax.evaluation import fvd, measures, networks
@@ -169,11 +169,7 @@ def opened(
   config: dict[str, Any] | None, workdir: str | None, model: str | None, step: int | None, ema: bool
 ) -> pipes.Pipe:
   """A run, a packed model, or ported weights."""
-  if model and (config is not None or workdir):
-    raise errors.UserError(
-      "--model has its own config and weights: leave --config and --workdir out"
-    )
-  config = loading.packed_config(model) if model else sample.resolve(config, workdir)
+  config = sample.resolve(config, workdir, model)
   if workdir and step is None:
     step = max(checkpoint.steps(workdir))
   return pipes.Pipe(config, workdir, step=step, ema=ema)
@@ -188,9 +184,6 @@ def of_model(
 ) -> Subject:
   """Samples from the first frames of held-out clips, told what these are told."""
   config = pipe.config
-  for name in ("sampler", "grid"):
-    if isinstance(options.get(name), str):
-      options = options | {name: {"name": options[name]}}
   spec = build.sampling_options(config, **options)
   form = build.make_formulation(config)
   make = build.make_sample(config, pipe.system, form, pipe.mesh, spec)
@@ -209,7 +202,10 @@ def of_model(
   params, frozen = pipe.weights
   told = spec._asdict() | {"seed": seed, "step": pipe.step, "ema": pipe.ema}
   told = {k: v for k, v in told.items() if k not in ("batch_size", "fps", "images")}
-  told |= {"system": config["system"]["name"], "weights": digest_of({"p": params, "f": frozen})}
+  told |= {
+    "system": config["system"]["name"],
+    "weights": digest.of_json(digest.of_tree({"p": params, "f": frozen})),
+  }
 
   def batches() -> Iterator[tuple[measures.Clips, measures.Clips]]:
     began = time.perf_counter()
@@ -235,12 +231,6 @@ def of_model(
   return Subject(batches(), True, data["frames"], protocol, told)
 
 
-def digest_of(tree: Any) -> str:
-  """16 hexadecimal digits that stand for all arrays of a tree."""
-  found = json.dumps(digest.of_tree(tree), sort_keys=True)
-  return hashlib.sha256(found.encode()).hexdigest()[:16]
-
-
 # --- videos that are there
 
 
@@ -251,7 +241,7 @@ def of_folder(
   for flag, folder in (("made", made), ("truth", truth)):
     if folder and not os.path.isdir(folder):
       raise errors.UserError(f"--{flag}={folder}: there is no such folder")
-  files = sources.video_files(made)
+  files = folders.video_files(made)
   first = video.read_all(files[0])
   frames, size = len(first), first.shape[1:3]
   count = asked or len(files)
@@ -260,7 +250,7 @@ def of_folder(
   files, paired = files[:count], False
   protocol = {"frames": frames, "size": list(size), "clips": count}
   if truth:
-    true_files = sources.video_files(truth)
+    true_files = folders.video_files(truth)
     stems = {pathlib.Path(file).relative_to(truth).with_suffix(""): file for file in true_files}
     own = [pathlib.Path(file).relative_to(made).with_suffix("") for file in files]
     paired = all(stem in stems for stem in own)

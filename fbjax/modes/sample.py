@@ -68,11 +68,7 @@ def sample(
     )
   check_local(image, "image")
   check_local(last, "last")
-  if model and (config is not None or workdir):
-    raise errors.UserError(
-      "--model has its own config and weights: leave --config and --workdir out"
-    )
-  config = loading.packed_config(model) if model else resolve(config, workdir)
+  config = resolve(config, workdir, model)
   pipe = pipes.Pipe(config, workdir, step=step, ema=ema)
   requests = plan(image, prompt, out, told=pipe.is_told_text, overwrite=overwrite)
   prompt = next((request.text for request in requests if request.text), None)
@@ -93,12 +89,20 @@ def sample(
   return written
 
 
-def resolve(config: dict[str, Any] | None, workdir: str | None) -> dict[str, Any]:
-  """The config to work with: the workdir's own, or one that means the same network.
+def resolve(
+  config: dict[str, Any] | None, workdir: str | None, model: str | None = None
+) -> dict[str, Any]:
+  """The config to work with: the packed model's, the workdir's, or one that means the same network.
 
   Raises:
-    UserError: without either, or when they are of different networks.
+    UserError: without any, or when they are of different networks.
   """
+  if model:
+    if config is not None or workdir:
+      raise errors.UserError(
+        "--model has its own config and weights: leave --config and --workdir out"
+      )
+    return loading.packed_config(model)
   if not workdir:
     if config is None:
       raise errors.UserError(

@@ -142,6 +142,8 @@ class NetworkSet:
   conditions: frozenset[str] = frozenset()
   # Number of classes, where a label is among the conditions.
   classes: int | None = None
+  # What each leaf starts from, by `network/leaf` (`start.sources`): those of a config know it.
+  starts: Mapping[str, str] | None = None
 
   def __init__(self, specs: Mapping[str, NetworkSpec]):
     for name, spec in specs.items():

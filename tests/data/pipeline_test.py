@@ -245,8 +245,8 @@ def test_bad_sizes_are_refused():
 @pytest.mark.parametrize(
   "key, value, words",
   [
-    ("workers", -1, "config.loader.workers is -1; expected a whole number from 0 up"),
-    ("threads", 0, "config.loader.threads is 0; expected a whole number from 1 up"),
+    ("workers", -1, "config.loader.workers is -1; expected a whole number from 0 to 1024"),
+    ("threads", 0, "config.loader.threads is 0; expected a whole number from 1 to 1024"),
     ("prefetch", 0, "config.loader.prefetch is 0; expected a whole number from 1 up"),
     ("tries", 0, "config.loader.tries is 0; expected a whole number from 1 up"),
     ("batch_size", 0, "config.train.batch_size is 0; expected a whole number from 1 up"),

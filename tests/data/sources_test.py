@@ -7,23 +7,20 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from data import clips
 
 from fbjax import errors
-from fbjax.data import pipeline, sources, synthetic, tokenizers, transforms
+from fbjax.data import folder as folders
+from fbjax.data import sources, synthetic, transforms
 from fbjax.data import video as video_lib
 
 HEADER = "videoid,contentUrl,duration,page_dir,name\n"
 
 
-def write_clip(path, level=0, frames=12):
-  video = np.full((frames, 16, 16, 3), level, np.uint8)
-  video_lib.write_mp4(path, video)
-
-
 @pytest.fixture
 def webvid(tmp_path):
   for i, name in enumerate(("007", "12")):
-    write_clip(tmp_path / "2M_train" / f"{name}.mp4", 100 * i)
+    clips.write_clip(tmp_path / "2M_train" / f"{name}.mp4", 100 * i)
   (tmp_path / "results_2M_train.csv").write_text(HEADER + "007,u,,d,a cat\n12,,PT1S,d,a dog\n")
   return tmp_path
 
@@ -73,7 +70,7 @@ def test_bad_tables_end_in_one_sentence(webvid, text, words):
 
 
 def test_a_missing_path_ends_in_one_sentence(tmp_path, webvid):
-  for make in (sources.WebVid, sources.Folder):
+  for make in (sources.WebVid, folders.Folder):
     with pytest.raises(video_lib.BrokenData, match="no folder at .*nowhere; set config.data.path"):
       make(tmp_path / "nowhere")
     with pytest.raises(video_lib.BrokenData, match="no path to the data is given"):
@@ -82,7 +79,7 @@ def test_a_missing_path_ends_in_one_sentence(tmp_path, webvid):
     sources.WebVid(webvid, "val")
   (tmp_path / "empty").mkdir()
   with pytest.raises(video_lib.BrokenData, match="no video files in"):
-    sources.Folder(tmp_path / "empty")
+    folders.Folder(tmp_path / "empty")
 
 
 @pytest.mark.parametrize(
@@ -99,7 +96,7 @@ def test_a_missing_path_ends_in_one_sentence(tmp_path, webvid):
   ],
 )
 def test_numbers_that_make_no_sense_are_refused_by_their_key(webvid, options, words):
-  for make in (lambda **o: sources.WebVid(webvid, **o), lambda **o: sources.Folder(webvid, **o)):
+  for make in (lambda **o: sources.WebVid(webvid, **o), lambda **o: folders.Folder(webvid, **o)):
     with pytest.raises(errors.UserError) as e:
       make(**options)
     assert words in str(e.value)
@@ -113,128 +110,9 @@ def test_a_source_without_clips_is_refused(tmp_path):
 # Where what can lie.
 
 
-def listed(source):
-  return [source.name(i) for i in range(len(source))]
-
-
-def touch(root, *names):
-  for name in names:
-    (root / name).parent.mkdir(parents=True, exist_ok=True)
-    (root / name).touch()
-
-
-def test_links_to_folders_and_files_are_followed(tmp_path):
-  touch(tmp_path, "store/a.mp4", "store/deep/b.mp4", "root/own.mp4", "root/sub/c.mp4")
-  root = tmp_path / "root"
-  (root / "linked").symlink_to(tmp_path / "store")
-  (root / "sub/relative").symlink_to("../../store/deep")
-  (root / "file.mp4").symlink_to(tmp_path / "store/a.mp4")
-  (root / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
-  (root / "gone").symlink_to(tmp_path / "nowhere")
-  names = ["file.mp4", "gone.mp4", "linked/a.mp4", "linked/deep/b.mp4", "own.mp4", "sub/c.mp4"]
-  assert listed(sources.Folder(root)) == names
-  for i in (0, 2, 3, 4, 5):
-    assert sources.Folder(root).path(i).is_file()
-  # Also where there is nothing but a link, and where the data set is one.
-  (tmp_path / "only").mkdir()
-  (tmp_path / "only/linked").symlink_to(tmp_path / "store")
-  (tmp_path / "alias").symlink_to(tmp_path / "only")
-  assert listed(sources.Folder(tmp_path / "alias")) == ["linked/a.mp4", "linked/deep/b.mp4"]
-
-
-def test_links_in_circles_end(tmp_path):
-  """Each folder is seen once, by its own path where it has one below the data set."""
-  touch(tmp_path, *(f"{i}/{i}.mp4" for i in range(12)))
-  for i in range(12):
-    for j in range(12):
-      (tmp_path / f"{i}/a{j}").symlink_to(tmp_path / f"{j}")
-  (tmp_path / "0/up").symlink_to(tmp_path)
-  (tmp_path / "00").symlink_to("5")
-  (tmp_path / "0/self").symlink_to("self")
-  (tmp_path / "self.mp4").symlink_to("self.mp4")
-  found = listed(sources.Folder(tmp_path))
-  assert found == sorted([f"{i}/{i}.mp4" for i in range(12)] + ["self.mp4"])
-
-
-def test_a_folder_val_may_be_a_link_and_is_held_out_wherever_it_leads(tmp_path):
-  touch(tmp_path, "elsewhere/a.mp4", "root/t.mp4", "root/store/b.mp4")
-  (tmp_path / "root/val").symlink_to(tmp_path / "elsewhere")
-  splits = [listed(sources.Folder(tmp_path / "root", split)) for split in ("train", "val")]
-  assert splits == [["store/b.mp4", "t.mp4"], ["val/a.mp4"]]
-  (tmp_path / "root/val").unlink()
-  (tmp_path / "root/val").symlink_to("store")
-  splits = [listed(sources.Folder(tmp_path / "root", split)) for split in ("train", "val")]
-  assert splits == [["t.mp4"], ["val/b.mp4"]]
-
-
-def test_what_is_hidden_or_thrown_away_is_left_out_and_a_folder_is_no_video(tmp_path):
-  root = tmp_path / ".cache/data"  # Above the data set, names mean nothing.
-  touch(
-    root,
-    *("a.mp4", "movie.mp4/scene-001.mp4", "movie.mp4/empty.mkv/no video"),
-    *(".b.mp4", "._a.mp4", ".ipynb_checkpoints/a-checkpoint.mp4", ".Trash-0/files/old.mp4"),
-    *("@eaDir/a.mp4/SYNOVIDEO.mp4", "sub/#recycle/c.mp4", "__MACOSX/d.mp4", "$RECYCLE.BIN/e.mp4"),
-  )
-  (root / "linked").symlink_to(root / ".Trash-0")
-  assert listed(sources.Folder(root)) == [
-    "a.mp4",
-    "linked/files/old.mp4",
-    "movie.mp4/scene-001.mp4",
-  ]
-
-
-def test_captions_name_files_however_their_path_is_spelt(tmp_path):
-  touch(tmp_path, "a.mp4", "b/c.mp4")
-  (tmp_path / "captions.csv").write_text("file,caption\n./a.mp4,one\nb//c.mp4,two\n")
-  source = sources.Folder(tmp_path)
-  assert [source.caption(i) for i in range(2)] == ["one", "two"]
-
-
-def test_two_captions_of_a_file_are_one_too_many(tmp_path):
-  touch(tmp_path, "a.mp4")
-  (tmp_path / "captions.csv").write_text("File,Caption\na.mp4,one\n./a.mp4,two\n")
-  with pytest.raises(video_lib.BrokenData, match="captions.csv, line 3: ./a.mp4 a second time"):
-    sources.Folder(tmp_path)
-
-
-def test_an_empty_caption_is_told(tmp_path, caplog):
-  touch(tmp_path, "a.mp4", "b.mp4", "c.mp4")
-  (tmp_path / "a.txt").write_text("\n")
-  (tmp_path / "b.txt").touch()
-  with caplog.at_level(logging.WARNING):
-    sources.Folder(tmp_path)
-  assert f"2 clips have an empty caption, such as {tmp_path}/a.mp4" in caplog.text
-
-
-def test_what_lies_beside_a_video_is_read_only_if_it_is_a_file(tmp_path):
-  touch(tmp_path, "a_cat.mp4", "a_dog.mp4", "b.mp4")
-  (tmp_path / "a_cat.txt").mkdir()
-  os.mkfifo(tmp_path / "a_dog.txt")
-  (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbfa\x0bfox\xe2\x80\xa8runs\r\n")
-  source = sources.Folder(tmp_path)
-  assert [source.caption(i) for i in range(3)] == ["a cat", "a dog", "a fox runs"]
-
-
-LATIN = os.fsdecode(b"caf\xe9 film.mp4")
-
-
-def test_a_file_name_that_is_no_utf8_is_read_named_and_replaced_like_any_other(tmp_path, caplog):
-  write_clip(tmp_path / "ok.mp4")
-  (tmp_path / LATIN).touch()
-  source = sources.Folder(tmp_path, frames=4, size=8)
-  assert listed(source) == [LATIN, "ok.mp4"] and source.caption(0) == "caf film"
-  assert len(source.digest()) == 16
-  with caplog.at_level(logging.WARNING):
-    batch = next(batches(source))
-  assert batch["replaced"].sum() == 2 and set(batch["index"]) == {1}
-  assert r"caf\udce9 film.mp4 is empty. Another clip takes its place." in caplog.text
-  (tmp_path / LATIN).write_bytes((tmp_path / "ok.mp4").read_bytes())
-  assert not next(batches(source))["replaced"].any()
-
-
 @pytest.mark.parametrize("file", ["../secret.mp4", "/secret.mp4", "a/../../secret.mp4", "a\0.mp4"])
 def test_a_name_that_leads_out_of_the_data_set_is_a_broken_clip(tmp_path, file):
-  write_clip(tmp_path / "secret.mp4")
+  clips.write_clip(tmp_path / "secret.mp4")
   (tmp_path / "root").mkdir()
   file = file if file != "/secret.mp4" else str(tmp_path / "secret.mp4")
   source = sources.Videos(tmp_path / "root", [sources.Entry(file, "")], frames=4, size=8)
@@ -248,25 +126,25 @@ def test_a_name_that_leads_out_of_the_data_set_is_a_broken_clip(tmp_path, file):
 def test_webvid_is_found_flat_and_in_the_folders_of_its_download_script(tmp_path):
   rows = "1,u,d,p1,one\n2,u,d,p1,two\n3,u,d,p2,three\n4,u,d,,four\n5,u,d,gone,five\n"
   (tmp_path / "results_2M_train.csv").write_text(HEADER + rows)
-  touch(tmp_path, "videos/p1/1.mp4", "videos/p1/2.mp4", "videos/p2/x.mp4", "videos/3.mp4")
+  clips.touch(tmp_path, "videos/p1/1.mp4", "videos/p1/2.mp4", "videos/p2/x.mp4", "videos/3.mp4")
   source = sources.WebVid(tmp_path)
   assert source.root == tmp_path / "videos"
   # A row whose video is nowhere is named by the place where it would be looked for first.
-  assert listed(source) == ["p1/1.mp4", "p1/2.mp4", "3.mp4", "4.mp4", "5.mp4"]
+  assert clips.listed(source) == ["p1/1.mp4", "p1/2.mp4", "3.mp4", "4.mp4", "5.mp4"]
   (tmp_path / "2M_train").symlink_to("videos")
   assert sources.WebVid(tmp_path).root == tmp_path / "2M_train"
-  assert listed(sources.WebVid(tmp_path)) == listed(source)
+  assert clips.listed(sources.WebVid(tmp_path)) == clips.listed(source)
 
 
 def test_webvid_is_looked_for_once_not_for_each_clip(tmp_path, monkeypatch):
   rows = "".join(f"{i},u,d,p{i % 3},x\n" for i in range(500))
   (tmp_path / "results_2M_train.csv").write_text(HEADER + rows)
-  touch(tmp_path, *(f"2M_train/p{i}/{i}.mp4" for i in range(3)))
+  clips.touch(tmp_path, *(f"2M_train/p{i}/{i}.mp4" for i in range(3)))
   looks = []
   for name in ("stat", "lstat", "listdir", "scandir"):
     look = getattr(os, name)
     monkeypatch.setattr(os, name, lambda *a, f=look, **k: looks.append(a) or f(*a, **k))
-  assert listed(sources.WebVid(tmp_path))[:3] == ["p0/0.mp4", "p1/1.mp4", "p2/2.mp4"]
+  assert clips.listed(sources.WebVid(tmp_path))[:3] == ["p0/0.mp4", "p1/1.mp4", "p2/2.mp4"]
   assert len(looks) < 20
 
 
@@ -327,82 +205,10 @@ def test_a_digest_of_many_rows_holds_few_of_them():
   assert peak < 5e6
 
 
-def test_folder_finds_files_and_captions_everywhere(tmp_path, caplog):
-  for name in (
-    "b/x_cat-runs_01.MP4",
-    "a.mp4",
-    "b/c/z.mkv",
-    "b/notes.pdf",
-    "._a.mp4",
-    "q.webm",
-    "12.avi",
-  ):
-    path = tmp_path / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-  (tmp_path / "captions.csv").write_text(
-    'file,caption,more\na.mp4,"from, the table",1\nold.mp4,x,\n'
-  )
-  (tmp_path / "a.txt").write_text("not this")
-  (tmp_path / "q.txt").write_text("from\nbeside \n")
-  with caplog.at_level(logging.WARNING):
-    source = sources.Folder(tmp_path)
-  assert {source.name(i): source.caption(i) for i in range(len(source))} == {
-    "12.avi": "",
-    "a.mp4": "from, the table",
-    "b/c/z.mkv": "z",
-    "b/x_cat-runs_01.MP4": "x cat runs",
-    "q.webm": "from beside",
-  }
-  assert "names 1 files that are not there, such as old.mp4" in caplog.text
-
-
-def test_a_folder_val_is_held_out(tmp_path, caplog):
-  for name in ("a.mp4", "b/c.mp4", "val/d.mp4", "val/e/f.mp4", "value.mp4"):
-    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / name).touch()
-  splits = [sources.Folder(tmp_path, split) for split in ("train", "val")]
-  names = [[source.name(i) for i in range(len(source))] for source in splits]
-  assert names == [["a.mp4", "b/c.mp4", "value.mp4"], ["val/d.mp4", "val/e/f.mp4"]]
-  with caplog.at_level(logging.WARNING):
-    assert len(sources.Folder(tmp_path / "b", "val")) == 1
-  assert "has no folder val: nothing is held out" in caplog.text
-
-
-def batches(source, **options):
-  return pipeline.Batches(source, tokenizers.Bytes(64), **{"batch_size": 4} | options)
-
-
-def test_broken_files_are_replaced_in_the_stream(tmp_path, caplog):
-  for i in range(3):
-    write_clip(tmp_path / f"good{i}.mp4", 100 * i)
-  (tmp_path / "empty.mp4").touch()
-  write_clip(tmp_path / "short.mp4", frames=3)
-  source = sources.Folder(tmp_path, frames=4, size=8)
-  with caplog.at_level(logging.WARNING):
-    stream = batches(source, batch_size=5)
-    seen = [next(stream) for _ in range(6)]
-    stream.close()
-  names = {source.name(int(i)) for batch in seen for i in batch["index"]}
-  assert names == {"good0.mp4", "good1.mp4", "good2.mp4"}
-  assert sum(b["replaced"].sum() for b in seen) == stream.replaced == 12
-  assert caplog.text.count("empty.mp4 is empty. Another") == 1
-  assert caplog.text.count("short.mp4 has 3 frames") == 1
-
-
-def test_a_folder_in_which_nothing_decodes_stops_with_one_sentence(tmp_path):
-  for name in "abc":
-    (tmp_path / f"{name}.mp4").touch()
-  stream = batches(sources.Folder(tmp_path))
-  with pytest.raises(video_lib.BrokenData, match="20 clips in a row are broken; the last: .*empty"):
-    next(stream)
-  stream.close()
-
-
 def test_the_real_clips_in_webvids_layout_stream(shared):
   assert len(sources.WebVid(shared / "videos/webvid")) == 25
   source = sources.WebVid(shared / "videos/webvid", "val", frames=8, size=32)
-  stream = batches(source, batch_size=8)
+  stream = clips.batches(source, batch_size=8)
   batch = next(stream)
   stream.close()
   assert sorted(batch["index"]) == list(range(8)) and not batch["replaced"].any()
@@ -428,7 +234,7 @@ def test_the_corrupt_tables_have_a_sensible_end(shared, tmp_path):
   assert len(open_table("results_missing_file.csv")) == 3
   source = open_table("results_bad_rows.csv")
   assert len(source) == 17
-  stream = batches(source, batch_size=17)
+  stream = clips.batches(source, batch_size=17)
   batch = next(stream)
   stream.close()
   bad = {"audio_only", "five_frames", "text", "truncated", "truncated_faststart", "zero_byte"}
@@ -487,7 +293,7 @@ MSRVTT = {
 def msrvtt(tmp_path):
   """A function that writes MSR-VTT's layout with some json in its place."""
   for name in "ab":
-    write_clip(tmp_path / f"videos/{name}.mp4")
+    clips.write_clip(tmp_path / f"videos/{name}.mp4")
 
   def write(content):
     content = content if isinstance(content, str) else json.dumps(content)
@@ -501,7 +307,7 @@ def msrvtt(tmp_path):
 def test_captions_of_json_can_always_be_encoded(msrvtt):
   source = sources.MSRVTT(msrvtt(MSRVTT), frames=4, size=8)
   assert [source.caption(i) for i in range(2)] == ["a \ufffd cat", "a dog"]
-  assert not next(batches(source))["replaced"].any()
+  assert not next(clips.batches(source))["replaced"].any()
 
 
 @pytest.mark.parametrize(
@@ -536,80 +342,3 @@ def test_the_lists_of_ucf101_end_lines_only_where_lines_end(tmp_path):
     sources.UCF101(tmp_path)
   with pytest.raises(errors.UserError, match="data.fold is 0"):
     sources.UCF101(tmp_path, fold=0)
-
-
-def test_a_folder_with_hugging_faces_metadata_has_its_captions(tmp_path):
-  for name in ("a.mp4", "sub/b.mp4", "c d.mp4"):
-    write_clip(tmp_path / name)
-  rows = [
-    {"file_name": "a.mp4", "text": "a cat", "fps": 8},
-    {"file_name": "./sub/b.mp4", "caption": "ein Café"},
-  ]
-  table = tmp_path / "metadata.jsonl"
-  table.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
-  expected = ["a cat", "c d", "ein Café"]
-  source = sources.Folder(tmp_path)
-  assert [source.caption(i) for i in range(3)] == expected
-  table.unlink()
-  (tmp_path / "metadata.csv").write_text("file_name,text\na.mp4,a cat\nsub/b.mp4,ein Café\n")
-  source = sources.Folder(tmp_path)
-  assert [source.caption(i) for i in range(3)] == expected
-  for line, words in (
-    ("{", "metadata.jsonl, line 2: no valid json"),
-    ('{"file_name": 3, "text": "x"}', "line 2: expected an object with the texts 'file_name'"),
-    ('["a"]', "line 2: expected an object"),
-    ('{"file_name": "a.mp4"}', "and one of caption, text, prompt"),
-  ):
-    table.write_text(f"{json.dumps(rows[0])}\n{line}\n")
-    with pytest.raises(video_lib.BrokenData, match=words):
-      sources.Folder(tmp_path)
-
-
-@pytest.mark.parametrize(
-  ("header", "root"),
-  [("file,caption", "clips"), ("video,caption,aesthetic score", "clips"), ("path,text", "")],
-)
-def test_a_table_names_its_clips(header, root, tmp_path, caplog):
-  home = tmp_path / root
-  more = "," * (header.count(",") - 1)
-  write_clip(home / "sub" / "7.mp4", 50)
-  write_clip(home / "8.mp4", 150)
-  rows = [f"sub/7.mp4,a cat{more}", f"{home / '8.mp4'},a dog{more}", f"{more},"]
-  (tmp_path / "clips.csv").write_text("\n".join([header, *rows]) + "\n")
-  (tmp_path / "val.csv").write_text(f"{header}\n./8.mp4,a dog{more}\n")
-  where = {"root": str(home)} if root else {}
-  table = tmp_path / "clips.csv"
-  source = sources.Table(table, **where, frames=4, size=16, strides=1)
-  assert [(source.name(i), source.caption(i)) for i in range(len(source))] == [
-    ("sub/7.mp4", "a cat"),
-    ("8.mp4", "a dog"),
-  ]
-  clip = source.read(0, np.random.default_rng(0))
-  assert clip.video.shape == (4, 16, 16, 3) and abs(clip.video.mean() - 50) < 5
-  held_out = sources.Table(table, "val", **where, val=str(tmp_path / "val.csv"))
-  assert [held_out.name(i) for i in range(len(held_out))] == ["8.mp4"]
-  assert len(sources.Table(table, "val", **where)) == 2 and "nothing is held out" in caplog.text
-
-
-@pytest.mark.parametrize(
-  ("text", "words"),
-  [
-    ("clip,caption\n1,x\n", "has none of the columns file, video,.* it has clip, caption"),
-    ("file,words\n1,x\n", "has none of the columns caption, text, prompt"),
-    ("file,caption\na.mp4,x\n./a.mp4,y\n", "a second time"),
-    ("", "it has nothing"),
-  ],
-)
-def test_a_table_of_another_form_ends_in_one_sentence(text, words, tmp_path):
-  (tmp_path / "clips.csv").write_text(text)
-  with pytest.raises(video_lib.BrokenData, match=words):
-    sources.Table(tmp_path / "clips.csv")
-
-
-def test_a_table_does_not_lead_out_of_its_folder(tmp_path):
-  (tmp_path / "in").mkdir()
-  (tmp_path / "in" / "clips.csv").write_text("file,caption\n../a.mp4,x\n/etc/b.mp4,y\n")
-  source = sources.Table(tmp_path / "in" / "clips.csv")
-  for i in range(2):
-    with pytest.raises(video_lib.BrokenClip, match="which is no file below it"):
-      source.read(i, np.random.default_rng(0))

@@ -15,6 +15,7 @@ from array_record.python import array_record_module
 
 from configs import ucf101_bridge
 from fbjax import build
+from fbjax.data import folder as folders
 from fbjax.data import pipeline, sources, tfds_clips, tokenizers
 from fbjax.data import video as video_lib
 
@@ -73,7 +74,7 @@ def assert_same(ours, files, seeds=3):
 
 
 def test_a_folder_reads_back_as_its_files_do(videos, tmp_path):
-  files = both(lambda split: sources.Folder(videos, split, **SIZES))
+  files = both(lambda split: folders.Folder(videos, split, **SIZES))
   folder = tfds_clips.prepare(files, tmp_path / "out")
   for split, source in files.items():
     for path in (tmp_path / "out", folder):
@@ -114,7 +115,7 @@ def test_tfds_reads_the_files_by_itself(videos, tmp_path):
   """Bytes come back as they lie on disk, also with zeros at the end."""
   with open(videos / "a.mp4", "ab") as file:
     file.write(bytes(8))
-  tfds_clips.prepare({"train": sources.Folder(videos)}, tmp_path / "out")
+  tfds_clips.prepare({"train": folders.Folder(videos)}, tmp_path / "out")
   records = tfds.data_source("fbjax_clips", data_dir=tmp_path / "out", split="train")
   for record, name in zip(records, ("a.mp4", "b/c d.mp4", "ü.mp4"), strict=True):
     assert record["id"].decode() == name and record["fps"] == 8 and record["label"] == -1
@@ -125,7 +126,7 @@ def test_order_outlives_shards(videos, tmp_path, monkeypatch):
   """Shards of about one clip each, one of them left empty by its broken file."""
   (videos / "b" / "c d.mp4").write_text("no video")
   monkeypatch.setattr(tfds_clips, "SHARD_BYTES", 600)
-  source = sources.Folder(videos, **SIZES)
+  source = folders.Folder(videos, **SIZES)
   folder = tfds_clips.prepare({"train": source}, tmp_path / "out")
   shards = sorted(folder.glob("*.array_record-*"))
   readers = [array_record_module.ArrayRecordReader(str(shard)) for shard in shards]
@@ -139,7 +140,7 @@ def test_shards_are_few_enough_to_stay_open(videos, monkeypatch):
   monkeypatch.setattr(tfds_clips, "SHARD_BYTES", 1)
   for most, shards in ((2, 2), (512, 3)):
     monkeypatch.setattr(tfds_clips, "MOST_SHARDS", most)
-    assert len(tfds_clips._Split("train", sources.Folder(videos), []).shards()) == shards
+    assert len(tfds_clips._Split("train", folders.Folder(videos), []).shards()) == shards
 
 
 def test_writing_holds_one_video_at_a_time(tmp_path):
@@ -149,7 +150,7 @@ def test_writing_holds_one_video_at_a_time(tmp_path):
     write_clip(path, i)
     with open(path, "ab") as file:
       file.write(bytes(size))
-  source = sources.Folder(tmp_path / "videos")
+  source = folders.Folder(tmp_path / "videos")
   tracemalloc.start()
   tfds_clips.prepare({"train": source}, tmp_path / "out")
   _, peak = tracemalloc.get_traced_memory()
@@ -162,7 +163,7 @@ def test_missing_and_broken_files_are_left_out_named_and_counted(videos, tmp_pat
   (videos / "cut.mp4").write_bytes(whole[: len(whole) // 2])
   (videos / "empty.mp4").touch()
   (videos / "text.mp4").write_text("no video")
-  source = sources.Folder(videos)
+  source = folders.Folder(videos)
   source.entries.append(sources.Entry("gone.mp4", "gone"))
   with caplog.at_level(logging.INFO):
     folder = tfds_clips.prepare({"train": source}, tmp_path / "out")
@@ -179,7 +180,7 @@ def test_missing_and_broken_files_are_left_out_named_and_counted(videos, tmp_pat
 def test_a_file_that_no_record_has_room_for_is_left_out(videos, tmp_path, monkeypatch, caplog):
   monkeypatch.setattr(tfds_clips, "RECORD_BYTES", (videos / "a.mp4").stat().st_size)
   write_clip(videos / "long.mp4", frames=200)
-  source = sources.Folder(videos)
+  source = folders.Folder(videos)
   source.entries = [entry for entry in source.entries if entry.file in ("a.mp4", "long.mp4")]
   tfds_clips.prepare({"train": source}, tmp_path / "out")
   assert len(tfds_clips.TFDS(tmp_path / "out")) == 1
@@ -193,7 +194,7 @@ def test_a_source_of_which_nothing_can_be_read_leaves_nothing_behind(tmp_path):
   with pytest.raises(
     video_lib.BrokenData, match="none of the 2 clips of train can be read; .*b.mp4"
   ):
-    tfds_clips.prepare({"train": sources.Folder(tmp_path / "videos")}, tmp_path / "out")
+    tfds_clips.prepare({"train": folders.Folder(tmp_path / "videos")}, tmp_path / "out")
   assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
@@ -203,22 +204,22 @@ def contents(folder):
 
 
 def test_prepared_once_it_is_not_written_again(videos, tmp_path, caplog):
-  first = tfds_clips.prepare({"train": sources.Folder(videos)}, tmp_path / "out")
+  first = tfds_clips.prepare({"train": folders.Folder(videos)}, tmp_path / "out")
   before = contents(first)
   with caplog.at_level(logging.INFO):
-    again = tfds_clips.prepare({"train": sources.Folder(videos)}, tmp_path / "out")
+    again = tfds_clips.prepare({"train": folders.Folder(videos)}, tmp_path / "out")
   assert again == first and contents(again) == before
   assert "is there already; delete it to write it anew" in caplog.text
   assert "train: 3 clips" in caplog.text
 
 
 def test_other_clips_or_captions_are_not_taken_for_the_same(videos, tmp_path):
-  folder = tfds_clips.prepare({"train": sources.Folder(videos)}, tmp_path / "out")
+  folder = tfds_clips.prepare({"train": folders.Folder(videos)}, tmp_path / "out")
   before = contents(folder)
   (videos / "a.txt").write_text("another caption")
   for split in ("train", "val"):
     with pytest.raises(video_lib.BrokenData, match="was made of other clips or captions; choose"):
-      tfds_clips.prepare({"train": sources.Folder(videos, split)}, tmp_path / "out")
+      tfds_clips.prepare({"train": folders.Folder(videos, split)}, tmp_path / "out")
   assert contents(folder) == before
 
 
@@ -231,7 +232,7 @@ def test_cut_off_it_begins_anew(videos, tmp_path, monkeypatch, caplog):
       raise KeyboardInterrupt
     return read(path)
 
-  source = sources.Folder(videos, **SIZES)
+  source = folders.Folder(videos, **SIZES)
   with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
     patch.setattr(video_lib, "frame_rate", fail_at_the_last)
     tfds_clips.prepare({"train": source}, tmp_path / "out")
@@ -246,7 +247,7 @@ def test_cut_off_it_begins_anew(videos, tmp_path, monkeypatch, caplog):
 
 
 def test_clips_that_two_splits_share_are_written_once(videos, tmp_path, caplog):
-  files = both(lambda split: sources.Folder(videos / "val", split, **SIZES))
+  files = both(lambda split: folders.Folder(videos / "val", split, **SIZES))
   folder = tfds_clips.prepare(files, tmp_path / "out")
   assert len(list(folder.glob("*array_record*"))) == 1
   assert_same(tfds_clips.TFDS(folder, **SIZES), files["train"])
@@ -260,7 +261,7 @@ def test_links_and_odd_names_and_captions_survive(videos, tmp_path):
   (videos / latin).write_bytes((videos / "a.mp4").read_bytes())
   (videos / "linked").symlink_to(videos.parent / "store")
   write_clip(tmp_path / "store/z.mp4", 9)
-  source = sources.Folder(videos, **SIZES)
+  source = folders.Folder(videos, **SIZES)
   source.entries.append(sources.Entry("val/e.mp4", "a \ud83d cat"))
   source.entries.append(sources.Entry("../store/z.mp4", "out of the data set"))
   folder = tfds_clips.prepare({"train": source}, tmp_path / "out")
@@ -272,7 +273,7 @@ def test_links_and_odd_names_and_captions_survive(videos, tmp_path):
 
 
 def test_the_digest_is_that_of_the_files_and_tells_what_was_left_out(videos, tmp_path):
-  files = both(lambda split: sources.Folder(videos, split, **SIZES))
+  files = both(lambda split: folders.Folder(videos, split, **SIZES))
   folder = tfds_clips.prepare(files, tmp_path / "out")
   for split, source in files.items():
     assert tfds_clips.TFDS(folder, split).digest() == source.digest()
@@ -307,13 +308,13 @@ def test_the_digest_is_that_of_the_files_and_tells_what_was_left_out(videos, tmp
   ],
 )
 def test_a_damaged_description_ends_in_one_sentence(videos, tmp_path, file, content):
-  folder = tfds_clips.prepare({"train": sources.Folder(videos / "val")}, tmp_path / "out")
+  folder = tfds_clips.prepare({"train": folders.Folder(videos / "val")}, tmp_path / "out")
   (folder / file).unlink()
   if content is not None:
     (folder / file).write_bytes(content)
   for action in (
     lambda: tfds_clips.TFDS(folder),
-    lambda: tfds_clips.prepare({"train": sources.Folder(videos / "val")}, tmp_path / "out"),
+    lambda: tfds_clips.prepare({"train": folders.Folder(videos / "val")}, tmp_path / "out"),
   ):
     with pytest.raises(video_lib.BrokenData) as e:
       action()
@@ -321,7 +322,7 @@ def test_a_damaged_description_ends_in_one_sentence(videos, tmp_path, file, cont
 
 
 def test_what_is_no_such_data_set_ends_in_one_sentence(videos, tmp_path):
-  source = sources.Folder(videos)
+  source = folders.Folder(videos)
   one, two = (tfds_clips.prepare({"val": source}, tmp_path / "two" / name) for name in "ab")
   (tmp_path / "empty").mkdir()
   for path, words in {
@@ -371,7 +372,7 @@ def take(stream, n):
 
 def test_a_damaged_record_is_replaced(videos, tmp_path, monkeypatch, caplog):
   monkeypatch.setattr(tfds_clips, "SHARD_BYTES", 600)
-  folder = tfds_clips.prepare({"train": sources.Folder(videos)}, tmp_path / "out")
+  folder = tfds_clips.prepare({"train": folders.Folder(videos)}, tmp_path / "out")
   # Pickled, since the type checker of the tests has opened a file or two.
   pickled = pickle.dumps(tfds_clips.TFDS(folder, **SIZES))
   first, second, _ = sorted(folder.glob("*array_record-*"))
@@ -390,7 +391,7 @@ def test_a_damaged_record_is_replaced(videos, tmp_path, monkeypatch, caplog):
 
 
 def test_a_clip_that_is_too_short_is_broken_as_the_file_is(videos, tmp_path):
-  folder = tfds_clips.prepare({"train": sources.Folder(videos)}, tmp_path / "out")
+  folder = tfds_clips.prepare({"train": folders.Folder(videos)}, tmp_path / "out")
   ours = tfds_clips.TFDS(folder, frames=30)
   words = r"^a\.mp4 of .*1\.0\.0 has 20 frames, fewer than the 30 of a clip\.$"
   with pytest.raises(video_lib.BrokenClip, match=words):
@@ -399,7 +400,7 @@ def test_a_clip_that_is_too_short_is_broken_as_the_file_is(videos, tmp_path):
 
 def test_threads_and_worker_processes_read_what_the_files_give(videos, tmp_path):
   """Also where a reader was open already when the workers got their copy."""
-  files = sources.Folder(videos, **SIZES)
+  files = folders.Folder(videos, **SIZES)
   ours = tfds_clips.TFDS(tfds_clips.prepare({"train": files}, tmp_path / "out"), **SIZES)
   expected = take(batches(files), 4)
   for options in ({"threads": 4}, {"workers": 1}):

@@ -65,10 +65,12 @@ def test_the_port_says_what_it_used_made_new_and_left(config, checkpoints, tmp_p
   assert "Of no network: alphas_cumprod, betas, scale_arr." in text
 
 
-def test_ported_weights_are_the_files_on_any_mesh(config, system, checkpoints, ported):
+def test_ported_weights_are_the_files_on_any_mesh(config, checkpoints, ported):
   tensors = files.read(checkpoints[0]).tensors
+  config = config | {"weights": ported}
+  system = build.make_system(config, None)
   for mesh in (sharding.make_mesh(1, 1, jax.devices()[:1]), sharding.make_mesh(2, 4)):
-    starting = loading.starting_weights(config | {"weights": ported}, system, mesh)
+    starting = loading.starting_weights(config, system, mesh)
     params, frozen = starting.params(), starting.frozen
     kernel = tensors["model.diffusion_model.input_blocks.1.0.in_layers.2.weight"]
     ours = params["unet"]["down"][0]["res"]["in_conv"]["kernel"]
@@ -261,6 +263,7 @@ def test_a_trained_cogvideox_is_a_folder_that_diffusers_runs(tmp_path, monkeypat
   theirs = diffusers.CogVideoXTransformer3DModel.from_pretrained(
     tmp_path / "back/transformer", sample_height=4, sample_width=4, max_text_seq_length=16
   ).eval()
+  system = build.make_system(config, None)
   starting = loading.starting_weights(config, system, one)
   frozen, was = starting.frozen, starting.params()
   params, _ = loading.trained_weights(config, system, one, workdir)

@@ -1,0 +1,67 @@
+"""The clips that a table names."""
+
+import logging
+import os
+import pathlib
+import posixpath
+from collections.abc import Sequence
+
+from fbjax.data import sources, text
+from fbjax.data import video as video_lib
+
+logger = logging.getLogger(__name__)
+
+FILE_COLUMNS = ("file", "video", "video_path", "path", "filename")
+CAPTION_COLUMNS = ("caption", "text", "prompt")
+
+
+class Table(sources.Videos):
+  """The clips that a csv file names, as OpenVid-1M and the doctor's manifests do.
+
+  `path` is the table, with a column file, video, video_path, path or filename, and a column caption,
+  text or prompt; other columns do not matter. Files are relative to `root`, or to the table's folder
+  where it is empty. `val` is the table of the held-out clips; without one, validation sees the training
+  clips.
+  """
+
+  def __init__(
+    self,
+    path: video_lib.Path,
+    split: str = "train",
+    *,
+    root: str = "",
+    val: str = "",
+    frames: int = 16,
+    size: int | Sequence[int] = 256,
+    strides: int | Sequence[int] = (1, 6),
+  ):
+    if not os.fspath(path):
+      raise video_lib.BrokenData(
+        "no path to the table is given; set config.data.path to a .csv file."
+      )
+    if split == "val" and not val:
+      logger.warning("config.data.val names no table: nothing is held out.")
+    table = pathlib.Path(val if split == "val" and val else path)
+    header = text.header(table)
+    columns = [column(table, header, names) for names in (FILE_COLUMNS, CAPTION_COLUMNS)]
+    home = pathlib.Path(root) if root else table.parent
+    entries = [
+      sources.Entry(_relative(file, home), caption)
+      for file, caption in text.table(table, columns, unique=posixpath.normpath)
+    ]
+    super().__init__(sources.folder(home), entries, frames=frames, size=size, strides=strides)
+
+
+def column(table: pathlib.Path, header: Sequence[str], names: Sequence[str]) -> str:
+  """The first of some names that a table has as a column."""
+  for name in names:
+    if name in header:
+      return name
+  raise video_lib.BrokenData(
+    f"{table} has none of the columns {', '.join(names)}; it has {', '.join(header) or 'nothing'}."
+  )
+
+
+def _relative(file: str, home: pathlib.Path) -> str:
+  """A file below a folder, whether its name begins there or at the root of the disk."""
+  return posixpath.normpath(os.path.relpath(file, home) if os.path.isabs(file) else file)

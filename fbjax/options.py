@@ -1,0 +1,153 @@
+"""The flags of the command line, and the modes that take them."""
+
+import os
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from fbjax import checks, errors
+from fbjax.evaluation import fvd, networks
+
+MODES = ("train", "sample", "evaluate", "doctor", "port", "export", "pack")
+MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do: see `fbjax --help`")
+# The flags that a mode takes beside --config and --mode, each with what is made of its value.
+TAKES: dict[str, dict[str, Callable[[Any], Any]]] = {mode: {} for mode in MODES}
+
+
+def taken(mode: str) -> dict[str, Any]:
+  """The values of the flags that a mode takes: arguments of its function.
+
+  Raises:
+    UserError: for one that cannot be read.
+  """
+  return {name: read(flags.FLAGS[name].value) for name, read in TAKES[mode].items()}
+
+
+def home(path: str | list[str] | None) -> Any:
+  """Paths with ~ for the home folder, which a shell leaves alone behind a flag's `=`."""
+  if isinstance(path, list):
+    return [home(each) for each in path]
+  return path if path is None else os.path.expanduser(path)
+
+
+def pixels(size: str | None) -> tuple[int, int] | None:
+  """(height, width) of "256x448".
+
+  Raises:
+    UserError: for anything else.
+  """
+  if size is None:
+    return None
+  if not (match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", size)):
+    raise errors.UserError(f"--size={size} is not height x width, such as 256x448")
+  return int(match[1]), int(match[2])
+
+
+class Kind(NamedTuple):
+  """What a flag holds: one of absl's DEFINE functions, and what is made of the value."""
+
+  define: Callable[..., Any]
+  read: Callable[[Any], Any] = lambda value: value
+
+
+PATH, PATHS = Kind(flags.DEFINE_string, home), Kind(flags.DEFINE_list, home)
+TEXT, SIZE = Kind(flags.DEFINE_string), Kind(flags.DEFINE_string, pixels)
+WHOLE, REAL = Kind(flags.DEFINE_integer), Kind(flags.DEFINE_float)
+SWITCH, ONE_OF = Kind(flags.DEFINE_bool), Kind(flags.DEFINE_enum)
+
+
+def flag(name: str, modes: str, kind: Kind, help: str, default: Any = None, **more: Any) -> None:
+  """Defines a flag that some modes take; `more` are arguments of the kind's DEFINE function."""
+  kind.define(name=name, default=default, help=f"{modes}: {help}", **more)
+  for mode in modes.split(", "):
+    TAKES[mode][name] = kind.read
+
+
+SAMPLING, TRAINED = "sample, evaluate", "sample, evaluate, export, pack"
+
+flag(
+  "model",
+  SAMPLING,
+  PATH,
+  "a packed model, such as zoo/quickstart, in place of a config and a workdir",
+)
+flag(
+  "workdir",
+  "train, sample, evaluate, doctor, export, pack",
+  PATH,
+  "a run's folder: its checkpoints, metrics and samples",
+)
+flag("step", TRAINED, WHOLE, "step of the checkpoint; default: the newest", lower_bound=1)
+flag(
+  "ema",
+  TRAINED,
+  SWITCH,
+  "the moving average of the weights; with --no-ema they themselves",
+  default=True,
+)
+flag("image", "sample", PATH, "an image, or a folder of images with a prompt file")
+flag("last", "sample", PATH, "an image to end at; the same image makes a loop")
+flag("prompt", "sample", TEXT, "what should happen in the clip")
+flag(
+  "negative_prompt", "sample", TEXT, "what guidance leads away from; needs a guidance other than 1"
+)
+flag("made", "evaluate", PATH, "a folder of videos, made by anything")
+flag(
+  "truth", "evaluate", PATH, "a folder of true videos for those of --made; pairs have the same name"
+)
+flag("compare", "evaluate", PATHS, "two cards, such as a.json,b.json, to compare", default=[])
+flag("clips", "evaluate", WHOLE, "how many; default: the protocol's, or at most 256", lower_bound=2)
+flag(
+  "fvd",
+  "evaluate",
+  ONE_OF,
+  "the protocol of FVD",
+  default="styleganv",
+  enum_values=list(fvd.PROTOCOLS),
+)
+flag(
+  "weights", "port", PATHS, "checkpoints to read, the first that holds a network counts", default=[]
+)
+flag(
+  "network",
+  "port",
+  ONE_OF,
+  "a network that a measure needs, in place of a config",
+  enum_values=list(networks.SPECS),
+)
+flag(
+  "out",
+  "sample, evaluate, doctor, port, export, pack",
+  PATH,
+  "where to write: a sample's .mp4 or .gif, an export's .ckpt, .pt or .safetensors, an evaluation's "
+  ".json, or a folder",
+)
+flag("overwrite", "sample", SWITCH, "make again the clips that are there", default=False)
+flag(
+  "seed",
+  SAMPLING,
+  WHOLE,
+  "of the noise; the same seed gives the same clip; default: 0",
+  default=0,
+  lower_bound=0,
+  upper_bound=checks.SEED,
+)
+flag("steps", SAMPLING, WHOLE, "steps of the sampler; default: the config's", lower_bound=1)
+flag("sampler", SAMPLING, TEXT, "a sampler by its name, such as dbim; default: the config's")
+flag("guidance", SAMPLING, REAL, "text guidance; default: the config's")
+flag("image_guidance", SAMPLING, REAL, "guidance on the image, in two scales with that on the text")
+flag("label", "sample", WHOLE, "class of the clip; default: none")
+flag("stride", "sample", WHOLE, "frame stride; default: the config's", lower_bound=1)
+flag("size", "sample", SIZE, "height x width, such as 256x448")
+flag("frames", "sample", WHOLE, "frames of a clip; default: the config's", lower_bound=1)
+flag(
+  "chunks",
+  "sample",
+  WHOLE,
+  "clips in a row, each from the last frame of the one before; default: 1",
+  default=1,
+  lower_bound=1,
+)
+flag("fps", "sample", WHOLE, "frames a second; default: the config's", lower_bound=1)

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+from data import clips
+
+from fbjax.data import table as tables
+from fbjax.data import video as video_lib
+
+
+@pytest.mark.parametrize(
+  ("header", "root"),
+  [("file,caption", "clips"), ("video,caption,aesthetic score", "clips"), ("path,text", "")],
+)
+def test_a_table_names_its_clips(header, root, tmp_path, caplog):
+  home = tmp_path / root
+  more = "," * (header.count(",") - 1)
+  clips.write_clip(home / "sub" / "7.mp4", 50)
+  clips.write_clip(home / "8.mp4", 150)
+  rows = [f"sub/7.mp4,a cat{more}", f"{home / '8.mp4'},a dog{more}", f"{more},"]
+  (tmp_path / "clips.csv").write_text("\n".join([header, *rows]) + "\n")
+  (tmp_path / "val.csv").write_text(f"{header}\n./8.mp4,a dog{more}\n")
+  where = {"root": str(home)} if root else {}
+  table = tmp_path / "clips.csv"
+  source = tables.Table(table, **where, frames=4, size=16, strides=1)
+  assert [(source.name(i), source.caption(i)) for i in range(len(source))] == [
+    ("sub/7.mp4", "a cat"),
+    ("8.mp4", "a dog"),
+  ]
+  clip = source.read(0, np.random.default_rng(0))
+  assert clip.video.shape == (4, 16, 16, 3) and abs(clip.video.mean() - 50) < 5
+  held_out = tables.Table(table, "val", **where, val=str(tmp_path / "val.csv"))
+  assert [held_out.name(i) for i in range(len(held_out))] == ["8.mp4"]
+  assert len(tables.Table(table, "val", **where)) == 2 and "nothing is held out" in caplog.text
+
+
+@pytest.mark.parametrize(
+  ("text", "words"),
+  [
+    ("clip,caption\n1,x\n", "has none of the columns file, video,.* it has clip, caption"),
+    ("file,words\n1,x\n", "has none of the columns caption, text, prompt"),
+    ("file,caption\na.mp4,x\n./a.mp4,y\n", "a second time"),
+    ("", "it has nothing"),
+  ],
+)
+def test_a_table_of_another_form_ends_in_one_sentence(text, words, tmp_path):
+  (tmp_path / "clips.csv").write_text(text)
+  with pytest.raises(video_lib.BrokenData, match=words):
+    tables.Table(tmp_path / "clips.csv")
+
+
+def test_a_table_does_not_lead_out_of_its_folder(tmp_path):
+  (tmp_path / "in").mkdir()
+  (tmp_path / "in" / "clips.csv").write_text("file,caption\n../a.mp4,x\n/etc/b.mp4,y\n")
+  source = tables.Table(tmp_path / "in" / "clips.csv")
+  for i in range(2):
+    with pytest.raises(video_lib.BrokenClip, match="which is no file below it"):
+      source.read(i, np.random.default_rng(0))
