@@ -224,7 +224,7 @@ def packed_config(folder: str) -> dict[str, Any]:
     what = (
       "is a workdir: give it as --workdir"
       if places.exists(f"{folder}/checkpoints")
-      else ("holds no model that --mode=pack wrote, such as zoo/quickstart")
+      else ("holds no model that --mode=pack wrote, such as zoo/shapes")
     )
     raise errors.UserError(f"{folder} {what}")
   return _for_this_machine(workdir_lib.read_config(folder)) | {"weights": folder}

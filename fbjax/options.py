@@ -71,7 +71,7 @@ flag(
   "model",
   SAMPLING,
   PATH,
-  "a packed model, such as zoo/quickstart, in place of a config and a workdir",
+  "a packed model, such as zoo/shapes, in place of a config and a workdir",
 )
 flag(
   "workdir",

@@ -1,6 +1,6 @@
 """A trained network as a function: images and prompts in, clips out.
 
-pipe = fbjax.load("zoo/quickstart")
+pipe = fbjax.load("zoo/shapes")
 frames = pipe("cat.png", "a cat moves quickly to the left", seed=0, steps=8)  # uint8 [t, h, w, 3]
 """
 
@@ -246,7 +246,7 @@ def load(
   """The network of a packed model, a trained run, or ported weights, ready to animate images.
 
   Args:
-    folder: a model that --mode=pack wrote, such as zoo/quickstart; a workdir; or with `config` a folder
+    folder: a model that --mode=pack wrote, such as zoo/shapes; a workdir; or with `config` a folder
       of ported weights.
     config: ml_collections config or nested dict of the ported weights.
     step: of a trained run's checkpoint; None takes the newest.
@@ -256,7 +256,7 @@ def load(
     UserError: when nothing was trained there.
   """
   if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
-    raise errors.UserError(f"fbjax.load takes a folder, such as zoo/quickstart, and not {folder!r}")
+    raise errors.UserError(f"fbjax.load takes a folder, such as zoo/shapes, and not {folder!r}")
   folder = os.path.expanduser(os.fspath(folder))
   if config is None and weights.is_packed(folder):
     return Pipe(loading.packed_config(folder), step=step, ema=ema)

@@ -29,7 +29,7 @@ def test_the_notebook_animates_and_shows_a_clip(tmp_path, monkeypatch):
   monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(settings.CACHE))
   monkeypatch.setenv("XLA_FLAGS", settings.FAST_COMPILATION)
   notebook = nbformat.read(NOTEBOOK, as_version=4)
-  assert "zoo/quickstart" in notebook.cells[3].source
+  assert "zoo/shapes" in notebook.cells[3].source
   cells = [copy.deepcopy(cell) for cell in notebook.cells for _ in range(2)]
   # The clip is written where the checkout is.
   for cell in cells:

@@ -34,7 +34,7 @@ TINY_UNET = (
 TINY_LATTE = ("--config.system.latte.width=16", "--config.system.latte.size=4")
 # Regexes of commands -> the chain that runs them, in the order of the README.
 CHAINS = {
-  "quickstart": r"(runs|models|zoo)/quickstart",
+  "quickstart": r"(runs|models|zoo)/(quickstart|shapes)",
   "videos": r"my_videos|runs/webvid|tfds/mine",
   "pretrained": r"weights/vc1|runs/saf",
   "released": r":released",
