@@ -15,15 +15,15 @@ SEED = 2**32 - 1
 MAX_CLIP_PIXELS = 256 * 10**6
 
 
-def whole(key: str, value: Any, least: int = 1, most: int | None = None) -> int:
+def whole(key: str, value: Any, least: int = 1, most: int = INT32) -> int:
   """`value` as an int.
 
   Raises:
-    UserError: unless it is a whole number from `least` up, to `most` if that is given.
+    UserError: unless it is a whole number from `least` to `most`.
   """
   number = _whole(value)
-  if number is None or number < least or (most is not None and number > most):
-    end = "up" if most is None else f"to {most}"
+  if number is None or not least <= number <= most:
+    end = "up" if most == INT32 and (number or 0) <= most else f"to {most}"
     raise errors.UserError(f"{key} is {value!r}; expected a whole number from {least} {end}.")
   return number
 
@@ -36,7 +36,7 @@ def wholes(key: str, value: Any, least: int = 1, empty: bool = False) -> tuple[i
   """
   listed = isinstance(value, Sequence) and not isinstance(value, str)
   found = tuple(map(_whole, value)) if listed else ()
-  if not listed or not (found or empty) or any(x is None or x < least for x in found):
+  if not listed or not (found or empty) or any(x is None or not least <= x <= INT32 for x in found):
     raise errors.UserError(f"{key} is {value!r}; expected a list of whole numbers from {least} up.")
   return found
 

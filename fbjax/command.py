@@ -4,6 +4,8 @@ fbjax train --config=quickstart --workdir=runs/quickstart
 fbjax sample --help
 """
 
+import difflib
+import importlib.metadata
 import inspect
 import re
 import shutil
@@ -32,16 +34,32 @@ CONFIG = {
   "--config.KEY=VALUE": "any key of the config, such as --config.train.batch_size=32",
 }
 CONFIGURED = ("train", "sample", "evaluate", "doctor", "port", "export")
+EXAMPLES = {
+  "train": "--config=quickstart --workdir=runs/quickstart",
+  "sample": "--model=zoo/shapes --image=cat.png --prompt='a small red circle grows' --out=cat.mp4",
+  "evaluate": "--workdir=runs/quickstart",
+  "doctor": "--config=folder --config.data.path=my_videos --out=report",
+  "port": "--config=webvid_saf --weights=vc1.ckpt,open_clip.safetensors --out=weights/vc1",
+  "export": "--workdir=runs/saf --out=saf.safetensors",
+  "pack": "--workdir=runs/quickstart --out=models/quickstart",
+}
 
 
 def cli() -> None:
   """Runs one subcommand; what the user got wrong ends as one sentence and exit status 1."""
   command, *rest = sys.argv[1:] or ["--help"]
+  if command in HELP and rest and rest[0] in COMMANDS:
+    command, rest = rest[0], ["--help"]
   if command in HELP:
     print(overview())
     return
+  if command == "--version":
+    print(f"fbjax {importlib.metadata.version('fbjax')}")
+    return
   if command not in COMMANDS:
-    sys.exit(f"error: fbjax has no command {command!r}; it has {', '.join(COMMANDS)}")
+    near = difflib.get_close_matches(command, COMMANDS, 1)
+    meant = f": did you mean {near[0]!r}?" if near else ""
+    sys.exit(f"error: fbjax has no command {command!r}; it has {', '.join(COMMANDS)}{meant}")
   if any(arg in HELP for arg in rest):
     print(of_command(command))
     return
@@ -67,10 +85,11 @@ def overview() -> str:
 
 def of_command(command: str) -> str:
   """The flags of a subcommand."""
-  own = {flag_name(name): flag_help(name) for name in options.TAKES[command]}
+  own = {flag_name(name): text for name, text in options.HELP[command].items()}
   if command in CONFIGURED:
     own = CONFIG | own
-  return f"fbjax {command}: {purpose(command)}\n\n{listed(own)}"
+  example = f"  fbjax {command} {EXAMPLES[command]}"
+  return f"fbjax {command}: {purpose(command)}\n\n{example}\n\n{listed(own)}"
 
 
 def purpose(command: str) -> str:
@@ -86,12 +105,10 @@ def docstring(file) -> str:
 
 def flag_name(name: str) -> str:
   flag = flags.FLAGS[name]
-  return f"--[no-]{name}" if flag.boolean else f"--{name}={flag.flag_type().upper().split()[-1]}"
-
-
-def flag_help(name: str) -> str:
-  """A flag's help, without the modes that take it, which it begins with."""
-  return re.sub(r"^(\w+, )*\w+: ", "", flags.FLAGS[name].help)
+  if flag.boolean:
+    return f"--[no-]{name}"
+  values = getattr(flag.parser, "enum_values", None)
+  return f"--{name}={'|'.join(values) if values else flag.flag_type().upper().split()[-1]}"
 
 
 def listed(rows: dict[str, str]) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -220,6 +221,7 @@ def packed_config(folder: str) -> dict[str, Any]:
   Raises:
     UserError: when the folder holds none, or not one of this version.
   """
+  folder = find_model(folder)
   if not weights_lib.is_packed(folder):
     what = (
       "is a workdir: give it as --workdir"
@@ -228,6 +230,13 @@ def packed_config(folder: str) -> dict[str, Any]:
     )
     raise errors.UserError(f"{folder} {what}")
   return _for_this_machine(workdir_lib.read_config(folder)) | {"weights": folder}
+
+
+def find_model(folder: str) -> str:
+  """The folder, or where there is none a model in the box, from wherever the program is run."""
+  there = pathlib.Path(__file__).parent.parent / folder
+  is_box = not places.exists(folder) and there.is_dir()
+  return str(there) if is_box and weights_lib.is_packed(str(there)) else folder
 
 
 def _for_this_machine(config: dict[str, Any]) -> dict[str, Any]:

@@ -259,6 +259,10 @@ def add_missing_keys(config: ConfigDict, argv: list[str]) -> None:
           f"--config.{match[1]}={text}: config.{match[1]} is a group; set one of its keys: "
           f"{', '.join(sorted(here[last])) or 'it has none yet'}"
         )
+    elif isinstance(value, dict) and here.get(last) is not None:
+      raise errors.UserError(
+        f"--config.{match[1]}={text}: config.{match[1]} is {here[last]!r} by default, and no group"
+      )
     elif value is None:  # for which ml_collections has no flag
       with here.unlocked(), here.ignore_type():
         here[last] = None

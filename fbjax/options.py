@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -14,6 +14,7 @@ MODES = ("train", "sample", "evaluate", "doctor", "port", "export", "pack")
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do: see `fbjax --help`")
 # The flags that a mode takes beside --config and --mode, each with what is made of its value.
 TAKES: dict[str, dict[str, Callable[[Any], Any]]] = {mode: {} for mode in MODES}
+HELP: dict[str, dict[str, str]] = {mode: {} for mode in MODES}  # what it says of them
 
 
 def taken(mode: str) -> dict[str, Any]:
@@ -58,11 +59,24 @@ WHOLE, REAL = Kind(flags.DEFINE_integer), Kind(flags.DEFINE_float)
 SWITCH, ONE_OF = Kind(flags.DEFINE_bool), Kind(flags.DEFINE_enum)
 
 
-def flag(name: str, modes: str, kind: Kind, help: str, default: Any = None, **more: Any) -> None:
-  """Defines a flag that some modes take; `more` are arguments of the kind's DEFINE function."""
-  kind.define(name=name, default=default, help=f"{modes}: {help}", **more)
-  for mode in modes.split(", "):
+def flag(
+  name: str,
+  modes: str | Mapping[str, str],
+  kind: Kind,
+  help: str = "",
+  default: Any = None,
+  **more: Any,
+) -> None:
+  """Defines a flag that some modes take, with help for all of them, or one for each.
+
+  `more` are arguments of the kind's DEFINE function.
+  """
+  told = modes if isinstance(modes, Mapping) else dict.fromkeys(modes.split(", "), help)
+  shown = "; ".join(f"{mode}: {text}" for mode, text in told.items()) if not help else ""
+  kind.define(name=name, default=default, help=shown or f"{modes}: {help}", **more)
+  for mode, text in told.items():
     TAKES[mode][name] = kind.read
+    HELP[mode][name] = text
 
 
 SAMPLING, TRAINED = "sample, evaluate", "sample, evaluate, export, pack"
@@ -119,12 +133,19 @@ flag(
 )
 flag(
   "out",
-  "sample, evaluate, doctor, port, export, pack",
+  {
+    "sample": "an .mp4 or .gif, which is written anew, or a folder, whose clips are kept",
+    "evaluate": "a .json for the card; default: a trained run's own folder",
+    "doctor": "a folder for the report",
+    "port": "a folder for the weights",
+    "export": "a .ckpt, .pt or .safetensors with all networks, or a folder with each of them",
+    "pack": "a folder for the model",
+  },
   PATH,
-  "where to write: a sample's .mp4 or .gif, an export's .ckpt, .pt or .safetensors, an evaluation's "
-  ".json, or a folder",
 )
-flag("overwrite", "sample", SWITCH, "make again the clips that are there", default=False)
+flag(
+  "overwrite", "sample", SWITCH, "make the clips of a folder again that are there", default=False
+)
 flag(
   "seed",
   SAMPLING,
@@ -135,7 +156,12 @@ flag(
   upper_bound=checks.SEED,
 )
 flag("steps", SAMPLING, WHOLE, "steps of the sampler; default: the config's", lower_bound=1)
-flag("sampler", SAMPLING, TEXT, "a sampler by its name, such as dbim; default: the config's")
+flag(
+  "sampler",
+  SAMPLING,
+  TEXT,
+  "a sampler by its name, such as dbim, heun or ode; default: the config's",
+)
 flag("guidance", SAMPLING, REAL, "text guidance; default: the config's")
 flag("image_guidance", SAMPLING, REAL, "guidance on the image, in two scales with that on the text")
 flag("label", "sample", WHOLE, "class of the clip; default: none")

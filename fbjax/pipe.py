@@ -5,24 +5,29 @@ frames = pipe("cat.png", "a cat moves quickly to the left", seed=0, steps=8)  # 
 """
 
 import functools
+import inspect
+import logging
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 from jaxtyping import UInt8
 
-from fbjax import build, checkpoint, checks, errors, loading, sampling, weights
-from fbjax.data import video
-from fbjax.systems import base
+from fbjax import build, checkpoint, checks, errors, loading, places, sampling, weights
+from fbjax.data import tokenizers, video
+from fbjax.systems import base, neural_prior
+
+logger = logging.getLogger(__name__)
 
 FLAGS = ("prompt", "label", "stride")  # that a network may be told
 NOT_FINITE = "the numbers became infinite; lower guidance, take more steps, or set config.precision to 'highest'"
-# A path, a PIL image, or an array [h, w, 3], uint8 or from 0 to 1.
-Image = str | os.PathLike[str] | PIL.Image.Image | np.ndarray
+# A path, a PIL image, or an array of NumPy or JAX, [h, w] or [h, w, 1, 3 or 4], uint8 or from 0 to 1.
+Image = str | os.PathLike[str] | PIL.Image.Image | np.ndarray | jax.Array
 
 
 class Settings(NamedTuple):
@@ -96,13 +101,15 @@ class Pipe:
     Raises:
       UserError: for images, prompts or options that do not fit, and a clip that is not finite.
     """
-    one = not isinstance(images, list | tuple) and not (
-      isinstance(images, np.ndarray) and images.ndim == 4
-    )
+    one = not isinstance(images, list | tuple) and getattr(images, "ndim", 3) != 4
     images = [images] if one else list(images)
     for name in ("fps", "images"):
       if name in options:
         raise errors.UserError(f"{name} is of files and previews; frames have none: leave it out")
+    if "prompt" in options:
+      raise errors.UserError(
+        "prompts, one or a list of them, come behind the images: leave prompt out"
+      )
     if not images:
       raise errors.UserError("there is no image to animate: give one at least")
     texts = [prompts] * len(images) if isinstance(prompts, str) else prompts
@@ -116,6 +123,14 @@ class Pipe:
     if bad := [str(i) for i, clip in enumerate(clips) if clip is None]:
       raise errors.UserError(f"of {len(clips)} clips, {', '.join(bad)}: {NOT_FINITE}")
     return clips[0] if one else np.stack(clips)
+
+  def __repr__(self) -> str:
+    frames, (height, width) = build.clip_size(self.config)
+    told = ", ".join(sorted(self.system.conditions)) or "nothing"
+    return (
+      f"<fbjax.pipe.Pipe: {self.config['system']['name']}, {frames} frames of {height}x{width}, told the "
+      f"image and {told}>"
+    )
 
   @property
   def is_told_text(self) -> bool:
@@ -154,6 +169,10 @@ class Pipe:
     Raises:
       UserError: for what the network is not told, or cannot make.
     """
+    if unknown := [name for name in changes if name not in build.Sampling._fields]:
+      own = [x.name for x in inspect.signature(self.settings).parameters.values()][:-1]
+      takes = ", ".join(dict.fromkeys([*own, *build.Sampling._fields]))
+      raise errors.UserError(f"there is no option {', '.join(unknown)}; there are {takes}")
     checks.whole("--chunks", chunks)
     checks.whole("--seed", seed, 0, checks.SEED)
     spec = build.sampling_options(self.config, stride=stride, **changes)
@@ -172,6 +191,7 @@ class Pipe:
     if changes.get("rescale"):
       build.check_rescale(spec)
     check_ends(self.system, last is not None, chunks)
+    check_seed(self.system.whole, seed)
     trained_frames, trained_size = build.clip_size(self.config)
     frames = trained_frames if frames is None else checks.whole("--frames", frames)
     size = trained_size if size is None else checks.pair("--size", size, "height and width")
@@ -193,6 +213,8 @@ class Pipe:
       The clips in their order, as they are made; None for one that is not finite.
     """
     n, spec = len(frames), settings.spec
+    if self.is_told_text:
+      tell_words(self.config, self.tokenizer, texts)
     inputs = {
       "image": np.stack(frames),
       "tokens": self.tokenizer(list(texts)),
@@ -257,7 +279,11 @@ def load(
   """
   if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
     raise errors.UserError(f"fbjax.load takes a folder, such as zoo/shapes, and not {folder!r}")
-  folder = os.path.expanduser(os.fspath(folder))
+  folder = loading.find_model(os.path.expanduser(os.fspath(folder)))
+  if not places.exists(folder):
+    raise errors.UserError(
+      f"there is no folder {folder}: give a packed model, such as zoo/shapes, or the workdir of a training"
+    )
   if config is None and weights.is_packed(folder):
     return Pipe(loading.packed_config(folder), step=step, ema=ema)
   if config is None:
@@ -277,15 +303,15 @@ def frame(image: Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
   Raises:
     UserError: for what is no image.
   """
-  if isinstance(image, np.ndarray):
-    image = pixels(image)
+  if isinstance(image, np.ndarray | jax.Array):
+    image = pixels(np.asarray(image))
   elif isinstance(image, PIL.Image.Image):
     image = np.asarray(video.rgb(image))
   elif isinstance(image, str | os.PathLike):
     image = video.read_image(image)
   else:
     raise errors.UserError(
-      f"an image is a {type(image).__name__}; expected a path, a PIL image or a NumPy array"
+      f"an image is a {type(image).__name__}; expected a path, a PIL image or an array"
     )
   return video.resize_crop(image, size)
 
@@ -297,8 +323,11 @@ def pixels(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     UserError: for another shape; for numbers that are neither floats from 0 to 1 nor whole from 0 to
       255.
   """
-  if image.ndim != 3 or image.shape[2] != 3 or not image.size:
-    raise errors.UserError(f"an image is an array of {image.shape}; expected [h, w, 3]")
+  image = image[..., None] if image.ndim == 2 else image
+  if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or not image.size:
+    raise errors.UserError(
+      f"an image is an array of {image.shape}; expected [h, w, 3], [h, w, 4] with alpha, or grey [h, w]"
+    )
   floats = np.issubdtype(image.dtype, np.floating)
   if not floats and not np.issubdtype(image.dtype, np.integer):
     raise errors.UserError(f"an image is an array of {image.dtype}; expected uint8, or floats")
@@ -307,11 +336,28 @@ def pixels(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
   if not (-slack <= least and most <= limit + slack):
     raise errors.UserError(
       f"an image has values from {least:g} to {most:g} in {image.dtype}; expected 0 to 255 in whole "
-      "numbers, or 0 to 1 in floats"
+      "numbers, or 0 to 1 in floats (divide by 255)"
     )
   if floats:
     image = np.round(np.clip(image, 0, 1) * 255)
-  return image.astype(np.uint8)
+  image = image.astype(np.uint8)
+  return (
+    image if image.shape[2] == 3 else np.asarray(video.rgb(PIL.Image.fromarray(image.squeeze())))
+  )
+
+
+def tell_words(config: Mapping[str, Any], tokenizer: Any, texts: Sequence[str]) -> None:
+  """Warns of prompts that say nothing, or words that the network cannot have learnt."""
+  knows_words = config["data"]["name"] == "synthetic" and isinstance(tokenizer, tokenizers.Bytes)
+  for prompt in dict.fromkeys(texts):
+    if not prompt.strip():
+      logger.warning("There is no prompt, which is what should happen in the clip.")
+    elif strange := tokenizer.spelt(prompt) if knows_words else []:
+      logger.warning(
+        "The network has learnt the words of the synthetic captions alone, such as %r, and none of: %s.",
+        "a red circle moves to the left",
+        ", ".join(strange),
+      )
 
 
 def check_told(config: dict[str, Any], system: base.System, **given: Any) -> None:
@@ -326,6 +372,15 @@ def check_told(config: dict[str, Any], system: base.System, **given: Any) -> Non
       )
   if given["label"] is not None:
     checks.whole("--label", given["label"], 0, system.whole.classes - 1)
+
+
+def check_seed(system: Any, seed: int) -> None:
+  """Raises a UserError for a seed where nothing is drawn."""
+  drawn = getattr(getattr(system, "codec", None), "draw", "mode") == "sample"
+  if seed and isinstance(system, neural_prior.NeuralPrior) and not drawn:
+    raise errors.UserError(
+      f"--seed={seed}: a neural prior makes one clip of an image, without noise; leave --seed out"
+    )
 
 
 def check_ends(system: base.System, last: bool, chunks: int) -> None:

@@ -300,6 +300,54 @@ MISTAKES = {
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.bridge.name=max"): (
     "config.bridge.name is 'max'; expected one of"
   ),
+  (
+    f"--config={CONFIG}",
+    "--workdir={tmp}/x",
+    "--config.sampling.sampler.name=ddpm",
+  ): "config.sampling.sampler.name is 'ddpm', whose noise is a diffusion's",
+  (
+    f"--config={CONFIG}",
+    "--workdir={tmp}/x",
+    "--config.trainable.whole={{'a':1}}",
+  ): "by default, and no group",
+  (
+    f"--config={CONFIG}",
+    "--workdir={tmp}/x",
+    "--config.data.motions={{'left':2}}",
+  ): "config.data.motions is",
+  (
+    f"--config={CONFIG}",
+    "--workdir={tmp}/x",
+    "--config.bridge.steps=99999999999999999999",
+  ): "config.bridge.steps is 99999999999999999999; expected a whole number from 2 to 1000000",
+  (
+    f"--config={CONFIG}",
+    "--workdir={tmp}/x",
+    "--config.optim.warmup=99999999999999999999",
+  ): "config.optim.warmup is 99999999999999999999",
+  (
+    f"--config={CONFIG}",
+    "--workdir={tmp}/x",
+    "--config.train.batch_size=99999999999999999999",
+  ): "expected a whole number from 1 to 65536",
+  (
+    f"--config={CONFIG}",
+    "--workdir={tmp}/x",
+    "--config.train.keep=99999999999999999999",
+  ): "config.train.keep is 99999999999999999999",
+  (
+    f"--config={CONFIG}",
+    "--workdir={tmp}/x",
+    "--config.system.latte.mult=99999999999999999999",
+  ): "config.system.latte.mult is 99999999999999999999",
+  (
+    f"--config={CONFIG}",
+    "--workdir={tmp}/x",
+    "--config.system.latte.width=1000000",
+  ): "config.system.latte makes a network of",
+  ("--config=configs/ucf101_prior.py:smoke", "--workdir={tmp}/x", "--config.prior.use=prior"): (
+    "config.system.name is 'latte_prior', a neural prior itself"
+  ),
   (f"--config={CONFIG}", "--workdir=/dev/null/x"): "cannot write to workdir /dev/null/x",
   ("--config=configs/folder.py", "--workdir={tmp}/x", "--config.data.path=/no/where"): "/no/where",
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--mode=sample"): "--image=<image or folder>",

@@ -1,6 +1,9 @@
 """A trained network as a function of images and prompts."""
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
@@ -9,6 +12,7 @@ import fbjax
 import toy
 from fbjax import errors, sampling, sharding
 from fbjax import pipe as pipes
+from fbjax.data import tokenizers
 from fbjax.modes import sample
 
 
@@ -138,9 +142,14 @@ def test_the_command_line_gives_the_same_clip(pipe, workdir, tmp_path):
   ("call", "sentence"),
   [
     (lambda pipe: pipe([picture()] * 2, ["up"]), "2 images have 1 prompts; give one for each"),
-    (lambda pipe: pipe(picture()[..., 0]), r"expected \[h, w, 3\]"),
+    (lambda pipe: pipe(picture()[..., :2]), r"expected \[h, w, 3\]"),
     (lambda pipe: pipe("nowhere.png"), "no image at nowhere.png"),
-    (lambda pipe: pipe(picture(), guidence=2.0), "no key 'guidence'"),
+    (
+      lambda pipe: pipe(picture(), guidence=2.0),
+      "no option guidence; there are negative_prompt,|prompt",
+    ),
+    (lambda pipe: pipe(picture(), "up", prompt="up"), "leave prompt out"),
+    (lambda pipe: fbjax.load("no/where"), "there is no folder no/where"),
     (lambda pipe: pipe(picture(), label=1), "not told a label"),
     (lambda pipe: pipe(picture(), size=(17, 17)), "17"),
     (lambda pipe: pipe(picture().astype(np.float32)), "values from 0 to 255 in float32; expected"),
@@ -164,6 +173,35 @@ def test_the_command_line_gives_the_same_clip(pipe, workdir, tmp_path):
 def test_what_does_not_fit_is_one_sentence(pipe, call, sentence):
   with pytest.raises(errors.UserError, match=sentence):
     call(pipe)
+
+
+def test_arrays_of_all_kinds_are_the_pictures_that_they_hold(pipe):
+  size = (8, 8)
+  whole = pipes.frame(picture(), size)
+  grey = picture()[..., 0]
+  np.testing.assert_array_equal(pipes.frame(jnp.asarray(picture()), size), whole)
+  for x in (grey, grey[..., None], PIL.Image.fromarray(grey)):
+    np.testing.assert_array_equal(
+      pipes.frame(x, size), pipes.frame(np.stack([grey] * 3, axis=-1), size)
+    )
+  clear = np.concatenate([picture(), np.zeros_like(picture()[..., :1])], axis=-1)
+  assert pipes.frame(clear, size).min() == 255  # alpha is over white
+
+
+def test_words_that_the_network_cannot_have_learnt_are_told(caplog):
+  config = {"data": {"name": "synthetic"}}
+  told = functools.partial(pipes.tell_words, config, tokenizers.Bytes())
+  told(["a small red circle moves quickly to the left."])
+  assert not caplog.text
+  told(["a small red ball goes left", ""])
+  assert "and none of: ball, goes." in caplog.text and "There is no prompt" in caplog.text
+
+
+def test_a_model_in_the_box_is_found_from_anywhere(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert "16 frames of 64x64" in repr(fbjax.load("zoo/shapes"))
+  with pytest.raises(errors.UserError, match="there is no folder zoo/nothing"):
+    fbjax.load("zoo/nothing")
 
 
 def test_nothing_trained_is_nothing_to_load(tmp_path):

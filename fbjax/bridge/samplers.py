@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from fbjax.bridge import grids
+from fbjax.bridge import diffusion, grids
 from fbjax.bridge import process as process_lib
 
 Process = process_lib.Process
@@ -322,7 +322,9 @@ def ddim(process: Process, times: Grid, *, eta: float = 0.0, last: float | None 
 
 
 @sampler
-def ddpm(process: Process, times: Grid, *, variance: Literal["small", "large"] = "large") -> Table:
+def ddpm(
+  process: diffusion.Diffusion, times: Grid, *, variance: Literal["small", "large"] = "large"
+) -> Table:
   """DDPM (arXiv:2006.11239) of a diffusion: posterior mean, variance beta or beta_tilde. NFE n."""
   rows = first_order_rows(process, times, 1.0)
   if variance == "large":

@@ -71,7 +71,9 @@ def required(fn: Callable[..., Any], takes: Iterable[str]) -> list[str]:
 def check_missing(spec: Spec, needed: Iterable[str], key: str) -> None:
   """Raises a UserError for keys that a group needs and lacks."""
   if missing := [name for name in needed if name not in spec]:
-    raise errors.UserError(f"config.{key} lacks {', '.join(map(repr, missing))}")
+    raise errors.UserError(
+      f"config.{key} lacks {', '.join(map(repr, missing))}: set config.{key}.{missing[0]}"
+    )
 
 
 def _fits(value: Any, kind: type) -> bool:

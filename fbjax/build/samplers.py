@@ -9,10 +9,12 @@ import jax
 import numpy as np
 
 from fbjax import checks, errors, sampling
+from fbjax.bridge import diffusion
 from fbjax.bridge import process as process_lib
 from fbjax.build import calls, priors, tables
 from fbjax.build.calls import Spec
 from fbjax.systems import base, formulation
+from fbjax.train import loop
 
 MAX_GUIDANCE = 1000.0  # far beyond any use, and far from where a clip overflows
 
@@ -58,7 +60,7 @@ def sampling_options(config: Spec, **changes: Any) -> Sampling:
   priors.check_unfelt(config | {"sampling": spec})
   for name, most in (
     ("steps", 10_000),
-    ("batch_size", None),
+    ("batch_size", loop.MOST_CLIPS),
     ("fps", 1000),
     ("stride", checks.INT32),
   ):
@@ -178,13 +180,16 @@ def make_sampler(spec: Spec) -> Callable[..., jax.Array]:
 def check_sampler(spec: Spec, process: Any, times: np.ndarray) -> None:
   """Raises a UserError for a sampler, or options of it, that the process does not have."""
   bound = make_sampler(spec)
-  arguments = inspect.signature(bound.func.table).parameters
-  if arguments["process"].annotation is process_lib.Bridge and not isinstance(
-    process, process_lib.Bridge
-  ):
+  takes = inspect.signature(bound.func.table).parameters["process"].annotation
+  if takes is process_lib.Bridge and not isinstance(process, process_lib.Bridge):
     raise errors.UserError(
       f"config.sampling.sampler.name is {spec['name']!r}, which samples bridges; this config is a "
       "diffusion: take ddim or ddpm"
+    )
+  if takes is diffusion.Diffusion and not isinstance(process, diffusion.Diffusion):
+    raise errors.UserError(
+      f"config.sampling.sampler.name is {spec['name']!r}, whose noise is a diffusion's; this config is a "
+      "bridge: take sde, ode, heun or dbim"
     )
   if isinstance(process, process_lib.Bridge) and not (times[0] <= 1 and times[-1] >= 0):
     raise errors.UserError(

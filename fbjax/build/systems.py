@@ -104,6 +104,11 @@ def make_networks(config: Spec, tokenizer: Any | None) -> networks.NetworkSet:
   those keys of `config.system` in which the prior differs from it.
   """
   spec, prior = config["system"], config["prior"]
+  if prior and spec["name"].endswith("_prior"):
+    raise errors.UserError(
+      f"config.prior puts a neural prior in front, but config.system.name is {spec['name']!r}, a neural prior "
+      "itself: leave config.prior empty"
+    )
   system = make_architecture(config, spec, tokenizer, coarse_told=bool(prior))
   if prior:
     if alike := [name for name in ("name", "codec", "given") if name in prior]:
@@ -140,7 +145,7 @@ def clip_size(config: Spec) -> tuple[int, tuple[int, int]]:
   """Frames, and (height, width) in pixels, of the clips of a config."""
   for key in ("frames", "size"):
     if key not in config["data"]:
-      raise errors.UserError(f"config.data lacks {key!r}")
+      raise errors.UserError(f"config.data lacks {key!r}: set config.data.{key}")
   frames = checks.whole("config.data.frames", config["data"]["frames"])
   size = checks.pair("config.data.size", config["data"]["size"], "height and width")
   checks.clip(frames, size)

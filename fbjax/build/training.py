@@ -13,6 +13,7 @@ from fbjax.systems import adapters, base, formulation
 from fbjax.train import optim, step
 
 MOST = 1e6  # of a bridge's noise: float32 can still tell clips in it
+MOST_STEPS = 10**6  # of a bridge: float32 can still tell two of them
 
 
 def set_precision(config: Spec) -> None:
@@ -68,7 +69,7 @@ def make_formulation(config: Spec) -> formulation.Formulation:
   else:
     own = dict(config["bridge"])
     # How many times the network knows.
-    steps = checks.whole("config.bridge.steps", own.pop("steps", grids.STEPS), least=2)
+    steps = checks.whole("config.bridge.steps", own.pop("steps", grids.STEPS), 2, MOST_STEPS)
     for key, value in own.items():
       if key != "name":
         positive = {"least": 0} if key == "beta_min" else {"above": 0}

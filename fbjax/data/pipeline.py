@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 Batch = dict[str, np.ndarray]
 # Least and most of the numbers of `config.loader`; no host has a use for more processes.
-LIMITS = {"workers": (0, 1024), "threads": (1, 1024), "prefetch": (1, None), "tries": (1, None)}
+LIMITS = {"workers": (0, 1024), "threads": (1, 1024), "prefetch": (1, 1024), "tries": (1, 1024)}
 
 
 class Batches:

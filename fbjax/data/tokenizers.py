@@ -29,13 +29,16 @@ from fbjax.data import video as video_lib
 
 logger = logging.getLogger(__name__)
 
+MARKS = ".,;:!?\"'()"  # around a word, which is known without them
+
 
 class Bytes:
   """An id for every byte, one for each word of the synthetic captions, and nothing to download.
 
   0 is padding, 1-256 are the bytes, then come `words`, start and end of text. The end has the
-  largest id, as in CLIP, whose text network finds it by that. A known word takes one id, so a
-  synthetic caption of up to 11 words fits into 16; any other text is spelt byte by byte.
+  largest id, as in CLIP, whose text network finds it by that. A known word takes one id, with or
+  without a mark such as a full stop behind it, so a synthetic caption of up to 11 words fits into
+  16; any other text is spelt byte by byte.
   """
 
   def __init__(self, length: int = 16, words: tuple[str, ...] = synthetic.WORDS):
@@ -50,7 +53,7 @@ class Bytes:
     ids = np.zeros((len(captions), self.length), np.int32)
     for row, caption in zip(ids, map(text.clean, captions), strict=True):
       tokens, spelt = [], False
-      for word in caption.lower().split():
+      for word in self._split(caption):
         known = word in self._words
         if tokens and not known and spelt:
           tokens.append(1 + ord(" "))  # Only between two spelt words: elsewhere it says nothing.
@@ -60,6 +63,15 @@ class Bytes:
       self._report(caption, len(tokens) - len(kept))
       row[: len(kept) + 2] = [self._start, *kept, self._start + 1]
     return ids
+
+  def spelt(self, caption: str) -> list[str]:
+    """The words of a caption that have no id of their own."""
+    return [word for word in self._split(text.clean(caption)) if word not in self._words]
+
+  def _split(self, caption: str) -> list[str]:
+    words = caption.lower().split()
+    bare = [word.strip(MARKS) for word in words]
+    return [b if b in self._words else word for b, word in zip(bare, words, strict=True)]
 
 
 class CLIP:

@@ -36,7 +36,7 @@ class Number(NamedTuple):
 class Measures:
   """Numbers of sets of clips, batch by batch.
 
-  motion             mean change from frame to frame, in grey levels of 255
+  motion             mean change from frame to frame beyond that of grain, in grey levels of 255
   motion_ratio       that of the clips, in that of the truth
   static             share of clips of which nothing moves
   colour_drift       change of the mean colour from first to last frame, in grey levels

@@ -1,7 +1,7 @@
 """Whether clips move, and whether they fall apart: what FVD hardly sees. No network is needed.
 
-All is in grey levels of 255 and one number a clip. Frames are first averaged over squares, so that
-grain, which is no motion, does not count as one.
+All is in grey levels of 255 and one number a clip. Frames are first averaged over squares, and small
+changes of these are left out, so that grain, which is no motion, does not count as one.
 """
 
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from fbjax.evaluation import images
 
 BLOCKS = 16  # squares along the shorter side of a frame
 STILL = 0.5  # grey levels below which nobody sees anything move
+GRAIN = 2.0  # grey levels that a square changes by from frame to frame though nothing moves
 
 Clips = UInt8[np.ndarray, "n t h w 3"]
 PerClip = Float[np.ndarray, " n"]
@@ -27,9 +28,11 @@ def coarse(clips: Clips) -> Float[np.ndarray, "n t a b 3"]:
 
 
 def motion(clips: Clips) -> PerClip:
-  """Mean change from one frame to the next; 0 for a clip of one frame."""
+  """Mean change from one frame to the next beyond `GRAIN`; 0 for a clip of one frame."""
   x = coarse(clips)
-  return np.abs(np.diff(x, axis=1)).mean((1, 2, 3, 4)) if x.shape[1] > 1 else np.zeros(len(x))
+  if x.shape[1] == 1:
+    return np.zeros(len(x))
+  return np.maximum(np.abs(np.diff(x, axis=1)) - GRAIN, 0).mean((1, 2, 3, 4))
 
 
 def travel(clips: Clips) -> PerClip:

@@ -1,4 +1,4 @@
-"""--mode=export: weights of a run, or ported ones, as a checkpoint of the code base they came from."""
+"""--mode=export: writes weights, trained or ported, as a checkpoint of the code base they come from."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""--mode=pack: a trained run as one small folder that samples by itself.
+"""--mode=pack: makes of a trained run one small folder that samples by itself.
 
   config.json          of the run, without what it started from
   model.safetensors    all its networks, averaged over the last steps; kernels in half precision

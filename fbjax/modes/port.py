@@ -1,4 +1,4 @@
-"""--mode=port: checkpoints of other code bases into a folder of weights.
+"""--mode=port: turns checkpoints of other code bases into a folder of weights.
 
 files -> the tensors of each network of the config's system -> one folder of weights, that training
 starts from and sampling reads, whatever the mesh.

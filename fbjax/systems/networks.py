@@ -1,6 +1,7 @@
 """The networks of a system: how each is built, initialised and applied, and its name in the port."""
 
 import inspect
+import math
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ Params = Any
 
 # Sizes that may be 0, or lists that may be empty: the network then goes without.
 WITHOUT = ("attention_levels", "positions", "skip")
+MOST_WEIGHTS = 10**12  # of one network
 
 
 # Graphs and shapes of networks that were built, by class and arguments.
@@ -61,9 +63,17 @@ class NetworkSpec(NamedTuple):
     if missing:
       raise errors.UserError(f"{key} lacks {', '.join(map(repr, missing))}")
     try:
-      self.shapes()
+      weights = sum(math.prod(x.shape) for x in jax.tree.leaves(self.shapes()))
     except errors.UserError as error:
       raise errors.UserError(f"{key}: {error}") from error
+    except (OverflowError, ValueError) as error:  # NumPy's, of dimensions that no array has
+      if "dimension" not in str(error) and "C long" not in str(error):
+        raise
+      weights = math.inf
+    if weights > MOST_WEIGHTS:
+      raise errors.UserError(
+        f"{key} makes a network of {weights:,} parameters; at most {MOST_WEIGHTS:,} are taken for meant"
+      )
 
   def build(self, key: jax.Array) -> nnx.Module:
     return self.make(**self.sizes, **self.options, rngs=layers.Keys(key))

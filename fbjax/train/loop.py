@@ -29,6 +29,7 @@ class Data(Protocol):
 
 # Fields of a batch for people, not for the device.
 HOST_FIELDS = ("index", "replaced")
+MOST_CLIPS = 2**16  # of a batch: more than any pod takes
 # Clips of a batch that an error names.
 NAMED = 16
 
@@ -201,7 +202,9 @@ def check_divides(batch_size: int, accumulate: int, mesh: Mesh) -> None:
 def check_numbers(**options: Any) -> None:
   """Raises a UserError for options of `train` whose number makes no sense; others are not looked at."""
   for name, value in options.items():
-    if name in ("steps", "batch_size", "accumulate", "keep"):
+    if name in ("batch_size", "accumulate"):
+      checks.whole(f"config.train.{name}", value, most=MOST_CLIPS)
+    elif name in ("steps", "keep"):
       checks.whole(f"config.train.{name}", value)
     elif name in ("log_every", "save_every", "preview_every"):
       checks.whole(f"config.train.{name}", value, least=0)

@@ -81,8 +81,8 @@ def make_optimizer(
     trains: path of a leaf, such as unet/in_conv/kernel -> whether it trains.
     name: "adamw", "muon" (arXiv:2502.16982: kernels alone, the rest by AdamW) or "sgd".
     lr, warmup, schedule: see `learning_rate`.
-    b1, b2, eps: AdamW's, also beside Muon.
-    weight_decay: of what `decays`, times the learning rate; SGD has none.
+    b1, b2, eps: AdamW's, also beside Muon; SGD has none.
+    weight_decay: of what `decays`, times the learning rate.
     decays: "matrices" (kernels, embeddings, low-rank additions), or "all", as PyTorch does.
     clip: greatest norm of the gradients of all leaves that train; 0 for none.
     clip_from: the step that clipping begins at.
@@ -121,7 +121,12 @@ def make_optimizer(
         consistent_rms=MUON_RMS,
       )
     case "sgd":
-      tx = optax.sgd(rate)
+      for key, value, default in (("b1", b1, 0.9), ("b2", b2, 0.999), ("eps", eps, 1e-8)):
+        if value != default:
+          raise errors.UserError(
+            f"config.optim.{key} is {value}, but SGD has none: leave it at {default}, or take adamw"
+          )
+      tx = optax.chain(optax.add_decayed_weights(weight_decay, decayed), optax.sgd(rate))
     case _:
       raise errors.UserError(f"config.optim.name is {name!r}; expected 'adamw', 'muon' or 'sgd'")
   # An optimizer without clipping has the same state: a run may change its mind.

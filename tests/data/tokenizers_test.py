@@ -39,6 +39,13 @@ def test_unknown_words_are_spelt_in_bytes_and_can_be_read_back():
   assert " ".join(words + bytes_.decode().split()) == text
 
 
+def test_marks_around_a_known_word_change_nothing():
+  tokenize = tokenizers.Bytes()
+  plain, marked = tokenize(["a red circle moves left", '"A red circle, moves left."'])
+  np.testing.assert_array_equal(plain, marked)
+  assert tokenize.spelt("a red ball, moves left!") == ["ball,"]
+
+
 def test_the_empty_caption_is_start_and_end():
   tokenizer = tokenizers.Bytes(length=5, words=())
   assert tokenizer([""]).tolist() == [[257, 258, 0, 0, 0]]

@@ -37,8 +37,8 @@ def test_what_stands_still_is_seen_whatever_grain_there_is(clips):
   for made in (still(clips), np.repeat(noisy(clips[:, :1], 1), 8, axis=1)):
     found = motion.report(made, clips)
     assert found["static_share"] == 1 and found["motion_ratio"] < 0.02
-  assert motion.report(noisy(still(clips)), clips)["motion_ratio"] < 0.75
-  assert motion.report(noisy(clips), clips)["motion_ratio"] < 1.6
+  assert motion.report(noisy(still(clips)), clips)["motion_ratio"] < 0.1
+  assert motion.report(noisy(clips), clips)["motion_ratio"] == pytest.approx(1, abs=0.1)
 
 
 def test_half_the_speed_is_half_the_motion(clips):

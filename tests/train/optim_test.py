@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fbjax import trees
+from fbjax import errors, trees
 from fbjax.train import optim
 
 
@@ -35,6 +35,15 @@ def test_the_gradient_is_clipped_by_its_global_norm(clip, expected):
   params = {"a": jnp.zeros(1)}
   updates, _ = tx.update({"a": jnp.full(1, 30.0)}, tx.init(params), params)
   np.testing.assert_allclose(updates["a"], -expected)
+
+
+def test_sgd_decays_matrices_alone_and_refuses_what_it_has_not():
+  tx = optim.make_optimizer(steps=10, name="sgd", lr=0.5, weight_decay=0.1)
+  params = {"kernel": jnp.ones(1), "bias": jnp.ones(1)}
+  updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+  np.testing.assert_allclose([updates["kernel"][0], updates["bias"][0]], [-0.05, 0], rtol=1e-6)
+  with pytest.raises(errors.UserError, match="config.optim.b2 is 0.5, but SGD has none"):
+    optim.make_optimizer(steps=10, name="sgd", b2=0.5)
 
 
 @pytest.mark.parametrize("spec", [{"name": "lion"}, {"schedule": "linear"}])
