@@ -84,10 +84,10 @@ MISTAKES = {
     "config.loader.threads is 0; expected a whole number from 1 to 1024"
   ),
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.loader.prefetch=0"): (
-    "config.loader.prefetch is 0; expected a whole number from 1 up"
+    "config.loader.prefetch is 0; expected a whole number from 1 to 1024"
   ),
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.loader.tries=0"): (
-    "config.loader.tries is 0; expected a whole number from 1 up"
+    "config.loader.tries is 0; expected a whole number from 1 to 1024"
   ),
   (
     f"--config={CONFIG}",

@@ -92,7 +92,7 @@ def test_what_cannot_be_is_one_sentence(pipe):
     ((picture(), "up"), {"frames": 0}, "--frames is 0; expected a whole number from 1 up"),
     ((picture(), "up"), {"size": 0}, "--size is 0; expected a whole number"),
     ((picture(),), {"guidance": 3.0}, "it is told nothing: give --prompt or --label"),
-    ((np.zeros((3, 4)),), {}, r"an array of \(3, 4\); expected \[h, w, 3\]"),
+    ((np.zeros((3, 4, 2)),), {}, r"an array of \(3, 4, 2\); expected \[h, w, 3\]"),
   ):
     with pytest.raises(errors.UserError, match=sentence):
       pipe(*arguments, **options)
@@ -167,7 +167,7 @@ def test_the_command_line_gives_the_same_clip(pipe, workdir, tmp_path):
     ),
     (lambda pipe: pipe(picture(), draw="sample"), "the codec 'pixels' has no posterior"),
     (lambda pipe: pipe(picture(), fps=3), "fps is of files and previews"),
-    (lambda pipe: fbjax.load("x", "configs/quickstart.py"), "expected a ConfigDict or a dict"),
+    (lambda pipe: fbjax.load("zoo", "configs/quickstart.py"), "expected a ConfigDict or a dict"),
   ],
 )
 def test_what_does_not_fit_is_one_sentence(pipe, call, sentence):

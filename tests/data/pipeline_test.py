@@ -247,8 +247,8 @@ def test_bad_sizes_are_refused():
   [
     ("workers", -1, "config.loader.workers is -1; expected a whole number from 0 to 1024"),
     ("threads", 0, "config.loader.threads is 0; expected a whole number from 1 to 1024"),
-    ("prefetch", 0, "config.loader.prefetch is 0; expected a whole number from 1 up"),
-    ("tries", 0, "config.loader.tries is 0; expected a whole number from 1 up"),
+    ("prefetch", 0, "config.loader.prefetch is 0; expected a whole number from 1 to 1024"),
+    ("tries", 0, "config.loader.tries is 0; expected a whole number from 1 to 1024"),
     ("batch_size", 0, "config.train.batch_size is 0; expected a whole number from 1 up"),
   ],
 )
