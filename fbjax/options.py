@@ -72,8 +72,8 @@ def flag(
   `more` are arguments of the kind's DEFINE function.
   """
   told = modes if isinstance(modes, Mapping) else dict.fromkeys(modes.split(", "), help)
-  shown = "; ".join(f"{mode}: {text}" for mode, text in told.items()) if not help else ""
-  kind.define(name=name, default=default, help=shown or f"{modes}: {help}", **more)
+  shown = f"{modes}: {help}" if help else "; ".join(f"{m}: {text}" for m, text in told.items())
+  kind.define(name=name, default=default, help=shown, **more)
   for mode, text in told.items():
     TAKES[mode][name] = kind.read
     HELP[mode][name] = text

@@ -191,7 +191,7 @@ class Pipe:
     if changes.get("rescale"):
       build.check_rescale(spec)
     check_ends(self.system, last is not None, chunks)
-    check_seed(self.system.whole, seed)
+    check_seed(self.system.whole, seed, spec.draw)
     trained_frames, trained_size = build.clip_size(self.config)
     frames = trained_frames if frames is None else checks.whole("--frames", frames)
     size = trained_size if size is None else checks.pair("--size", size, "height and width")
@@ -341,9 +341,11 @@ def pixels(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
   if floats:
     image = np.round(np.clip(image, 0, 1) * 255)
   image = image.astype(np.uint8)
-  return (
-    image if image.shape[2] == 3 else np.asarray(video.rgb(PIL.Image.fromarray(image.squeeze())))
-  )
+  if image.shape[2] == 3:
+    return image
+  # Not squeezed: a picture may be one pixel high or wide.
+  picture = PIL.Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+  return np.asarray(video.rgb(picture))
 
 
 def tell_words(config: Mapping[str, Any], tokenizer: Any, texts: Sequence[str]) -> None:
@@ -374,9 +376,9 @@ def check_told(config: dict[str, Any], system: base.System, **given: Any) -> Non
     checks.whole("--label", given["label"], 0, system.whole.classes - 1)
 
 
-def check_seed(system: Any, seed: int) -> None:
-  """Raises a UserError for a seed where nothing is drawn."""
-  drawn = getattr(getattr(system, "codec", None), "draw", "mode") == "sample"
+def check_seed(system: Any, seed: int, draw: str | None) -> None:
+  """Raises a UserError for a seed where nothing is drawn; `draw` goes before the codec's own."""
+  drawn = (draw or getattr(getattr(system, "codec", None), "draw", "mode")) == "sample"
   if seed and isinstance(system, neural_prior.NeuralPrior) and not drawn:
     raise errors.UserError(
       f"--seed={seed}: a neural prior makes one clip of an image, without noise; leave --seed out"

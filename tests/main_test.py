@@ -345,6 +345,9 @@ MISTAKES = {
     "--workdir={tmp}/x",
     "--config.system.latte.width=1000000",
   ): "config.system.latte makes a network of",
+  (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.tokenizer.length=99999999999"): (
+    "config.tokenizer.length is 99999999999; expected a whole number from 2 to 65536"
+  ),
   ("--config=configs/ucf101_prior.py:smoke", "--workdir={tmp}/x", "--config.prior.use=prior"): (
     "config.system.name is 'latte_prior', a neural prior itself"
   ),

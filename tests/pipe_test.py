@@ -184,6 +184,10 @@ def test_arrays_of_all_kinds_are_the_pictures_that_they_hold(pipe):
     np.testing.assert_array_equal(
       pipes.frame(x, size), pipes.frame(np.stack([grey] * 3, axis=-1), size)
     )
+  thin = picture()[:1]
+  for x in (np.concatenate([thin, np.full_like(thin[..., :1], 255)], axis=-1), thin[..., :1]):
+    like = thin if x.shape[2] == 4 else np.repeat(x, 3, axis=-1)
+    np.testing.assert_array_equal(pipes.frame(x, size), pipes.frame(like, size))
   clear = np.concatenate([picture(), np.zeros_like(picture()[..., :1])], axis=-1)
   assert pipes.frame(clear, size).min() == 255  # alpha is over white
 

@@ -14,7 +14,7 @@ from fbjax.systems import adapters, base, codecs, networks, neural_prior
 
 def make_tokenizer(config: Spec) -> Any:
   if "length" in config["tokenizer"]:  # A text has a beginning and an end.
-    checks.whole("config.tokenizer.length", config["tokenizer"]["length"], least=2)
+    checks.whole("config.tokenizer.length", config["tokenizer"]["length"], least=2, most=2**16)
   return calls.make(tables.TOKENIZERS, config["tokenizer"], "tokenizer")
 
 
