@@ -467,7 +467,7 @@ def test_the_command_line_writes_the_splits_it_is_asked_for(ucf101, tmp_path, ca
 @pytest.mark.parametrize(
   "flags, words",
   [
-    ("", "the following arguments are required: webvid|folder|table|ucf101|msrvtt"),
+    ("", "the following arguments are required: webvid|folder|table|webdataset|ucf101|msrvtt"),
     ("nonsense", "invalid choice: 'nonsense'"),
     ("folder", "the following arguments are required: --path, --out"),
     ("folder --path={videos}", "the following arguments are required: --out"),
