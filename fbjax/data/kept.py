@@ -7,6 +7,7 @@
 All of it can be deleted at any time. Where nothing can be written, nothing is kept.
 """
 
+import contextlib
 import functools
 import hashlib
 import logging
@@ -52,7 +53,8 @@ def clip(key: str, size: int, fetch: Callable[[], bytes]) -> bytes:
   try:
     data = path.read_bytes()
     if len(data) == size:
-      os.utime(path)  # Disks are often mounted to forget when a file was read.
+      with contextlib.suppress(OSError):
+        os.utime(path)  # Disks are often mounted to forget when a file was read.
       return data
   except OSError:
     pass

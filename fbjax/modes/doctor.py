@@ -24,7 +24,7 @@ import numpy as np
 import PIL.Image
 
 from fbjax import build, errors, places, tracker
-from fbjax.data import health, sources, storage, text
+from fbjax.data import health, sources, storage, text, tfds_clips
 from fbjax.data import video as video_lib
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def doctor(config: dict[str, Any], out: str | None, workdir: str | None = None) 
   made = {split: build.make_source(config, split) for split in SPLITS}
   home = storage.common([getattr(source, "root", pathlib.Path("/")) for source in made.values()])
   for split, source in made.items():
-    if not isinstance(source, sources.Videos):
+    if not isinstance(source, sources.Videos) or isinstance(source, tfds_clips.TFDS):
       raise errors.UserError(
         f"config.data.name is {config['data']['name']!r}: the doctor looks at video files, in their "
         "folders; point it at those that the data set was made of"

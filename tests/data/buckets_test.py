@@ -35,6 +35,10 @@ class Flaky(memory.MemoryFileSystem):
   failing = {}
   asked = []
 
+  @classmethod
+  def _strip_protocol(cls, path):
+    return super()._strip_protocol(path.removeprefix("flaky://"))
+
   def cat_file(self, path, start=None, end=None, **kwargs):
     Flaky.asked.append(path)
     for part in Flaky.failing:
