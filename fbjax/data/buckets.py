@@ -80,8 +80,16 @@ class Address(os.PathLike):
 
   exists = is_file  # In a bucket, only files are.
 
-  def read_bytes(self) -> bytes:
-    return self.ask(lambda system, path: system.cat_file(path))
+  def read_bytes(self, start: int | None = None, end: int | None = None) -> bytes:
+    """The content, or all the bytes of a range."""
+
+    def fetch(system: Any, path: str) -> bytes:
+      data = system.cat_file(path, start=start, end=end)
+      if start is not None and end is not None and len(data) != end - start:
+        raise OSError(f"{len(data)} of {end - start} bytes came")
+      return data
+
+    return self.ask(fetch)
 
   def read_text(self, encoding: str) -> str:
     return io.TextIOWrapper(io.BytesIO(self.read_bytes()), encoding).read()
@@ -105,14 +113,9 @@ class Address(os.PathLike):
       )
     )
 
-  def skim(self, read: Callable[[Any], T]) -> T:
-    """What a function makes of this file, opened; it reads here and there, from front to back."""
-
-    def opened(system: Any, path: str) -> T:
-      with system.open(path, "rb", block_size=BLOCK) as file:
-        return read(file)
-
-    return self.ask(opened)
+  def open(self) -> io.BufferedReader:
+    """This file, to read here and there from front to back, `BLOCK` bytes a request."""
+    return io.BufferedReader(_Ranges(self, _version(str(self))[0]), BLOCK)
 
   def ask(self, question: Callable[[Any, str], T]) -> T:
     """The answer of fsspec's file system to a question about this path.
@@ -135,6 +138,32 @@ class Address(os.PathLike):
         if attempt + 1 < TRIES:
           time.sleep(PAUSE * 2**attempt)
     raise Unreachable(f"{self} cannot be read, tried {TRIES} times: {told}.")
+
+
+class _Ranges(io.RawIOBase):
+  """A file of `size` bytes of which each read is a request."""
+
+  def __init__(self, address: Address, size: int):
+    self._address, self._size, self._at = address, size, 0
+
+  def readable(self) -> bool:
+    return True
+
+  def seekable(self) -> bool:
+    return True
+
+  def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+    self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+    return self._at
+
+  def readinto(self, buffer: memoryview) -> int:
+    start, end = self._at, min(self._at + len(buffer), self._size)
+    if start >= end:
+      return 0
+    data = self._address.read_bytes(start, end)
+    buffer[: len(data)] = data
+    self._at += len(data)
+    return len(data)
 
 
 Place = pathlib.Path | Address  # a file or folder of this machine, or of another
@@ -164,14 +193,10 @@ def read(address: Address, start: int = 0, size: int | None = None) -> bytes:
       f"{address} is {wanted / 1e9:.1f} GB, more than a clip in a bucket may have; cut it."
     )
 
-  def fetch(system: Any, path: str) -> bytes:
-    data = system.cat_file(path, start=start, end=start + wanted)
-    if len(data) != wanted:
-      raise OSError(f"{len(data)} of {wanted} bytes came")
-    return data
-
   key = f"{address} {stamp} {start}"
-  return kept.clip(key, wanted, lambda: address.ask(fetch)) if wanted else b""
+  return (
+    kept.clip(key, wanted, lambda: address.read_bytes(start, start + wanted)) if wanted else b""
+  )
 
 
 @functools.lru_cache(1 << 16)

@@ -7,13 +7,15 @@ as size and time of the tar stay what they were.
 
 import collections
 import functools
+import io
 import json
 import os
 import pathlib
 import tarfile
 from collections.abc import Mapping
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
+from fbjax import errors
 from fbjax.data import buckets, kept, playback, text
 from fbjax.data import video as video_lib
 
@@ -125,7 +127,8 @@ def _kept(path: pathlib.Path, version: str) -> Index | None:
 def _made(place: buckets.Place) -> Index:
   if isinstance(place, buckets.Address):
     size = buckets.version(place)[0]
-    return place.skim(lambda file: scan(place, file, size))
+    with place.open() as file:
+      return scan(place, file, size)
   try:
     with playback.open_regular(place) as file:
       return scan(place, file, os.fstat(file.fileno()).st_size)
@@ -133,7 +136,7 @@ def _made(place: buckets.Place) -> Index:
     raise video_lib.BrokenData(f"{place} cannot be read: {error.strerror or error}.") from None
 
 
-def scan(place: buckets.Place, file: BinaryIO, size: int) -> Index:
+def scan(place: buckets.Place, file: io.BufferedIOBase, size: int) -> Index:
   """Makes the index of an open tar of `size` bytes, reading headers and captions.
 
   Where a tar is damaged or breaks off, what lies before is indexed, and `fault` says so.
@@ -197,7 +200,7 @@ class _LeftOut:
 class _Members:
   """The members of a tar whose content is all there; `fault` says afterwards why there are no more."""
 
-  def __init__(self, file: BinaryIO, size: int):
+  def __init__(self, file: io.BufferedIOBase, size: int):
     self._file, self._size, self.fault = file, size, ""
 
   def __iter__(self):
@@ -217,6 +220,8 @@ class _Members:
           yield member
         self._file.seek(max(at, 0))
         end = self._file.read(tarfile.BLOCKSIZE)
+    except errors.UserError:
+      raise  # The file cannot be reached.
     except (tarfile.TarError, ValueError, IndexError, OverflowError, MemoryError, RecursionError):
       # What tarfile raises on bytes that are none.
       self.fault = f"is damaged after its first {count} members" if count else "is no tar file"

@@ -14,7 +14,7 @@ import pytest
 from data import clips
 
 import toy
-from fbjax import build
+from fbjax import build, errors
 from fbjax.data import kept, tars, tfds_clips, webdataset
 from fbjax.data import video as video_lib
 from fbjax.modes import doctor
@@ -339,3 +339,5 @@ def test_tars_read_back_from_tfds(shards, tmp_path):
     ours = tfds_clips.TFDS(tmp_path / "out", split, **SIZES)
     assert list(ours.entries) == list(tar.entries) and ours.digest() == tar.digest()
     assert [level(ours, i) for i in range(len(tar))] == [level(tar, i) for i in range(len(tar))]
+  with pytest.raises(errors.UserError, match="point it at those that the data set was made of"):
+    doctor.doctor(config_of(name="tfds", path=f"{tmp_path}/out"), f"{tmp_path}/report")
