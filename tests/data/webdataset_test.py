@@ -212,6 +212,16 @@ def test_of_a_damaged_tar_what_lies_before_is_used(tmp_path, grey, caplog, cut):
   assert cut == "by zeros" or re.search(r"bad.tar (breaks off|is damaged).*are used", caplog.text)
 
 
+def test_a_size_below_zero_does_not_lead_backwards(tmp_path):
+  clips.write_tar(tmp_path / "a.tar", [("a.mp4", b"x" * 700), ("a.txt", b"words")])
+  data = bytearray((tmp_path / "a.tar").read_bytes())
+  data[124:136], data[148:156] = b"\xff" * 10 + b"\xfc\0", b" " * 8  # its size, its checksum
+  data[148:156] = b"%06o\0 " % sum(data[:512])
+  (tmp_path / "a.tar").write_bytes(data)
+  with pytest.raises(video_lib.BrokenData, match="a.tar is "):
+    webdataset.WebDataset(tmp_path)
+
+
 @pytest.mark.parametrize(
   ("content", "path", "words"),
   [
