@@ -13,13 +13,14 @@ import textwrap
 from absl import flags
 
 from fbjax import main, options
-from fbjax.modes import doctor, evaluate, export, pack, port, sample, train
+from fbjax.modes import cache, doctor, evaluate, export, pack, port, sample, train
 
 COMMANDS = {
   "train": train,
   "sample": sample,
   "evaluate": evaluate,
   "doctor": doctor,
+  "cache": cache,
   "port": port,
   "export": export,
   "pack": pack,
@@ -31,7 +32,7 @@ CONFIG = {
   ),
   "--config.KEY=VALUE": "any key of the config, such as --config.train.batch_size=32",
 }
-CONFIGURED = ("train", "sample", "evaluate", "doctor", "port", "export")
+CONFIGURED = ("train", "sample", "evaluate", "doctor", "cache", "port", "export")
 
 
 def cli() -> None:

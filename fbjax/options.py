@@ -10,7 +10,7 @@ from absl import flags
 from fbjax import checks, errors
 from fbjax.evaluation import fvd, networks
 
-MODES = ("train", "sample", "evaluate", "doctor", "port", "export", "pack")
+MODES = ("train", "sample", "evaluate", "doctor", "cache", "port", "export", "pack")
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do: see `fbjax --help`")
 # The flags that a mode takes beside --config and --mode, each with what is made of its value.
 TAKES: dict[str, dict[str, Callable[[Any], Any]]] = {mode: {} for mode in MODES}
@@ -119,7 +119,7 @@ flag(
 )
 flag(
   "out",
-  "sample, evaluate, doctor, port, export, pack",
+  "sample, evaluate, doctor, cache, port, export, pack",
   PATH,
   "where to write: a sample's .mp4 or .gif, an export's .ckpt, .pt or .safetensors, an evaluation's "
   ".json, or a folder",
