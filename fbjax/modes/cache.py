@@ -325,7 +325,7 @@ def unpacked(
 def telling(
   name: str, made: Iterator[records_lib.Record], count: int, windows: int
 ) -> Iterator[records_lib.Record]:
-  """The same records; how far it is, and how fast, is logged now and then.
+  """The same records, of which it is logged now and then how many there are, and how fast.
 
   Raises:
     BrokenData: when none of them is of a clip that could be read.
@@ -338,7 +338,6 @@ def telling(
       raise video_lib.BrokenData(
         f"none of the clips of {name} can be read; the last: {record.about['error']}"
       )
-    yield record
     now = time.monotonic()
     if now - last > TOLD or done == count:
       last, rate = now, done / (now - began) / windows
@@ -351,3 +350,4 @@ def telling(
         progress.duration((count - done) / windows / rate),
         f"  {broken // windows} cannot be read" if broken else "",
       )
+    yield record
