@@ -10,10 +10,10 @@ import subprocess
 import sys
 import time
 
+import multiprocess_test
 import numpy as np
 import pytest
 
-import multiprocess_test
 import settings
 import toy
 from fbjax import build, caches, errors, tracker
