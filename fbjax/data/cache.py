@@ -47,7 +47,7 @@ class Record(NamedTuple):
 
 def pack(record: Record) -> bytes:
   """A record as bytes that know their checksum."""
-  arrays = {name: np.ascontiguousarray(x) for name, x in record.arrays.items()}
+  arrays = {name: np.asarray(x) for name, x in record.arrays.items()}
   told = [(name, x.dtype.name, x.shape) for name, x in arrays.items()]
   head = json.dumps({"arrays": told, "about": record.about}).encode()
   body = b"".join([len(head).to_bytes(8, "little"), head, *(x.tobytes() for x in arrays.values())])
@@ -220,8 +220,9 @@ class Cached:
       BrokenClip: when it is damaged, or its whole shard is.
     """
     shard, place = divmod(index, len(self._shards[0]))
+    reader = self._reader(shard)
     try:
-      data = self._reader(shard).read([place * self.windows + window])[0]
+      data = reader.read([place * self.windows + window])[0]
       record = unpack(data)
       found = {name: (x.shape, x.dtype.name) for name, x in record.arrays.items()}
       if record.about["index"] != index or record.about["window"] != window:

@@ -6,8 +6,10 @@
 
 Latents are drawn in training: of an autoencoder that is sampled, mean and log-variance are kept.
 
-Floats are kept in float16, which rounds by 2^-11 of a value at most; bfloat16, by 2^-8, is no smaller.
-Measured by effect: <MEASURED>. `config.cache.dtype=float32` keeps every bit.
+Floats are kept in float16. Measured on moving shapes with an autoencoder of random weights: rounding
+moves the means of latents by 2e-4 of their deviation. That is a thirtieth of what it moves them to
+compute the autoencoder in bfloat16, as trainings do (7e-3); bfloat16, no smaller, would round by 2e-3.
+`config.cache.dtype=float32` keeps every bit.
 
 Every process makes shards of its own. A shard is in its place when it is whole, and made once: killed
 and started again, by any number of processes, the mode makes those that are missing.
