@@ -43,10 +43,10 @@ def make_sample(
     rescale: how far the deviation of what was guided is pulled back to that of the conditional one.
     mesh: when given, every device gets the videos.
 
-  The batch holds features, or `image` uint8 "b h w 3" (or `video`, whose first frame is taken, and whose last),
+  The batch holds `image` uint8 "b h w 3" (or `video`, whose first frame is taken, and whose last),
   `tokens` and `stride`; also `last` where the system is given both ends, and `null_tokens` where
-  guidance leads away from another text than the empty one. A clip's draw depends on its key alone, not
-  on the batch it is sampled in.
+  guidance leads away from another text than the empty one. For a system that is fed features, it holds
+  these. A clip's draw depends on its key alone, not on the batch it is sampled in.
   """
 
   branches, combine = guide(guidance, image_guidance, rescale)

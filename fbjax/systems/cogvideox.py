@@ -111,13 +111,16 @@ class CogVideoX(latents.LatentSystem):
     found = {"clip": self.codec.moments(frozen, video), "text": text}
     # One field of noise, the same in every frame, and another one in each.
     fields = {"frame": (1, *still.shape[2:]), "prior": still.shape[1:]}
-    purposes = jax.vmap(jax.vmap(lambda key: jax.random.split(key, PURPOSES)))(keys)
-    for i, (name, shape) in enumerate(fields.items()):
-      if name in self.noisy:
-        found[name] = versions(
-          lambda keys, shape=shape: self.codec.moments(frozen, still + noise(keys, shape)),
-          purposes[:, :, i],
-        )
+
+    def noisy(keys: jax.Array) -> dict[str, codecs.Moments]:
+      purposes = jax.vmap(lambda key: jax.random.split(key, PURPOSES))(keys)
+      return {
+        name: self.codec.moments(frozen, still + noise(purposes[:, i], shape))
+        for i, (name, shape) in enumerate(fields.items())
+        if name in self.noisy
+      }
+
+    found |= versions(noisy, keys)
     return found | ({"still": self.codec.moments(frozen, still)} if len(self.noisy) < 2 else {})
 
   def nulls(self, frozen: base.Params, batch: base.Batch) -> base.Features:
@@ -173,8 +176,8 @@ class CogVideoXPrior(neural_prior.NeuralPrior, CogVideoX):
 
 
 def versions(
-  encode: Callable[[jax.Array], codecs.Moments], keys: Key[Array, "b n"]
-) -> dict[str, Float[Array, "b n t h w c"]]:
+  encode: Callable[[jax.Array], dict[str, codecs.Moments]], keys: Key[Array, "b n"]
+) -> dict[str, dict[str, Float[Array, "b n t h w c"]]]:
   """What `encode` makes of each of n keys a clip, one after the other, which bounds the memory."""
   found = jax.lax.map(encode, keys.swapaxes(0, 1))
   return jax.tree.map(lambda x: x.swapaxes(0, 1), found)
