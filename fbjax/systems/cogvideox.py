@@ -179,7 +179,8 @@ def versions(
   encode: Callable[[jax.Array], dict[str, codecs.Moments]], keys: Key[Array, "b n"]
 ) -> dict[str, dict[str, Float[Array, "b n t h w c"]]]:
   """What `encode` makes of each of n keys a clip, one after the other, which bounds the memory."""
-  found = jax.lax.map(encode, keys.swapaxes(0, 1))
+  # To JAX's check for keys that are used twice, transposing is a use.
+  found = jax.lax.map(encode, jax.random.clone(keys.swapaxes(0, 1)))
   return jax.tree.map(lambda x: x.swapaxes(0, 1), found)
 
 
