@@ -154,7 +154,9 @@ def opened(config: Spec, system: base.System) -> Opened:
       windows=about["cache"]["windows"] if name == "train" else 1,
       least=about["cache"]["shard"],
       digest=about["sources"][name],
-      fields=about["fields"][name],
+      fields={
+        path: (tuple(shape), dtype) for path, (shape, dtype) in about["fields"][name].items()
+      },
       beside=beside,
     )
 

@@ -165,7 +165,7 @@ class Cached:
     """
     self.folder, self.split, self.clips, self.windows = pathlib.Path(folder), split, clips, windows
     self._shards, self._digest, self._beside = shards(clips, least), digest, beside
-    self._fields = {name: (tuple(shape), dtype) for name, (shape, dtype) in fields.items()}
+    self._fields = dict(fields)
     files = [shard_file(folder, split, i) for i in range(len(self._shards))]
     if missing := [file.name for file in files if not file.exists()]:
       raise errors.UserError(
