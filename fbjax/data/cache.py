@@ -293,7 +293,7 @@ class Reads:
     rows += [rows[-1]] * (self._batch_size - len(rows))
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
-  def _read(self, index: int, window: int) -> dict[str, np.ndarray]:
+  def _read(self, index: int, window: int) -> dict[str, Any]:
     error = ""
     try:
       clip = self._source.read(index, pipeline.window(self._seed, index, window))

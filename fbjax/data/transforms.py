@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, Shaped, UInt8
@@ -62,13 +62,13 @@ class Fields(NamedTuple):
 class Record(NamedTuple):
   """What has been read in place of a clip, or a batch of them with a leading axis on each array."""
 
-  fields: dict[str, np.ndarray]  # those of `Fields`, or features
+  fields: dict[str, Any]  # those of `Fields`, or features
   index: Int64[np.ndarray, "*b"]  # where in the source it came from
   replaced: Bool[np.ndarray, "*b"]  # it stands in for a clip that could not be read
   errors: Shaped[np.ndarray, "*b"]  # why not: a sentence for each that was tried, UTF-8
 
 
-def fields(clip: video_lib.Clip, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
+def fields(clip: video_lib.Clip, tokenizer: Tokenizer) -> dict[str, Any]:
   """The `Fields` of a clip, by name."""
   tokens = tokenizer([clip.caption])[0]
   return Fields(clip.video, tokens, np.int32(clip.stride), np.int32(clip.label))._asdict()
