@@ -42,20 +42,25 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 from jax.extend import core
 
 from fbjax import build, loading, sampling
 from fbjax.systems import base
 from fbjax.train import step
 
-MINUTES = flags.DEFINE_float("minutes", 9, "When to stop, whatever is missing")
-OUT = flags.DEFINE_string("out", "accelerator.json", "File to write all figures to")
-ONLY = flags.DEFINE_list("only", [], "Names of measurements; all without")
-JOBS = flags.DEFINE_integer("jobs", 0, "Processes at a time; 0: 6, or 1 on a TPU")
-TOY = flags.DEFINE_bool("toy", False, "Toy sizes, for a CPU")
-MEASURE = flags.DEFINE_string("measure", None, "The one to measure in this process")
-LOCK = flags.DEFINE_string("lock", None, "File that is locked by whoever times")
+OWN = flags.FlagValues()  # apart from those of the program, some of which have the same names
+MINUTES = flags.DEFINE_float("minutes", 9, "When to stop, whatever is missing", flag_values=OWN)
+OUT = flags.DEFINE_string(
+  "out", "accelerator.json", "File to write all figures to", flag_values=OWN
+)
+ONLY = flags.DEFINE_list("only", [], "Names of measurements; all without", flag_values=OWN)
+JOBS = flags.DEFINE_integer("jobs", 0, "Processes at a time; 0: 6, or 1 on a TPU", flag_values=OWN)
+TOY = flags.DEFINE_bool("toy", False, "Toy sizes, for a CPU", flag_values=OWN)
+MEASURE = flags.DEFINE_string(
+  "measure", None, "The one to measure in this process", flag_values=OWN
+)
+LOCK = flags.DEFINE_string("lock", None, "File that is locked by whoever times", flag_values=OWN)
 
 UNET, COGVIDEOX, LATTE = "webvid_saf", "webvid_saf_cogvideox", "ucf101_bridge"
 ENVIRONMENT = {
@@ -455,8 +460,7 @@ def run(name: str, report: Report, lock: str, deadline: float) -> None:
     report.miss(name, said[-1][:500] if said else f"it ended with {code}")
 
 
-def main(argv: list[str]) -> None:
-  del argv
+def main() -> None:
   if MEASURE.value:
     for row in MEASUREMENTS[MEASURE.value]():
       print(json.dumps({"device": jax.devices()[0].device_kind} | row), flush=True)
@@ -478,4 +482,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  if "--help" in sys.argv:
+    sys.exit(__doc__ + "\n" + OWN.get_help())
+  OWN(sys.argv)
+  main()

@@ -13,8 +13,7 @@ import settings
 from benchmarks import accelerator
 
 BATCH = 16
-SAMPLERS = ("cogvideox_sampler_8", "cogvideox_sampler_50")
-NAMES = ("peak", *SAMPLERS, "latte_train")
+NAMES = ("peak", "latte_train")
 
 
 @pytest.fixture(scope="module")
@@ -48,22 +47,11 @@ def test_everything_asked_for_is_measured_or_missed(report):
   assert list(report["missing"]) == ["unknown"] and "unknown" in report["missing"]["unknown"]
 
 
-def test_a_sampler_is_timed_at_both_numbers_of_steps(report):
-  few, many = (row for name in SAMPLERS for row in rows(report, name))
-  assert (few["steps"], many["steps"]) == (8, 50)
-  assert few["finite"] and many["finite"]
-  assert many["model_tflop"] == pytest.approx(
-    many["steps"] / few["steps"] * few["model_tflop"], rel=1e-5
-  )
-
-
 def test_figures_are_of_one_another(report):
   (peak,) = rows(report, "peak")
   step, profile = rows(report, "latte_train")
-  for row in (step, *(row for name in SAMPLERS for row in rows(report, name))):
-    assert 0 < row["mfu"] < 1.5
-    assert row["mfu"] == pytest.approx(row["tflops"] / peak["tflops"], rel=1e-3)
-    assert row["planned_gb"] > 0
+  assert 0 < step["mfu"] < 1.5 and step["planned_gb"] > 0
+  assert step["mfu"] == pytest.approx(step["tflops"] / peak["tflops"], rel=1e-3)
   assert step["finite"] and step["batch"] == BATCH
   assert step["step_ms"] == min(step["rounds_ms"])
   assert step["clips_a_second"] == pytest.approx(1e3 * BATCH / step["step_ms"], rel=1e-5)

@@ -38,7 +38,7 @@ def test_the_object_goes_where_the_prompt_says(pipe):
   noun = source.caption(index).split(" moves")[0]
   sides = {"left": "to the left", "right": "to the right", "up": "up", "down": "down"}
   prompts = [f"{noun} moves quickly {words}" for words in sides.values()]
-  for seed in (0, 1):
+  for seed in (0, 1)[: 1 if source.frames > 8 else 2]:
     clips = pipe([image] * 4, prompts, seed=seed)
     assert clips.shape == (4, *size)
     for side, clip in zip(sides, clips, strict=True):
