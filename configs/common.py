@@ -21,6 +21,7 @@ def base() -> ConfigDict:
   c.trainable = dict(whole=(".*",), lora=())  # see `build.make_trainable`
   c.objective = dict(name="bridge", predict="psi", drop_text=0.1)
   c.loader = dict(workers=0, threads=4, prefetch=4)
+  c.cache = dict(path="")  # what --mode=cache wrote, in place of reading and encoding the data
   c.optim = dict(
     name="adamw",
     lr=1e-5,

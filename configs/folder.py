@@ -5,7 +5,7 @@ Costs     not measured; small enough to try on a laptop.
 Expect    not measured.
 Deviates  from FrameBridge in all: a narrow bridge, velocity, no pretrained network.
 
-See `fbjax.data.sources.Folder` for where captions come from.
+See docs/data.md for where captions come from, and for tables, tars and buckets.
   python -m fbjax.main --config=configs/folder.py --workdir=runs/mine --config.data.path=my_videos
 """
 

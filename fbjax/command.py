@@ -15,13 +15,14 @@ import textwrap
 from absl import flags
 
 from fbjax import main, options
-from fbjax.modes import doctor, evaluate, export, pack, port, sample, train
+from fbjax.modes import cache, doctor, evaluate, export, pack, port, sample, train
 
 COMMANDS = {
   "train": train,
   "sample": sample,
   "evaluate": evaluate,
   "doctor": doctor,
+  "cache": cache,
   "port": port,
   "export": export,
   "pack": pack,
@@ -33,12 +34,13 @@ CONFIG = {
   ),
   "--config.KEY=VALUE": "any key of the config, such as --config.train.batch_size=32",
 }
-CONFIGURED = ("train", "sample", "evaluate", "doctor", "port", "export")
+CONFIGURED = ("train", "sample", "evaluate", "doctor", "cache", "port", "export")
 EXAMPLES = {
   "train": "--config=quickstart --workdir=runs/quickstart",
   "sample": "--model=zoo/shapes --image=cat.png --prompt='a small red circle grows' --out=cat.mp4",
   "evaluate": "--workdir=runs/quickstart",
   "doctor": "--config=folder --config.data.path=my_videos --out=report",
+  "cache": "--config=webvid_saf --config.data.path=webvid --out=caches/webvid",
   "port": "--config=webvid_saf --weights=vc1.ckpt,open_clip.safetensors --out=weights/vc1",
   "export": "--workdir=runs/saf --out=saf.safetensors",
   "pack": "--workdir=runs/quickstart --out=models/quickstart",

@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -42,6 +42,7 @@ def starting_weights(
   workdir: str | None = None,
   *,
   complete: bool = False,
+  encoders: bool = True,
 ) -> Starting:
   """The weights of a config before its first step, by `config.weights`, `start` and `prior_run`.
 
@@ -51,6 +52,7 @@ def starting_weights(
     mesh: where the weights are to be.
     workdir: of the run, which keeps the neural prior that it has begun with.
     complete: refuse weights of which any leaf would start anew, as sampling without training must.
+    encoders: read the system's encoders too, which a training from a cache does without.
 
   Raises:
     UserError: for folders that do not fit the config; names every leaf.
@@ -61,7 +63,8 @@ def starting_weights(
   if complete:
     check_complete(folder, system, chosen)
   # Leaves of networks that another run has trained are neither read nor drawn here.
-  here = lambda tree: {name: x for name, x in tree.items() if name not in elsewhere}  # noqa: E731
+  absent = (*elsewhere, *(() if encoders else system.encoders))
+  here = lambda tree: {name: x for name, x in tree.items() if name not in absent}  # noqa: E731
 
   def frozen_init(key: jax.Array) -> base.Params:
     return here(system.init_frozen(key))
@@ -82,6 +85,24 @@ def starting_weights(
     found, origin["prior_run"] = prior_weights(config, system, mesh, workdir)
     frozen = frozen | found
   return Starting(params, frozen, origin)
+
+
+def frozen_networks(
+  config: Spec, system: base.System, mesh: jax.sharding.Mesh, names: Iterable[str]
+) -> base.Params:
+  """Some of the frozen networks of a config before its first step, as `starting_weights` has them.
+
+  Raises:
+    UserError: as `starting_weights`.
+  """
+  chosen, names = system.whole.starts, tuple(names)
+  check_frozen(config, system, {k: x for k, x in chosen.items() if k.split("/")[0] in names})
+
+  def init(key: jax.Array) -> base.Params:
+    return {name: x for name, x in system.whole.init_frozen(key).items() if name in names}
+
+  like = halved(jax.eval_shape(init, jax.random.key(0)), build.DTYPES[config["system"]["dtype"]])
+  return start.load(init, like, chosen, config["weights"], mesh, jax.random.key(config["seed"]))
 
 
 def halved(shapes: base.Params, dtype: Any) -> base.Params:

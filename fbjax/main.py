@@ -20,7 +20,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from fbjax import build, errors, options, processes
-from fbjax.modes import doctor, evaluate, export, pack, port, sample, train
+from fbjax.modes import cache, doctor, evaluate, export, pack, port, sample, train
 
 ROOT = pathlib.Path(__file__).parent.parent  # the checkout
 FORMAT = logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S")
@@ -44,6 +44,8 @@ def main(config: dict[str, Any] | None) -> None:
       evaluate.evaluate(config, fvd_protocol=taken.pop("fvd"), **taken)
     case "doctor":
       doctor.doctor(config, **taken)
+    case "cache":
+      cache.cache(config, **taken)
     case "port":
       if network := taken.pop("network"):
         port.port_network(network, **taken)
@@ -65,8 +67,8 @@ def cli(argv: list[str] | None = None) -> None:
   """Runs `main`; what the user got wrong ends as one sentence and exit status 1."""
   sys.unraisablehook = _tell_unraisable
   logging.getLogger("fbjax").setLevel(logging.INFO)
-  cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/fbjax")
-  jax.config.update("jax_compilation_cache_dir", os.path.expanduser(cache))
+  programs = os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/fbjax")
+  jax.config.update("jax_compilation_cache_dir", os.path.expanduser(programs))
   parsed: list[dict[str, Any] | None] = []
 
   def parse(argv: list[str]) -> list[str]:
@@ -152,9 +154,10 @@ def check_flags(config: ConfigDict | None, overrides: list[str]) -> None:
       raise errors.UserError(f"--{name} is a flag of {modes}; this is --mode={mode}")
   if mode == "train" and (config is None or not flags.FLAGS.workdir):
     raise errors.UserError("give both --config=configs/<experiment>.py and --workdir=<folder>")
-  if mode == "doctor" and config is None:
+  if mode in ("doctor", "cache") and config is None:
+    what = {"doctor": "look at", "cache": "encode"}[mode]
     raise errors.UserError(
-      "--mode=doctor needs --config=configs/<experiment>.py, whose data to look at"
+      f"--mode={mode} needs --config=configs/<experiment>.py, whose data to {what}"
     )
   if mode == "port" and (config is None) == (flags.FLAGS.network is None):
     raise errors.UserError(

@@ -10,7 +10,7 @@ from absl import flags
 from fbjax import checks, errors
 from fbjax.evaluation import fvd, networks
 
-MODES = ("train", "sample", "evaluate", "doctor", "port", "export", "pack")
+MODES = ("train", "sample", "evaluate", "doctor", "cache", "port", "export", "pack")
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do: see `fbjax --help`")
 # The flags that a mode takes beside --config and --mode, each with what is made of its value.
 TAKES: dict[str, dict[str, Callable[[Any], Any]]] = {mode: {} for mode in MODES}
@@ -137,6 +137,7 @@ flag(
     "sample": "an .mp4 or .gif, which is written anew, or a folder, whose clips are kept",
     "evaluate": "a .json for the card; default: a trained run's own folder",
     "doctor": "a folder for the report",
+    "cache": "a folder for the cache",
     "port": "a folder for the weights",
     "export": "a .ckpt, .pt or .safetensors with all networks, or a folder with each of them",
     "pack": "a folder for the model",

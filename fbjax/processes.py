@@ -118,6 +118,13 @@ def _watch(state: Any, silence: float, ended: threading.Event) -> None:
       return
 
 
+def meet(name: str) -> None:
+  """Waits, however long it takes, until all processes are here; one that dies is told of as ever."""
+  state = distributed.global_state
+  if state.client is not None and state.num_processes > 1:
+    state.client.wait_at_barrier(f"fbjax/{name}", timeout_in_ms=2**31 - 1)
+
+
 def leave(error: errors.LostPeer) -> NoReturn:
   """Ends this process with a sentence, without JAX, which would wait for the dead peer and abort."""
   print(f"error: {error}", file=sys.stderr, flush=True)

@@ -45,8 +45,8 @@ def make_sample(
 
   The batch holds `image` uint8 "b h w 3" (or `video`, whose first frame is taken, and whose last),
   `tokens` and `stride`; also `last` where the system is given both ends, and `null_tokens` where
-  guidance leads away from another text than the empty one. A clip's draw depends on its key alone, not
-  on the batch it is sampled in.
+  guidance leads away from another text than the empty one. For a system that is fed features, it holds
+  these. A clip's draw depends on its key alone, not on the batch it is sampled in.
   """
 
   branches, combine = guide(guidance, image_guidance, rescale)
@@ -55,10 +55,7 @@ def make_sample(
     params: base.Params, frozen: base.Params, batch: Mapping[str, jax.Array], keys: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     purposes = jax.vmap(jax.random.split)(keys)
-    if "video" in batch:
-      ends = {"image": batch["video"][:, 0], "last": batch["video"][:, -1]}
-      batch = ends | {k: v for k, v in batch.items() if k != "video"}
-    _, z1, cond = system.encode(frozen, batch, purposes[:, 0])
+    _, z1, cond = system.encode(frozen, given(batch), purposes[:, 0])
     yes, no = jnp.ones(len(z1), bool), jnp.zeros(len(z1), bool)
     weights = system.weights(params, frozen)
     # Conditions do not change along the bridge: they are embedded once.
@@ -83,6 +80,14 @@ def make_sample(
     return to_uint8(video), jnp.isfinite(video).all(axis=range(1, video.ndim))
 
   return jax.jit(sample, out_shardings=None if mesh is None else sharding.replicated(mesh))
+
+
+def given(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+  """A batch of clips as one of images: the first frames, and the last."""
+  rest = {name: x for name, x in batch.items() if name != "video"}
+  if "video" in batch:
+    rest |= {"image": batch["video"][:, 0], "last": batch["video"][:, -1]}
+  return rest
 
 
 def guide(
@@ -133,7 +138,7 @@ def generate(
   Yields:
     The clips in their order, each batch as soon as it is made; None for one that is not finite.
   """
-  n = len(batch["tokens"])
+  n = len(next(iter(batch.values())))
   batch_size = min(batch_size, n)
   for first in range(0, n, batch_size):
     rows = np.minimum(np.arange(first, first + batch_size), n - 1)

@@ -56,7 +56,7 @@ FREE = (
 )
 # With other values the resumed run sees other clips and noise than the one that was begun. Where the
 # data is on disk does not matter: its digest tells.
-STREAM = ("data", "seed", "train.batch_size")
+STREAM = ("data", "cache", "seed", "train.batch_size")
 
 
 def newest_step(workdir: str) -> int | None:

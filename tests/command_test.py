@@ -49,7 +49,10 @@ def test_help_and_mistakes(tmp_path):
   done = run("sample", "--help", cwd=tmp_path)
   assert done.returncode == 0 and "--negative_prompt" in done.stdout and not done.stderr
   for args, sentence in (
-    (["fly"], "has no command 'fly'; it has train, sample, evaluate, doctor, port, export, pack"),
+    (
+      ["fly"],
+      "has no command 'fly'; it has train, sample, evaluate, doctor, cache, port, export, pack",
+    ),
     (
       ["pack", "--seed=1"],
       "--seed is a flag of --mode=sample and --mode=evaluate; this is --mode=pack",

@@ -16,7 +16,7 @@ FLOORS = [
   {"systems", "weights"},
   {"train", "sampling", "start", "evaluation"},
   {"build"},
-  {"loading", "plan"},
+  {"loading", "caches", "plan"},
   {"pipe", "app"},
   {"modes", "options"},
   {"main"},

@@ -72,6 +72,8 @@ def small(command: str) -> list[str]:
       words += TINY + (TINY_LATTE if "quickstart" in file else TINY_UNET)
     else:  # at toy size they train on moving shapes
       words = [w for w in words if not w.startswith("--config.data.path")]
+      if "caches/" in command:  # of a million
+        words.append("--config.data.clips=4")
   if words[0] == "fbjax":
     return [sys.executable, "-c", "from fbjax.command import cli; cli()", *words[1:]]
   assert words[0] == "python"

@@ -4,6 +4,7 @@ Every group of a config is splatted into a constructor, so its keys are that con
 arguments; an unknown one is an error that lists those that exist.
 """
 
+from fbjax.build.caches import OF_THE_CACHE, cache_options
 from fbjax.build.calls import bind
 from fbjax.build.check import check
 from fbjax.build.samplers import (
@@ -35,10 +36,12 @@ from fbjax.build.training import (
 __all__ = [
   "DTYPES",
   "GROUPS",
+  "OF_THE_CACHE",
   "SOURCES",
   "TABLES",
   "Sampling",
   "bind",
+  "cache_options",
   "check",
   "check_rescale",
   "clip_size",

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Mapping
 
 from fbjax import checks, errors
-from fbjax.build import calls, samplers, systems, tables, training
+from fbjax.build import caches, calls, samplers, systems, tables, training
 from fbjax.build.calls import Spec
 from fbjax.data import pipeline
 from fbjax.train import loop, optim
@@ -68,6 +68,7 @@ def check(config: Spec) -> None:
   pipeline.check_numbers(**config["loader"])
   calls.call(optim.make_optimizer, config["optim"], "optim", steps=config["train"]["steps"])
   systems.clip_size(config)
+  caches.cache_options(config)
   training.check_weight(config["objective"])
   samplers.for_sampling(config)
   samplers.check_rescale(samplers.sampling_options(config))

@@ -6,7 +6,7 @@ from typing import Any
 
 from fbjax import errors
 from fbjax.build import calls
-from fbjax.data import folder, mixture, sources, synthetic, table, tfds_clips
+from fbjax.data import folder, mixture, sources, synthetic, table, tfds_clips, webdataset
 
 
 def mix(
@@ -38,6 +38,7 @@ SOURCES = {
   "webvid": sources.WebVid,
   "folder": folder.Folder,
   "table": table.Table,
+  "webdataset": webdataset.WebDataset,
   "ucf101": sources.UCF101,
   "msrvtt": sources.MSRVTT,
   "tfds": tfds_clips.TFDS,

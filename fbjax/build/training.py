@@ -35,7 +35,7 @@ def make_source(config: Spec, split: str) -> Any:
 
 
 def make_batches(
-  config: Spec, source: Any, tokenizer: Any, process_index: int, process_count: int
+  config: Spec, source: Any, tokenizer: Any | None, process_index: int, process_count: int
 ) -> pipeline.Batches:
   return calls.call(
     pipeline.Batches,

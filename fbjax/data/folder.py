@@ -1,19 +1,21 @@
 """The video files of a folder, with captions from wherever they are."""
 
 import collections
+import concurrent.futures
 import logging
 import os
 import pathlib
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from fbjax.data import sources, text
+from fbjax.data import buckets, sources, storage, text
 from fbjax.data import table as tables
 from fbjax.data import video as video_lib
 
 logger = logging.getLogger(__name__)
 
+READERS = 32  # requests at a time
 # Thumbnails and deleted files of Synology and QNAP, Windows and the archives of macOS.
 _SYSTEM_FOLDERS = ("@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "__MACOSX")
 
@@ -38,11 +40,15 @@ class Folder(sources.Videos):
     size: int | Sequence[int] = 256,
     strides: int | Sequence[int] = (1, 6),
   ):
-    root = sources.folder(path)
-    # What is held out is looked for first, and no folder is seen twice: a link from elsewhere to a
-    # held-out folder does not bring it into the training.
-    seen = set()
-    val, train = ([_below(root, f) for f in _videos(top, seen)] for top in (root / "val", root))
+    root = storage.folder(path)
+    if isinstance(root, buckets.Address):
+      beside = root.files()
+      val, train = _of_bucket(beside)
+    else:
+      # What is held out is looked for first, and no folder is seen twice: a link from elsewhere to a
+      # held-out folder does not bring it into the training.
+      beside, seen = None, set()
+      val, train = ([_below(root, f) for f in _videos(top, seen)] for top in (root / "val", root))
     files = val if split == "val" else train
     if split == "val" and not files:
       logger.warning("%s has no folder val: nothing is held out.", root)
@@ -56,10 +62,9 @@ class Folder(sources.Videos):
       logger.warning(
         "%s names %d files that are not there, such as %s.", table, len(strangers), strangers[0]
       )
-    entries = [
-      sources.Entry(file, captions.get(file) or _caption_beside(root / file))
-      for file in sorted(files)
-    ]
+    files = sorted(files)
+    texts = _captions_beside(root, [file for file in files if not captions.get(file)], beside)
+    entries = [sources.Entry(file, captions.get(file) or texts[file]) for file in files]
     if empty := [entry.file for entry in entries if not entry.caption]:
       logger.warning("%d clips have an empty caption, such as %s.", len(empty), root / empty[0])
     super().__init__(root, entries, frames=frames, size=size, strides=strides)
@@ -79,7 +84,7 @@ def video_files(top: video_lib.Path) -> list[str]:
   return files
 
 
-def _captions(root: pathlib.Path) -> tuple[pathlib.Path, dict[str, str]]:
+def _captions(root: buckets.Place) -> tuple[buckets.Place, dict[str, str]]:
   """The table of captions of a folder, if there is one, and what it says, by file."""
   for name in ("captions.csv", "metadata.jsonl", "metadata.csv"):
     table = root / name
@@ -96,12 +101,39 @@ def _captions(root: pathlib.Path) -> tuple[pathlib.Path, dict[str, str]]:
   return root / "captions.csv", {}
 
 
-def _caption_beside(file: pathlib.Path) -> str:
-  sidecar = file.with_suffix(".txt")
-  if sidecar.is_file():
-    return " ".join(text.read(sidecar).split())
-  words = re.split(r"[\W_]+", file.stem)
-  return " ".join(word for word in words if not word.isdigit()).strip()
+def _captions_beside(
+  root: buckets.Place, files: Sequence[str], beside: Sequence[str] | None
+) -> Mapping[str, str]:
+  """Captions of files from the texts beside them or their names.
+
+  `beside` is all that lies below the root, where it takes long to ask for each text.
+  """
+  known = None if beside is None else set(beside)
+
+  def caption(file: str) -> str:
+    stem = os.path.splitext(file)[0]
+    sidecar = root / f"{stem}.txt"
+    if sidecar.is_file() if known is None else f"{stem}.txt" in known:
+      return " ".join(text.read(sidecar).split())
+    words = re.split(r"[\W_]+", posixpath.basename(stem))
+    return " ".join(word for word in words if not word.isdigit()).strip()
+
+  if known is None:
+    return {file: caption(file) for file in files}
+  with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
+    return dict(zip(files, pool.map(caption, files), strict=True))
+
+
+def _of_bucket(files: Sequence[str]) -> tuple[list[str], list[str]]:
+  """The video files among those of a bucket: those held out, and those to train on."""
+  videos = [
+    file
+    for file in files
+    if os.path.splitext(file)[1].lower() in video_lib.EXTENSIONS
+    and not any(part.startswith(".") or part in _SYSTEM_FOLDERS for part in file.split("/"))
+  ]
+  val = [file for file in videos if file.startswith("val/")]
+  return val, [file for file in videos if not file.startswith("val/")]
 
 
 def _below(root: pathlib.Path, file: str) -> str:

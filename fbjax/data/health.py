@@ -53,14 +53,17 @@ class Look(NamedTuple):
   seconds: float
 
 
-def look(path: video_lib.Path, least: int) -> Look:
-  """Decodes a file from its first frame to its last; it is to have `least` frames."""
+def look(path: video_lib.Path, least: int, data: bytes | None = None) -> Look:
+  """Decodes a file from its first frame to its last; it is to have `least` frames.
+
+  `data` is the content of one that is not on disk.
+  """
   began, cells, bars, shown = time.perf_counter(), [], _Bars(), None
   faults: dict[str, str] = {}
   try:
-    with playback.opened(path) as video:
+    with playback.opened(path, data) as video:
       playback.read_index(video)
-    for picture in playback.from_start(path, None, range(MOST_FRAMES)):
+    for picture in playback.from_start(path, data, range(MOST_FRAMES)):
       grey = PIL.Image.fromarray(np.ascontiguousarray(picture.image)).convert("L")
       cells.append(np.asarray(grey.resize((GRID, GRID), PIL.Image.Resampling.BOX)))
       bars.add(np.asarray(grey))

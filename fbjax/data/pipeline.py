@@ -27,15 +27,16 @@ LIMITS = {"workers": (0, 1024), "threads": (1, 1024), "prefetch": (1, 1024), "tr
 class Batches:
   """An endless iterator of dict batches, whose state is one integer.
 
-  A batch holds `video` uint8 "b t h w 3", `tokens` int32 "b n", `stride` and `label` int32 "b",
-  `index` int64 "b" (of the source) and `replaced` bool "b", with b the rows of this process.
+  A batch holds `video` uint8 "b t h w 3", `tokens` int32 "b n", `stride` and `label` int32 "b", or
+  features in their place, `index` int64 "b" (of the source) and `replaced` bool "b", with b the rows
+  of this process.
   `position` is the number of the next batch; setting it jumps there.
   """
 
   def __init__(
     self,
     source: transforms.Source,
-    tokenizer: transforms.Tokenizer,
+    tokenizer: transforms.Tokenizer | None,
     *,
     batch_size: int,
     seed: int = 0,
@@ -47,7 +48,9 @@ class Batches:
     prefetch: int = 4,
     tries: int = 20,
   ):
-    """`batch_size` counts all processes. With `workers`, as many processes read; else `threads`.
+    """`tokenizer` is None where the source gives features; `batch_size` counts all processes.
+
+    With `workers`, as many processes read; else `threads`.
 
     Each of these reads up to `prefetch` batches ahead.
     """
@@ -85,19 +88,15 @@ class Batches:
     if not self._running:
       self._running.append(self._read_from(self._position))
     try:
-      batch = next(self._running[0])._asdict()
-    except workers_lib.Died as e:
+      record = following(self._running[0])
+    except errors.UserError:
       self.close()
-      why = "as happens when memory runs out" if e.killed else "and has said why above, if anything"
-      raise errors.UserError(
-        f"a process that reads the data was ended by {e}, {why}; lower config.loader.workers or "
-        "config.loader.prefetch, or read in threads with config.loader.workers=0, and start the run again."
-      ) from None
+      raise
     self._position += 1
-    self.replaced += int(batch["replaced"].sum())
-    for error in batch.pop("errors")[batch["replaced"]]:
+    self.replaced += int(record.replaced.sum())
+    for error in record.errors[record.replaced]:
       self._name(error.decode(errors="ignore").split("\n"))
-    return batch
+    return record.fields | {"index": record.index, "replaced": record.replaced}
 
   def close(self) -> None:
     """Ends threads and workers; the next batch starts them again."""
@@ -112,10 +111,30 @@ class Batches:
   def _read_from(self, position: int) -> Iterator[transforms.Record]:
     rows = _Rows(self._records, self._global, self._first, self._local, position)
     batches = grain.MapDataset.source(rows).batch(self._local, drop_remainder=True)
-    if self._workers:
-      return workers_lib.Workers(batches.__getitem__, self._workers, self._prefetch)
-    threads = min(self._threads, self._prefetch)
-    return iter(batches.to_iter_dataset(grain.ReadOptions(threads, self._prefetch)))
+    return stream(batches, self._workers, self._threads, self._prefetch)
+
+
+def stream(batches: grain.MapDataset, workers: int, threads: int, prefetch: int) -> Iterator[Any]:
+  """The items in their order, read ahead by processes or else by threads; ends by its `close`."""
+  if workers:
+    return workers_lib.Workers(batches.__getitem__, workers, prefetch)
+  return iter(batches.to_iter_dataset(grain.ReadOptions(min(threads, prefetch), prefetch)))
+
+
+def following(running: Iterator[Any]) -> Any:
+  """The next item of a `stream`.
+
+  Raises:
+    UserError: when one of its processes was ended.
+  """
+  try:
+    return next(running)
+  except workers_lib.Died as e:
+    why = "as happens when memory runs out" if e.killed else "and has said why above, if anything"
+    raise errors.UserError(
+      f"a process that reads the data was ended by {e}, {why}; lower config.loader.workers or "
+      "config.loader.prefetch, or read in threads with config.loader.workers=0, and start the run again."
+    ) from None
 
 
 def check_numbers(**options: Any) -> None:
@@ -151,15 +170,18 @@ def _stop(running: list) -> None:
 
 def read(
   source: transforms.Source,
-  tokenizer: transforms.Tokenizer,
+  tokenizer: transforms.Tokenizer | None,
   indices: list[int],
   seed: int = 0,
 ) -> Batch:
   """The batch of these clips of a source, in this order, the same every time: for evaluation."""
   reader = transforms.Read(source, tokenizer)
-  records = [reader(index, np.random.default_rng((seed, index))) for index in indices]
-  return {
-    field: np.stack([getattr(record, field) for record in records])
-    for field in transforms.Record._fields
-    if field != "errors"
-  }
+  records = [reader(index, window(seed, index)) for index in indices]
+  fields = {name: np.stack([r.fields[name] for r in records]) for name in records[0].fields}
+  told = {name: np.stack([getattr(r, name) for r in records]) for name in ("index", "replaced")}
+  return fields | told
+
+
+def window(seed: int, index: int, number: int = 0) -> np.random.Generator:
+  """What draws a window of a clip, the same every time; `number` tells several of them apart."""
+  return np.random.default_rng((seed, index, number))

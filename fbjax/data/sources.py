@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fbjax import checks, errors
-from fbjax.data import text, transforms
+from fbjax.data import buckets, storage, text, transforms
 from fbjax.data import video as video_lib
 
 
@@ -43,7 +43,7 @@ class Videos:
     size: int | Sequence[int] = 256,
     strides: int | Sequence[int] = (1, 6),
   ):
-    self.root, self.entries = pathlib.Path(root), entries
+    self.root, self.entries = storage.place(root), entries
     self.frames = checks.whole("config.data.frames", frames)
     self.size = checks.pair("config.data.size", size, "height and width")
     self.strides = checks.pair("config.data.strides", strides, "least and most")
@@ -65,21 +65,26 @@ class Videos:
   def caption(self, index: int) -> str:
     return self.entries[index].caption
 
-  def path(self, index: int) -> pathlib.Path:
-    """Where a clip lies on disk; BrokenClip where its name leads out of the data set."""
-    file = self.entries[index].file
-    if "\0" in file or ".." in file.split("/") or file.startswith("/"):
-      raise video_lib.BrokenClip(f"{self.root} lists {file!r}, which is no file below it.")
-    return self.root / file
+  def path(self, index: int) -> buckets.Place:
+    """Where a clip lies; BrokenClip where its name leads out of the data set."""
+    return storage.below(self.root, self.entries[index].file)
+
+  def content(self, index: int) -> tuple[video_lib.Path, bytes | None]:
+    """The file of a clip on disk, or its name and its bytes; BrokenClip where it cannot be had."""
+    return storage.content(self.root, self.entries[index].file)
+
+  def file_size(self, index: int) -> int:
+    """How many bytes the file of a clip has; raises as `storage.size`."""
+    return storage.size(self.root, self.entries[index].file)
 
   def digest(self) -> str:
     return transforms.digest(self.entries)
 
   def read(self, index: int, rng: np.random.Generator) -> video_lib.Clip:
     """A random stretch of this file, drawn with `rng`; BrokenClip where it cannot be had."""
-    entry, path = self.entries[index], self.path(index)
+    entry, (path, data) = self.entries[index], self.content(index)
     video, stride = video_lib.read_clip(
-      path, self.frames, self.size, self.strides, rng, choose=self.choose
+      path, self.frames, self.size, self.strides, rng, data, self.choose
     )
     if self.flip and rng.integers(2):
       video = video[:, :, ::-1]
@@ -230,10 +235,10 @@ def check_protocol(protocol: str) -> None:
 
 
 def folder(path: video_lib.Path) -> pathlib.Path:
-  """The folder that config.data.path names; BrokenData where there is none."""
-  if not isinstance(path, str | os.PathLike) or not str(path):
-    raise video_lib.BrokenData("no path to the data is given; set config.data.path to its folder.")
-  path = pathlib.Path(path)
-  if not os.path.isdir(path):
-    raise video_lib.BrokenData(f"no folder at {path}; set config.data.path to where the data is.")
-  return path
+  """The folder of this machine that config.data.path names; BrokenData where there is none."""
+  if buckets.is_address(path):
+    raise video_lib.BrokenData(
+      f"{path} is not on this machine, and only folder, table and webdataset read from elsewhere; "
+      "copy it here, or set config.data.name to one of them."
+    )
+  return storage.folder(path)

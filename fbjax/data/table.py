@@ -2,11 +2,10 @@
 
 import logging
 import os
-import pathlib
 import posixpath
 from collections.abc import Sequence
 
-from fbjax.data import sources, text
+from fbjax.data import buckets, sources, storage, text
 from fbjax.data import video as video_lib
 
 logger = logging.getLogger(__name__)
@@ -20,7 +19,7 @@ class Table(sources.Videos):
 
   `path` is the table, with a column file, video, video_path, path or filename, and a column caption,
   text or prompt; other columns do not matter. Files are relative to `root`, or to the table's folder
-  where it is empty. `val` is the table of the held-out clips; without one, validation sees the training
+  where it is empty; they may lie in tars there, as `00000.tar/cat.mp4`. `val` is the table of the held-out clips; without one, validation sees the training
   clips.
   """
 
@@ -41,18 +40,18 @@ class Table(sources.Videos):
       )
     if split == "val" and not val:
       logger.warning("config.data.val names no table: nothing is held out.")
-    table = pathlib.Path(val if split == "val" and val else path)
+    table = storage.place(val if split == "val" and val else path)
     header = text.header(table)
     columns = [column(table, header, names) for names in (FILE_COLUMNS, CAPTION_COLUMNS)]
-    home = pathlib.Path(root) if root else table.parent
+    home = storage.place(root) if root else table.parent
     entries = [
       sources.Entry(_relative(file, home), caption)
       for file, caption in text.table(table, columns, unique=posixpath.normpath)
     ]
-    super().__init__(sources.folder(home), entries, frames=frames, size=size, strides=strides)
+    super().__init__(storage.folder(home), entries, frames=frames, size=size, strides=strides)
 
 
-def column(table: pathlib.Path, header: Sequence[str], names: Sequence[str]) -> str:
+def column(table: buckets.Place, header: Sequence[str], names: Sequence[str]) -> str:
   """The first of some names that a table has as a column."""
   for name in names:
     if name in header:
@@ -62,6 +61,8 @@ def column(table: pathlib.Path, header: Sequence[str], names: Sequence[str]) -> 
   )
 
 
-def _relative(file: str, home: pathlib.Path) -> str:
-  """A file below a folder, whether its name begins there or at the root of the disk."""
+def _relative(file: str, home: buckets.Place) -> str:
+  """A file below a folder, whether its name begins there or at the root of the disk or bucket."""
+  if isinstance(home, buckets.Address):
+    return posixpath.normpath(file.removeprefix(f"{home}/"))
   return posixpath.normpath(os.path.relpath(file, home) if os.path.isabs(file) else file)

@@ -11,6 +11,7 @@ its `Video` feature do, so data sets made with those are not read here.
 
 import argparse
 import contextlib
+import functools
 import inspect
 import io
 import json
@@ -27,7 +28,7 @@ import numpy as np
 
 from fbjax import errors
 from fbjax.data import folder as folders
-from fbjax.data import sources, text, transforms
+from fbjax.data import sources, text, transforms, webdataset
 from fbjax.data import table as tables
 from fbjax.data import video as video_lib
 
@@ -37,6 +38,7 @@ LAYOUTS = {
   "webvid": sources.WebVid,
   "folder": folders.Folder,
   "table": tables.Table,
+  "webdataset": webdataset.WebDataset,
   "ucf101": sources.UCF101,
   "msrvtt": sources.MSRVTT,
 }
@@ -298,7 +300,7 @@ class _Split:
 
   def _size(self, index: int) -> int:
     try:
-      return self._source.path(index).stat().st_size
+      return self._source.file_size(index)
     except (OSError, video_lib.BrokenClip):
       return 0  # It is named when its turn comes.
 
@@ -307,10 +309,11 @@ class _Split:
     for index in map(int, indices):
       entry = self._source.entries[index]
       try:
-        path = self._source.path(index)
-        fps = video_lib.frame_rate(path)
-        if path.stat().st_size > RECORD_BYTES:
+        path, data = self._source.content(index)
+        fps = video_lib.frame_rate(path, data)
+        if self._source.file_size(index) > RECORD_BYTES:
           raise video_lib.BrokenClip(f"{path} is larger than the 2 GB of a record.")
+        del data
       except video_lib.BrokenClip as e:
         self._left_out.append(entry.file)
         if len(self._left_out) == clips:
@@ -325,7 +328,7 @@ class _Split:
             id=os.fsencode(entry.file),
             caption=text.clean(entry.caption),
             label=entry.label,
-            video=path,
+            video=functools.partial(self._source.content, index),
             fps=fps,
           ),
         )
@@ -343,7 +346,10 @@ class _Example(dict):
 
   def __getitem__(self, key: str) -> Any:
     value = super().__getitem__(key)
-    return value.read_bytes() if key == "video" else value
+    if key != "video":
+      return value
+    path, data = value()
+    return pathlib.Path(path).read_bytes() if data is None else data
 
 
 def _tfds() -> Any:

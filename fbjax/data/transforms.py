@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, Shaped, UInt8
@@ -50,16 +50,28 @@ class Tokenizer(Protocol):
   def __call__(self, captions: list[str]) -> Int32[np.ndarray, "b n"]: ...
 
 
-class Record(NamedTuple):
+class Fields(NamedTuple):
   """A clip as the networks want it, or a batch of them with a leading axis on each field."""
 
   video: UInt8[np.ndarray, "*b t h w 3"]
   tokens: Int32[np.ndarray, "*b n"]
   stride: Int32[np.ndarray, "*b"]
   label: Int32[np.ndarray, "*b"]
+
+
+class Record(NamedTuple):
+  """What has been read in place of a clip, or a batch of them with a leading axis on each array."""
+
+  fields: dict[str, Any]  # those of `Fields`, or features
   index: Int64[np.ndarray, "*b"]  # where in the source it came from
   replaced: Bool[np.ndarray, "*b"]  # it stands in for a clip that could not be read
   errors: Shaped[np.ndarray, "*b"]  # why not: a sentence for each that was tried, UTF-8
+
+
+def fields(clip: video_lib.Clip, tokenizer: Tokenizer) -> dict[str, Any]:
+  """The `Fields` of a clip, by name."""
+  tokens = tokenizer([clip.caption])[0]
+  return Fields(clip.video, tokens, np.int32(clip.stride), np.int32(clip.label))._asdict()
 
 
 class Read:
@@ -69,23 +81,21 @@ class Read:
   restart. After `tries` broken clips in a row it gives up.
   """
 
-  def __init__(self, source: Source, tokenizer: Tokenizer, tries: int = 20):
+  def __init__(self, source: Source, tokenizer: Tokenizer | None, tries: int = 20):
+    """`tokenizer` is None for a source whose reads are features, as those of a cache."""
     self._source, self._tokenizer, self._tries = source, tokenizer, tries
 
   def __call__(self, index: int, rng: np.random.Generator) -> Record:
     index, errors = int(index), []
     while len(errors) < self._tries:
       try:
-        clip = self._source.read(index, rng)
+        read = self._source.read(index, rng)
       except video_lib.BrokenClip as e:
         errors.append(text.printable(str(e)))
         index = int(rng.integers(len(self._source)))
         continue
       return Record(
-        video=clip.video,
-        tokens=self._tokenizer([clip.caption])[0],
-        stride=np.int32(clip.stride),
-        label=np.int32(clip.label),
+        fields=read if self._tokenizer is None else fields(read, self._tokenizer),
         index=np.int64(index),
         replaced=np.bool_(bool(errors)),
         # Bytes of fixed length, as a batch is stacked of them.

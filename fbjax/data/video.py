@@ -153,16 +153,17 @@ def read_all(path: Path) -> UInt8[np.ndarray, "t h w 3"]:
   return np.stack(images)
 
 
-def frame_rate(path: Path) -> float:
+def frame_rate(path: Path, data: bytes | None = None) -> float:
   """Frames a second of a video, 0 where it does not say.
 
-  BrokenClip where it is broken, as far as its packets and its first frame show.
+  BrokenClip where it is broken, as far as its packets and its first frame show. `data` as in
+  `read_clip`.
   """
   with _named(path):
-    with playback.opened(path) as video:
+    with playback.opened(path, data) as video:
       playback.read_index(video)
       rate = video.stream.average_rate
-    if next(playback.from_start(path, None, range(1)), None) is None:
+    if next(playback.from_start(path, data, range(1)), None) is None:
       raise BrokenClip("has no frames")
     return float(rate or 0)
 

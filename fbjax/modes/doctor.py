@@ -15,7 +15,7 @@ import html
 import io
 import json
 import logging
-import os
+import pathlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ import numpy as np
 import PIL.Image
 
 from fbjax import build, errors, places, tracker
-from fbjax.data import health, sources, text
+from fbjax.data import health, sources, storage, text, tfds_clips
 from fbjax.data import video as video_lib
 
 logger = logging.getLogger(__name__)
@@ -65,9 +65,9 @@ def doctor(config: dict[str, Any], out: str | None, workdir: str | None = None) 
   report: dict[str, Any] = {"data": dict(config["data"]), "splits": {}}
   pictures: list[tuple[str, str, np.ndarray | None]] = []
   made = {split: build.make_source(config, split) for split in SPLITS}
-  home = os.path.commonpath([os.path.abspath(getattr(x, "root", "/")) for x in made.values()])
+  home = storage.common([getattr(source, "root", pathlib.Path("/")) for source in made.values()])
   for split, source in made.items():
-    if not isinstance(source, sources.Videos):
+    if not isinstance(source, sources.Videos) or isinstance(source, tfds_clips.TFDS):
       raise errors.UserError(
         f"config.data.name is {config['data']['name']!r}: the doctor looks at video files, in their "
         "folders; point it at those that the data set was made of"
@@ -79,7 +79,7 @@ def doctor(config: dict[str, Any], out: str | None, workdir: str | None = None) 
     faults = collect(findings)
     sick = {file for of in faults.values() for file in of}
     healthy = [finding for finding in findings if finding.file not in sick]
-    names = [os.path.relpath(source.root / finding.file, home) for finding in healthy]
+    names = [storage.relative(source.root / finding.file, home) for finding in healthy]
     captions = [text.clean(finding.caption) for finding in healthy]
     write_manifest(f"{out}/clean/{split}.csv", zip(names, captions, strict=True))
     report["splits"][split] = {
@@ -115,8 +115,9 @@ def look_at_all(source: sources.Videos, least: int, threads: int) -> list[Findin
   def one(index: int) -> Finding:
     entry = source.entries[index]
     try:
-      found = health.look(source.path(index), least)
-    except video_lib.BrokenClip as error:  # a name that leads out of the data set
+      path, data = source.content(index)
+      found = health.look(path, least, data)
+    except video_lib.BrokenClip as error:  # a name that leads out of the data set, or to nothing
       found = health.Look({"missing": str(error)}, 0, None, None, 0.0)
     return Finding(entry.file, entry.caption, found)
 

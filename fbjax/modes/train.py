@@ -10,11 +10,11 @@ from clu import parameter_overview
 from jax.experimental import multihost_utils
 from jaxtyping import UInt8
 
-from fbjax import build, errors, loading, pipe, places, sampling, tracker
+from fbjax import build, caches, errors, loading, pipe, places, sampling, sharding, tracker
 from fbjax import workdir as workdir_lib
 from fbjax.data import pipeline, prompts, video
 from fbjax.modes import port, watch
-from fbjax.systems import base
+from fbjax.systems import base, cached
 from fbjax.train import loop
 
 logger = logging.getLogger(__name__)
@@ -33,38 +33,45 @@ def train(config: dict[str, Any], workdir: str) -> None:
   mesh = build.make_mesh(config)
   loop.check_divides(config["train"]["batch_size"], config["train"].get("accumulate", 1), mesh)
   tokenizer = build.make_tokenizer(config)
-  source = build.make_source(config, "train")
-  held_out = build.make_source(config, "val")
   system = build.make_system(config, tokenizer)
+  clips = clips_of(config, system, tokenizer)
   port.check_ignore(config["port"], system.whole)
   if workdir_lib.newest_step(workdir) is not None:
     workdir_lib.check(workdir, config)
   form = build.make_formulation(config)
-  loss_fn = build.make_loss(config, system, form)
+  loss_fn = build.make_loss(config, clips.reads(system), form)
   optimizer = build.make_optimizer(config, system)
   tell_warmup(config)
   shown_by = build.for_sampling(config)
   sampled = system if shown_by == config else build.make_system(shown_by, tokenizer)
-  sample = build.make_sample(config, sampled, form, mesh)
-  data = build.make_batches(config, source, tokenizer, jax.process_index(), jax.process_count())
-  starting = loading.starting_weights(config, system, mesh, workdir)
-  loss = watch.held_out_loss(config, system, form, held_out, tokenizer, mesh)
+  sample = build.make_sample(config, clips.reads(sampled), form, mesh)
+  processes = jax.process_index(), jax.process_count()
+  data = build.make_batches(config, clips.train, clips.tokenizer, *processes)
+  starting = loading.starting_weights(config, system, mesh, workdir, encoders=clips.encoders)
+  loss = watch.held_out_loss(
+    config, clips.reads(system), form, clips.held_out, clips.tokenizer, mesh
+  )
   watched = watch.Watch(workdir, loss)
-  previews = [preview_of(held_out, tokenizer)]
+  previews = [clips.preview]
   if config["sampling"].get("images"):
     previews.append(own_preview(config, system, tokenizer))
+  frozen, shown_with = starting.frozen, starting.frozen
+  if not clips.encoders:
+    frozen = frozen | clips.frozen(mesh)
+    shown_with = frozen | loading.frozen_networks(config, system, mesh, system.decoders)
 
   def preview(step: int, ema: Any) -> tuple[np.ndarray, dict[str, float]]:
     drawn = [
-      write_preview(workdir, step, sample, ema, starting.frozen, shown, config["sampling"])
+      write_preview(workdir, step, sample, ema, shown_with, shown, config["sampling"])
       for shown in previews
     ]
     videos, sheet = drawn[0]
-    return sheet, watched(videos, previews[0].inputs["video"], ema, starting.frozen)
+    truth = np.stack([blocks["truth"] for blocks in previews[0].blocks])
+    return sheet, watched(videos, truth, ema, frozen)
 
-  origin = starting.origin | {"data": source.digest()}
+  origin = starting.origin | {"data": clips.train.digest()}
   with workdir_lib.claim(workdir, config, origin) as record:
-    logger.info("Training %s.", summary(config, workdir, system, len(source), mesh))
+    logger.info("Training %s.", summary(config, workdir, system, len(clips.train), mesh))
 
     def begins(step: int) -> None:
       if step == 0:
@@ -79,18 +86,68 @@ def train(config: dict[str, Any], workdir: str) -> None:
       tx=optimizer,
       init=system.init,
       start=starting.params,
-      frozen=starting.frozen,
+      frozen=frozen,
       data=data,
       mesh=mesh,
       workdir=workdir,
       seed=config["seed"],
       preview=preview,
       begins=begins,
-      clip_name=source.name,
+      clip_name=clips.train.name,
       preempted=preempted,
     )
     run()
   data.close()
+
+
+class Clips(NamedTuple):
+  """Where the clips of a training come from: their files, or what a cache has of them.
+
+  train, held_out: sources. tokenizer: of captions; None where the sources give features. preview: of the
+  first held-out clips. nulls: of a cache, features that are the same for all clips.
+  """
+
+  train: Any
+  held_out: Any
+  tokenizer: Any | None
+  preview: "Preview"
+  nulls: Any | None = None
+
+  @property
+  def encoders(self) -> bool:
+    """Whether the training runs the system's encoders."""
+    return self.nulls is None
+
+  def reads(self, system: base.System) -> base.System:
+    """The system as one that these clips are fed to."""
+    return system if self.encoders else cached.fed(system)
+
+  def frozen(self, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """What a system that is fed has among its frozen weights."""
+    everywhere = sharding.replicated(mesh)
+
+    def place(x: np.ndarray) -> jax.Array:
+      return jax.make_array_from_callback(x.shape, everywhere, lambda index: x[index])
+
+    return {cached.NULLS: jax.tree.map(place, self.nulls)}
+
+
+def clips_of(config: dict[str, Any], system: base.System, tokenizer: Any) -> Clips:
+  """The clips that `config.cache` or else `config.data` names.
+
+  Raises:
+    UserError: for data that cannot be read, or a cache that is not this config's.
+  """
+  if not build.cache_options(config).path:
+    train, held_out = (build.make_source(config, split) for split in ("train", "val"))
+    return Clips(train, held_out, tokenizer, preview_of(held_out, tokenizer))
+  if config["sampling"].get("images"):
+    raise errors.UserError(
+      "config.sampling.images has images that the encoders must see, and a training from a cache "
+      "(config.cache.path) goes without these: leave it empty, and animate them with --mode=sample"
+    )
+  found = caches.opened(config, system)
+  return Clips(found.train, found.held_out, None, preview_from(found.shown), found.nulls)
 
 
 def tell_warmup(config: dict[str, Any]) -> None:
@@ -147,6 +204,18 @@ def preview_of(held_out: Any, tokenizer: Any) -> Preview:
   captions = [held_out.caption(int(i)) for i in shown["index"]]
   blocks = [{"given": truth[:1], "truth": truth} for truth in shown["video"]]
   return Preview("", inputs, captions, [f"{i:02}.mp4" for i in range(len(captions))], blocks)
+
+
+def preview_from(shown: Any) -> Preview:
+  """The first held-out clips of a cache, with their truth."""
+  rows = list(range(min(PREVIEWS, len(shown))))
+  read = pipeline.read(shown, None, rows)
+  inputs = {
+    path.removeprefix(caches.GIVEN): x for path, x in read.items() if path.startswith(caches.GIVEN)
+  }
+  captions = [shown.caption(int(i)) for i in read["index"]]
+  blocks = [{"given": truth[:1], "truth": truth} for truth in read[caches.VIDEO]]
+  return Preview("", inputs, captions, [f"{i:02}.mp4" for i in rows], blocks)
 
 
 def own_preview(config: dict[str, Any], system: base.System, tokenizer: Any) -> Preview:

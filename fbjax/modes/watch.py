@@ -17,6 +17,7 @@ from fbjax import build, places, sampling, sharding, tracker
 from fbjax.data import pipeline
 from fbjax.evaluation import motion
 from fbjax.systems import base, formulation
+from fbjax.train import loop
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def held_out_loss(
   system: base.System,
   form: formulation.Formulation,
   source: Any,
-  tokenizer: Any,
+  tokenizer: Any | None,
   mesh: jax.sharding.Mesh,
 ) -> Loss:
   """The training's loss on the first held-out clips, always at the same times with the same noise.
@@ -54,7 +55,7 @@ def held_out_loss(
       for first in firsts:
         rows = [(first + mine + i) % len(source) for i in range(share)]
         read = pipeline.read(source, tokenizer, rows)
-        batches.append({name: read[name] for name in ("video", "tokens", "stride", "label")})
+        batches.append({k: x for k, x in read.items() if k not in loop.HOST_FIELDS})
     losses = []
     for first, batch in zip(firsts, batches, strict=True):
       keys = sampling.clip_keys(0, range(first, first + size))

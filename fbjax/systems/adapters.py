@@ -94,7 +94,10 @@ class LoRA:
   def _wrap(self, system: base.System) -> None:
     self.whole = system
     self.networks, self.fixed, self.conditions = system.networks, system.fixed, system.conditions
-    self.encode, self.drop, self.embed = system.encode, system.drop, system.embed
+    self.encoders, self.decoders = system.encoders, system.decoders
+    self.encode, self.features = system.encode, system.features
+    self.nulls, self.draw = system.nulls, system.draw
+    self.drop, self.embed = system.drop, system.embed
     self.denoise, self.decode = system.denoise, system.decode
     self.check_clip = system.check_clip
 

@@ -3,19 +3,24 @@
 A system encodes clips into latents z0, a prior z1 and conditions, denoises, and decodes. Objectives
 and samplers know this protocol only: whether z1 is the given frame repeated, a way between two frames
 or the coarse video of a neural prior is the system's own business.
+
+Encoding has two halves. What frozen encoders make of a clip, its features, is the same at every
+epoch, and can be kept (`fbjax.caches`); what is drawn of them is not.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 
 from fbjax.systems import networks
 
 Params = Any
 Cond = Any
 Batch = Any
+# Named arrays, or trees of them, with leading axis b.
+Features = dict[str, Any]
 
 
 class Example(NamedTuple):
@@ -63,6 +68,16 @@ class System(Protocol):
     ...
 
   @property
+  def encoders(self) -> tuple[str, ...]:
+    """The networks that `features` and `nulls` run, and nobody else but `decode`: all are frozen."""
+    ...
+
+  @property
+  def decoders(self) -> tuple[str, ...]:
+    """The networks that `decode` runs."""
+    ...
+
+  @property
   def whole(self) -> "networks.NetworkSet":
     """The system without low-rank additions; itself, unless it has some."""
     ...
@@ -80,7 +95,25 @@ class System(Protocol):
     ...
 
   def encode(self, frozen: Params, batch: Batch, keys: jax.Array) -> Example:
-    """Latents and conditions of clips (`batch["video"]`) or of images (`batch["image"]`)."""
+    """Latents and conditions of clips (`batch["video"]`) or of images (`batch["image"]`).
+
+    What `draw` draws of the features and the nulls.
+    """
+    ...
+
+  def features(self, frozen: Params, batch: Batch, keys: Key[Array, "b n"]) -> Features:
+    """What the encoders make of clips or images.
+
+    Where pixels are noisy before they are encoded, there are n versions of them, along a second axis.
+    """
+    ...
+
+  def nulls(self, frozen: Params, batch: Batch) -> Features:
+    """Features of no text and no image, with a leading axis of 1, or of b for `batch["null_tokens"]`."""
+    ...
+
+  def draw(self, frozen: Params, features: Features, keys: jax.Array) -> Example:
+    """Draws latents of features and nulls together; runs none of the `encoders`."""
     ...
 
   def drop(self, cond: Cond, text: Bool[Array, "b"], image: Bool[Array, "b"]) -> Cond:

@@ -14,6 +14,8 @@ from fbjax.systems import networks
 
 KEY = "config.system.codec"
 
+Moments = dict[str, Float[Array, "b tz hz wz c"]]
+
 
 @runtime_checkable
 class Codec(Protocol):
@@ -35,9 +37,13 @@ class Codec(Protocol):
     """How many a clip of this length has; None if it would come back in another length."""
     ...
 
-  def encode(
-    self, frozen: Any, video: Float[Array, "b t h w 3"], keys: jax.Array
-  ) -> Float[Array, "b tz hz wz c"]: ...
+  def moments(self, frozen: Any, video: Float[Array, "b t h w 3"]) -> Moments:
+    """What `draw` needs of a video: the mean, and where it draws the log-variance."""
+    ...
+
+  def draw(self, moments: Moments, keys: jax.Array) -> Float[Array, "b tz hz wz c"]:
+    """Latents, by each clip's own key; moments that it does not need do not matter."""
+    ...
 
   def decode(self, frozen: Any, z: Float[Array, "b tz hz wz c"]) -> Float[Array, "b t h w 3"]: ...
 
@@ -67,12 +73,15 @@ class Pixels:
   def latent_frames(self, frames: int) -> int | None:
     return frames
 
-  def encode(
-    self, frozen: Any, video: Float[Array, "b t h w 3"], keys: jax.Array
-  ) -> Float[Array, "b t hz wz c"]:
-    return self.scale * einops.rearrange(
-      video, "b t (h p) (w q) c -> b t h w (p q c)", p=self.patch, q=self.patch
-    )
+  def moments(self, frozen: Any, video: Float[Array, "b t h w 3"]) -> Moments:
+    return {
+      "mean": einops.rearrange(
+        video, "b t (h p) (w q) c -> b t h w (p q c)", p=self.patch, q=self.patch
+      )
+    }
+
+  def draw(self, moments: Moments, keys: jax.Array) -> Float[Array, "b t hz wz c"]:
+    return self.scale * moments["mean"]
 
   def decode(self, frozen: Any, z: Float[Array, "b t hz wz c"]) -> Float[Array, "b t h w 3"]:
     return einops.rearrange(
@@ -102,14 +111,19 @@ class VAE:
     checks.number(f"{KEY}.scale", scale, above=0)
     self.networks = {"vae": spec}
     self.channels, self.factor = spec.sizes["c_latent"], factor
-    self.scale, self.draw, self.options = scale, draw, options
+    self.scale, self.samples, self.options = scale, draw == "sample", options
     self._run = networks.NetworkSet(self.networks).run
 
-  def encode(
-    self, frozen: Any, video: Float[Array, "b t h w 3"], keys: jax.Array
-  ) -> Float[Array, "b tz hz wz c"]:
-    moments = self._run("vae", frozen, "encode")(video, **self.options)
-    return self.scale * draw_latent(moments, self.draw, keys)
+  def moments(self, frozen: Any, video: Float[Array, "b t h w 3"]) -> Moments:
+    found = self._run("vae", frozen, "encode")(video, **self.options)
+    return {"mean": found.mean} | ({"logvar": found.logvar} if self.samples else {})
+
+  def draw(self, moments: Moments, keys: jax.Array) -> Float[Array, "b tz hz wz c"]:
+    if not self.samples:
+      return self.scale * moments["mean"]
+    mean = moments["mean"]
+    noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:]))(keys)
+    return self.scale * vae_image.Gaussian(mean, moments["logvar"]).sample(noise)
 
   def decode(self, frozen: Any, z: Float[Array, "b tz hz wz c"]) -> Float[Array, "b t h w 3"]:
     return self._run("vae", frozen, "decode")(z / self.scale, **self.options)
@@ -206,16 +220,6 @@ class VideoAutoencoder(VAE):
   def latent_frames(self, frames: int) -> int | None:
     # An even number of latent frames is decoded to four frames each.
     return (frames - 1) // 4 + 1 if frames % 8 == 1 else None
-
-
-def draw_latent(
-  moments: vae_image.Gaussian, draw: str, keys: jax.Array
-) -> Float[Array, "b t h w c"]:
-  """The mode, or a sample that depends on each clip's own key."""
-  if draw == "mode":
-    return moments.mean
-  noise = jax.vmap(lambda key: jax.random.normal(key, moments.mean.shape[1:]))(keys)
-  return moments.sample(noise)
 
 
 def to_unit(video: jax.Array) -> jax.Array:

@@ -8,19 +8,22 @@ from the frame as it is (FrameBridge, §2.5). A coarse video, where a neural pri
 concatenated to x as the frame is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 
 from fbjax.models import cogvideox, t5
 from fbjax.systems import base, codecs, latents, networks, neural_prior
 
 # log of the noise's deviation: mean and deviation of a normal distribution, as published.
 NOISE = (-3.0, 0.5)
+# Parts of a clip's key: noise of frame and prior, or which of their noisy versions; draws of clip,
+# frame and prior.
+PURPOSES = 5
 
 
 class Cond(NamedTuple):
@@ -66,7 +69,8 @@ class CogVideoX(latents.LatentSystem):
     """
     self.null_tokens = null_tokens
     self.conditions = frozenset({"text"})
-    self.noisy_frame, self.noisy_prior = noisy_frame, noisy_prior
+    told = {"frame": noisy_frame, "prior": noisy_prior}
+    self.noisy = tuple(name for name in told if told[name])
     options = {"dtype": dtype}
     c = codec.channels
     given = {"c_in": (self.inputs + coarse) * c, "c_out": c, "text_dim": text["width"]}
@@ -95,31 +99,49 @@ class CogVideoX(latents.LatentSystem):
     sizes = self.networks["transformer"].sizes
     return sizes["patch_time"], sizes["patch"]
 
-  def encode(
-    self, frozen: base.Params, batch: Mapping[str, jax.Array], keys: jax.Array
-  ) -> base.Example:
-    text, null_text = self._read(frozen, batch)
+  def features(
+    self, frozen: base.Params, batch: Mapping[str, jax.Array], keys: Key[Array, "b n"]
+  ) -> base.Features:
+    text = self.run("text", frozen)(batch["tokens"])
     if "video" not in batch:
-      frame = jnp.repeat(codecs.to_unit(batch["image"])[:, None], self.frames, axis=1)
-      z1 = self.codec.encode(frozen, frame, keys)
-      return base.Example(None, z1, Cond(z1, text, null_text))
+      still = jnp.repeat(codecs.to_unit(batch["image"])[:, None], self.frames, axis=1)
+      return {"still": self.codec.moments(frozen, still), "text": text}
     video = codecs.to_unit(batch["video"])
-    purposes = jax.vmap(lambda key: jax.random.split(key, 5))(keys)
-    frame, prior = (jnp.repeat(video[:, :1], self.frames, axis=1) for _ in range(2))
-    if self.noisy_frame:  # one field of noise, the same in every frame
-      frame = frame + noise(purposes[:, 0], (1, *frame.shape[2:]))
-    if self.noisy_prior:
-      prior = prior + noise(purposes[:, 1], prior.shape[1:])
-    z0, shown, z1 = (
-      self.codec.encode(frozen, x, purposes[:, i])
-      for i, x in enumerate((video, frame, prior), start=2)
+    still = jnp.repeat(video[:, :1], self.frames, axis=1)
+    found = {"clip": self.codec.moments(frozen, video), "text": text}
+    # One field of noise, the same in every frame, and another one in each.
+    fields = {"frame": (1, *still.shape[2:]), "prior": still.shape[1:]}
+
+    def noisy(keys: jax.Array) -> dict[str, codecs.Moments]:
+      purposes = jax.vmap(lambda key: jax.random.split(key, PURPOSES))(keys)
+      return {
+        name: self.codec.moments(frozen, still + noise(purposes[:, i], shape))
+        for i, (name, shape) in enumerate(fields.items())
+        if name in self.noisy
+      }
+
+    found |= versions(noisy, keys)
+    return found | ({"still": self.codec.moments(frozen, still)} if len(self.noisy) < 2 else {})
+
+  def nulls(self, frozen: base.Params, batch: base.Batch) -> base.Features:
+    return {"null_text": self.run("text", frozen)(latents.null_tokens(batch, self.null_tokens))}
+
+  def draw(self, frozen: base.Params, features: base.Features, keys: jax.Array) -> base.Example:
+    del frozen
+    text, null_text = latents.with_null(features, "text")
+    if "clip" not in features:
+      z1 = self.codec.draw(features["still"], keys)
+      return base.Example(None, z1, Cond(z1, text, null_text))
+    purposes = jax.vmap(lambda key: jax.random.split(key, PURPOSES))(keys)
+    z0 = self.codec.draw(features["clip"], purposes[:, 2])
+    shown, z1 = (
+      self.codec.draw(
+        pick(features[name], purposes[:, i]) if name in self.noisy else features["still"],
+        purposes[:, 3 + i],
+      )
+      for i, name in enumerate(("frame", "prior"))
     )
     return base.Example(z0, z1, Cond(shown, text, null_text))
-
-  def _read(self, frozen: base.Params, batch: base.Batch) -> tuple[jax.Array, jax.Array]:
-    read = self.run("text", frozen)
-    text, null = read(batch["tokens"]), read(latents.null_tokens(batch, self.null_tokens))
-    return text, jnp.broadcast_to(null, text.shape)
 
   def drop(self, cond: Cond, text: Bool[Array, "b"], image: Bool[Array, "b"]) -> Cond:
     del image  # The given frame is prior and condition at once: it is never dropped.
@@ -151,6 +173,26 @@ class CogVideoXPrior(neural_prior.NeuralPrior, CogVideoX):
   ) -> Float[Array, "b t h w c"]:
     del keys
     return self.run("transformer", weights)(cond.frame, jnp.zeros(len(cond.frame)), cond.text)
+
+
+def versions(
+  encode: Callable[[jax.Array], dict[str, codecs.Moments]], keys: Key[Array, "b n"]
+) -> dict[str, dict[str, Float[Array, "b n t h w c"]]]:
+  """What `encode` makes of each of n keys a clip, one after the other, which bounds the memory."""
+  # To JAX's check for keys that are used twice, transposing is a use.
+  found = jax.lax.map(encode, jax.random.clone(keys.swapaxes(0, 1)))
+  return jax.tree.map(lambda x: x.swapaxes(0, 1), found)
+
+
+def pick(
+  moments: Mapping[str, Float[Array, "b n t h w c"]], keys: Key[Array, "b"]
+) -> codecs.Moments:
+  """One of the n versions of each clip."""
+  n = moments["mean"].shape[1]
+  if n == 1:
+    return {name: x[:, 0] for name, x in moments.items()}
+  chosen = jax.vmap(lambda key: jax.random.randint(key, (), 0, n))(keys)
+  return {name: x[jnp.arange(len(x)), chosen] for name, x in moments.items()}
 
 
 def noise(keys: jax.Array, shape: tuple[int, ...]) -> Float[Array, "b ..."]:

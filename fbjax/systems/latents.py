@@ -4,9 +4,10 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from fbjax import errors
 from fbjax.systems import base, codecs, networks
@@ -22,6 +23,10 @@ class LatentSystem(networks.NetworkSet):
   def __init__(self, specs: Mapping[str, networks.NetworkSpec], codec: codecs.Codec, frames: int):
     super().__init__(dict(specs) | codec.networks)
     self.codec, self.frames = codec, frames
+
+  @property
+  def decoders(self) -> tuple[str, ...]:
+    return tuple(self.codec.networks)
 
   @property
   def unit(self) -> tuple[int, int]:
@@ -44,6 +49,22 @@ class LatentSystem(networks.NetworkSet):
     other.frames = frames
     return other
 
+  def encode(self, frozen: base.Params, batch: base.Batch, keys: jax.Array) -> base.Example:
+    # Both halves split a clip's key in the same way, and each uses its own part.
+    features = self.features(frozen, batch, jax.random.clone(keys)[:, None])
+    return self.draw(frozen, features | self.nulls(frozen, batch), keys)
+
+  def features(
+    self, frozen: base.Params, batch: base.Batch, keys: Key[Array, "b n"]
+  ) -> base.Features:
+    raise NotImplementedError
+
+  def nulls(self, frozen: base.Params, batch: base.Batch) -> base.Features:
+    raise NotImplementedError
+
+  def draw(self, frozen: base.Params, features: base.Features, keys: jax.Array) -> base.Example:
+    raise NotImplementedError
+
   def embed(self, weights: base.Params, cond: base.Cond) -> base.Cond:
     del weights
     return cond
@@ -64,6 +85,14 @@ def null_tokens(
 ) -> Int[Array, "1 n"] | Int[Array, "b n"]:
   """Token ids of the text that guidance leads away from: the batch's, or those of the empty caption."""
   return batch["null_tokens"] if "null_tokens" in batch else jnp.asarray(empty)[None]
+
+
+def with_null(features: base.Features, name: str) -> tuple[Array | None, Array | None]:
+  """A feature and its null, one for each clip; None for what the system is not told."""
+  if name not in features:
+    return None, None
+  found = features[name]
+  return found, jnp.broadcast_to(features[f"null_{name}"], found.shape)
 
 
 def check_frames(frames: int, fits: Callable[[int], bool]) -> None:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from fbjax.models import clip, latte
 from fbjax.systems import base, codecs, latents, networks, neural_prior
@@ -84,17 +84,31 @@ class Latte(latents.LatentSystem):
   def unit(self) -> tuple[int, int]:
     return 1, self.networks["latte"].sizes["patch"]
 
-  def encode(
-    self, frozen: base.Params, batch: Mapping[str, jax.Array], keys: jax.Array
-  ) -> base.Example:
-    z0, frame = encode_clip(self.codec, frozen, batch, keys)
-    label, null = labels(batch, len(frame), self.classes)
+  def features(
+    self, frozen: base.Params, batch: Mapping[str, jax.Array], keys: Key[Array, "b n"]
+  ) -> base.Features:
+    del keys  # Pixels are encoded as they are.
+    shown = batch["video"][:, :1] if "video" in batch else batch["image"][:, None]
+    found = {"frame": self.codec.moments(frozen, codecs.to_unit(shown))}
+    if "video" in batch:
+      found["clip"] = self.codec.moments(frozen, codecs.to_unit(batch["video"]))
+    found["label"] = batch.get("label", jnp.full(len(shown), -1, jnp.int32))
+    return found | ({"text": batch["tokens"]} if "text" in self.networks else {})
+
+  def nulls(self, frozen: base.Params, batch: base.Batch) -> base.Features:
+    if "text" not in self.networks:
+      return {}
+    return {"null_text": latents.null_tokens(batch, self.null_tokens)}
+
+  def draw(self, frozen: base.Params, features: base.Features, keys: jax.Array) -> base.Example:
+    del frozen
+    # Frame and clip are drawn apart, as published.
+    purposes = jax.vmap(jax.random.split)(keys)
+    frame = self.codec.draw(features["frame"], purposes[:, 0])[:, 0]
+    z0 = self.codec.draw(features["clip"], purposes[:, 1]) if "clip" in features else None
     z1 = jnp.repeat(frame[:, None], self.frames, axis=1)
-    cond = Cond(frame, label, null)
-    if "text" in self.networks:
-      tokens = batch["tokens"]
-      null_text = jnp.broadcast_to(latents.null_tokens(batch, self.null_tokens), tokens.shape)
-      cond = cond._replace(text=tokens, null_text=null_text)
+    label, null = labels(features["label"], self.classes)
+    cond = Cond(frame, label, null, *latents.with_null(features, "text"))
     return base.Example(z0, z1, cond)
 
   def drop(self, cond: Cond, text: Bool[Array, "b"], image: Bool[Array, "b"]) -> Cond:
@@ -157,22 +171,7 @@ def network(
   )
 
 
-def encode_clip(
-  codec: codecs.Codec, frozen: base.Params, batch: Mapping[str, jax.Array], keys: jax.Array
-) -> tuple[jax.Array | None, jax.Array]:
-  """Latents of a clip, if there is one, and of its first frame, drawn apart as published."""
-  purposes = jax.vmap(jax.random.split)(keys)
-  if "video" not in batch:
-    return None, codec.encode(frozen, codecs.to_unit(batch["image"][:, None]), purposes[:, 0])[:, 0]
-  video = codecs.to_unit(batch["video"])
-  frame = codec.encode(frozen, video[:, :1], purposes[:, 0])[:, 0]
-  return codec.encode(frozen, video, purposes[:, 1]), frame
-
-
-def labels(
-  batch: Mapping[str, jax.Array], n: int, classes: int | None
-) -> tuple[Int[Array, "b"], Int[Array, "b"]]:
-  """Class and null class of each clip; a clip without a class has the null one."""
-  null = jnp.full(n, classes or 0, jnp.int32)
-  label = batch.get("label", null)
+def labels(label: Int[Array, "b"], classes: int | None) -> tuple[Int[Array, "b"], Int[Array, "b"]]:
+  """Class and null class of each clip; a clip without a class, which is -1, has the null one."""
+  null = jnp.full(len(label), classes or 0, jnp.int32)
   return jnp.where(label < 0, null, label).astype(jnp.int32), null

@@ -191,6 +191,11 @@ class NetworkSet:
   def whole(self) -> "NetworkSet":
     return self
 
+  @property
+  def encoders(self) -> tuple[str, ...]:
+    """The networks that do not train: a system whose other parts run some of them says so."""
+    return tuple(name for name, spec in self.networks.items() if not spec.trained)
+
   def weights(self, params: Params, frozen: Params) -> Params:
     del frozen
     return params

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 
 from fbjax import errors
 from fbjax.systems import base, networks
@@ -97,8 +97,30 @@ class WithNeuralPrior(networks.NetworkSet):
     other.system, other.prior = (x.for_clips(frames, size) for x in (self.system, self.prior))
     return other
 
+  @property
+  def encoders(self) -> tuple[str, ...]:
+    return self.system.encoders
+
+  @property
+  def decoders(self) -> tuple[str, ...]:
+    return self.system.decoders
+
   def encode(self, frozen: base.Params, batch: base.Batch, keys: jax.Array) -> base.Example:
-    z0, z1, cond = self.system.encode(frozen, batch, keys)
+    return self._behind(frozen, self.system.encode(frozen, batch, keys))
+
+  def features(
+    self, frozen: base.Params, batch: base.Batch, keys: Key[Array, "b n"]
+  ) -> base.Features:
+    return self.system.features(frozen, batch, keys)
+
+  def nulls(self, frozen: base.Params, batch: base.Batch) -> base.Features:
+    return self.system.nulls(frozen, batch)
+
+  def draw(self, frozen: base.Params, features: base.Features, keys: jax.Array) -> base.Example:
+    return self._behind(frozen, self.system.draw(frozen, features, keys))
+
+  def _behind(self, frozen: base.Params, example: base.Example) -> base.Example:
+    z0, z1, cond = example
     if self.trained:
       return base.Example(z0, z1, cond)
     coarse = jax.lax.stop_gradient(self._coarse(frozen, cond))

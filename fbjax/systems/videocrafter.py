@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from fbjax import errors
 from fbjax.models import clip, resampler, unet3d
@@ -113,39 +113,47 @@ class VideoCrafter(latents.LatentSystem):
   def unit(self) -> tuple[int, int]:
     return 1, 2 ** (len(self.networks["unet"].sizes["mult"]) - 1)
 
-  def encode(
-    self, frozen: base.Params, batch: Mapping[str, jax.Array], keys: jax.Array
-  ) -> base.Example:
+  def features(
+    self, frozen: base.Params, batch: Mapping[str, jax.Array], keys: Key[Array, "b n"]
+  ) -> base.Features:
+    del keys  # Pixels are encoded as they are.
     if "video" in batch:
-      video = codecs.to_unit(batch["video"])
-      z0 = self.codec.encode(frozen, video, keys)
-      shown, ends = video[:, 0], z0[:, :: max(self.frames - 1, 1)]
+      name, shown = "clip", codecs.to_unit(batch["video"])
     else:
-      z0 = None
       names = ["image"] if self.given == "first" else ["image", "last"]
-      images = jnp.stack([codecs.to_unit(batch[name]) for name in names], axis=1)
-      shown, ends = images[:, 0], self.codec.encode(frozen, images, keys)
+      name, shown = "ends", jnp.stack([codecs.to_unit(batch[name]) for name in names], axis=1)
+    found = {name: self.codec.moments(frozen, shown), "stride": batch["stride"]}
+    found |= {"text": self._read(frozen, batch["tokens"])}
+    return found | ({"image": self._look(frozen, shown[:, 0])} if "image" in self.networks else {})
+
+  def nulls(self, frozen: base.Params, batch: base.Batch) -> base.Features:
+    found = {"null_text": self._read(frozen, latents.null_tokens(batch, self.null_tokens))}
+    if "image" not in self.networks:
+      return found
+    # The null image is grey, as training has always dropped it (FrameBridge, 2.4).
+    size = self.networks["image"].sizes["size"]
+    return found | {"null_image": self._look(frozen, jnp.zeros((1, size, size, 3)))}
+
+  def draw(self, frozen: base.Params, features: base.Features, keys: jax.Array) -> base.Example:
+    del frozen
+    if "clip" in features:
+      z0 = self.codec.draw(features["clip"], keys)
+      ends = z0[:, :: max(self.frames - 1, 1)]
+    else:
+      z0, ends = None, self.codec.draw(features["ends"], keys)
     z1 = prior(ends, self.given, self.frames)
-    text, null_text = self._read(frozen, batch)
-    image, null_image = self._look(frozen, shown)
-    stride = batch["stride"].astype(jnp.float32)
+    stride = features["stride"].astype(jnp.float32)
+    text, null_text = latents.with_null(features, "text")
+    image, null_image = latents.with_null(features, "image")
     return base.Example(z0, z1, Cond(z1, stride, text, null_text, image, null_image))
 
-  def _read(self, frozen: base.Params, batch: base.Batch) -> tuple[jax.Array, jax.Array]:
-    tokens, null = batch["tokens"], latents.null_tokens(batch, self.null_tokens)
-    if not self.trains_text:
-      tokens, null = (self.run("text", frozen)(ids) for ids in (tokens, null))
-    return tokens, jnp.broadcast_to(null, tokens.shape)
+  def _read(self, frozen: base.Params, tokens: Int[Array, "b n"]) -> jax.Array:
+    """What the UNet hears of a text, or its tokens where the text network trains."""
+    return tokens if self.trains_text else self.run("text", frozen)(tokens)
 
-  def _look(self, frozen: base.Params, shown: jax.Array) -> tuple[jax.Array | None, ...]:
-    if "image" not in self.networks:
-      return None, None
-    encode = self.run("image", frozen)
+  def _look(self, frozen: base.Params, shown: Float[Array, "b h w 3"]) -> jax.Array:
     size = self.networks["image"].sizes["size"]
-    # The null image is grey, as training has always dropped it (FrameBridge, 2.4).
-    grey = jnp.zeros_like(shown[:1])
-    image, null = (encode(clip.preprocess(x, size=size)) for x in (shown, grey))
-    return image, jnp.broadcast_to(null, image.shape)
+    return self.run("image", frozen)(clip.preprocess(shown, size=size))
 
   def drop(self, cond: Cond, text: Bool[Array, "b"], image: Bool[Array, "b"]) -> Cond:
     # The given frame is prior and condition at once: it is never dropped (FrameBridge, 2.4).

@@ -1,5 +1,10 @@
 """Small data sets of video files."""
 
+import io
+import pathlib
+import tarfile
+import tempfile
+
 import numpy as np
 
 from fbjax.data import pipeline, tokenizers
@@ -23,3 +28,20 @@ def touch(root, *names):
 
 def batches(source, **options):
   return pipeline.Batches(source, tokenizers.Bytes(64), **{"batch_size": 4} | options)
+
+
+def write_tar(path, members):
+  """A tar of (name, bytes), or of TarInfo in place of the name, in this order."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with tarfile.open(path, "w") as tar:
+    for name, data in members:
+      info = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
+      info.size = len(data)
+      tar.addfile(info, io.BytesIO(data))
+
+
+def encoded(level=0, frames=12):
+  """The bytes of a clip as `write_clip` has it."""
+  with tempfile.TemporaryDirectory() as folder:
+    write_clip(pathlib.Path(folder, "a.mp4"), level, frames)
+    return pathlib.Path(folder, "a.mp4").read_bytes()

@@ -227,10 +227,10 @@ def test_cut_off_it_begins_anew(videos, tmp_path, monkeypatch, caplog):
   """Nothing is at its place before all is there; what a kill leaves behind is named."""
   read = video_lib.frame_rate
 
-  def fail_at_the_last(path):
+  def fail_at_the_last(path, data):
     if path.name == "ü.mp4":
       raise KeyboardInterrupt
-    return read(path)
+    return read(path, data)
 
   source = folders.Folder(videos, **SIZES)
   with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -467,7 +467,7 @@ def test_the_command_line_writes_the_splits_it_is_asked_for(ucf101, tmp_path, ca
 @pytest.mark.parametrize(
   "flags, words",
   [
-    ("", "the following arguments are required: webvid|folder|table|ucf101|msrvtt"),
+    ("", "the following arguments are required: webvid|folder|table|webdataset|ucf101|msrvtt"),
     ("nonsense", "invalid choice: 'nonsense'"),
     ("folder", "the following arguments are required: --path, --out"),
     ("folder --path={videos}", "the following arguments are required: --out"),

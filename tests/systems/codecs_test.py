@@ -11,7 +11,7 @@ from fbjax.systems import codecs, networks
 def test_pixels_come_back_and_stay_in_their_block():
   video = np.random.default_rng(0).uniform(-1, 1, (2, 3, 8, 4, 3)).astype(np.float32)
   codec = codecs.Pixels(patch=2, scale=1.5)
-  z = codec.encode({}, jnp.asarray(video), jax.random.split(jax.random.key(0), 2))
+  z = codec.draw(codec.moments({}, jnp.asarray(video)), jax.random.split(jax.random.key(0), 2))
   assert z.shape == (2, 3, 4, 2, 12) == (2, 3, 4, 2, codec.channels)
   np.testing.assert_allclose(z[0, 0, 1, 0].reshape(2, 2, 3), 1.5 * video[0, 0, 2:4, 0:2], rtol=1e-6)
   np.testing.assert_allclose(codec.decode({}, z), video, rtol=1e-6)
@@ -25,10 +25,9 @@ def video_codec(**changed):
 def test_the_video_vae_is_tiled_as_the_config_says():
   """Larger tiles than the frame are no tiles; smaller ones change the latent."""
   video = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 1, 32, 24, 3)), jnp.float32)
-  keys = jax.random.split(jax.random.key(0), 1)
   frozen = jax.jit(networks.NetworkSet(video_codec().networks).init_frozen)(jax.random.key(1))
   whole, large, small = (
-    jax.jit(video_codec(**options).encode)(frozen, video, keys)
+    jax.jit(video_codec(**options).moments)(frozen, video)["mean"]
     for options in ({"tiled": False}, {"tile": (48, 40)}, {"tile": (24, 20)})
   )
   np.testing.assert_array_equal(large, whole)

@@ -1,0 +1,90 @@
+"""Seconds of a training step online and from a cache, and clips a second that a cache is read at.
+
+python -m benchmarks.cached_steps [--out=x.json]
+
+Every system at the size of its config's smoke, on clips of moving shapes; the fastest of some calls.
+"""
+
+import importlib
+import json
+import tempfile
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app
+
+from benchmarks import step_times
+from fbjax import build, caches, loading, sharding
+from fbjax.data import pipeline
+from fbjax.modes import cache, train
+from fbjax.systems import base
+from fbjax.train import loop, step
+
+CLIPS = 32
+BATCHES = 50
+CONFIGS = ("webvid_saf", "ucf101_bridge", "webvid_saf_cogvideox")
+VAE = {"name": "autoencoder", "width": 8, "mult": (1, 2, 2), "blocks": 1, "groups": 4}
+
+
+def main(argv: list[str]) -> None:
+  del argv
+  rows = [measure(name) for name in CONFIGS]
+  if step_times.OUT.value:
+    with open(step_times.OUT.value, "w") as file:
+      json.dump(rows, file, indent=2)
+
+
+def measure(name: str) -> dict[str, Any]:
+  config = importlib.import_module(f"configs.{name}").get_config("smoke").to_dict()
+  config["data"] |= {"clips": CLIPS}
+  if config["system"]["codec"]["name"] == "pixels":  # of the smoke; the config itself has a VAE
+    config["system"]["codec"] = dict(VAE)
+  row = {"config": name, "online_seconds": seconds(config)}
+  with tempfile.TemporaryDirectory() as folder:
+    cache.cache(config, folder)
+    config["cache"] = {"path": folder}
+    row["cached_seconds"] = seconds(config)
+    row["read_clips_per_s"] = read_rate(config)
+  print(
+    f"{name:22} step {1e3 * row['online_seconds']:.1f} ms online, {1e3 * row['cached_seconds']:.1f} ms "
+    f"cached; {row['read_clips_per_s']:.0f} clips/s read",
+    flush=True,
+  )
+  return row
+
+
+def seconds(config: dict[str, Any]) -> float:
+  """The fastest training step."""
+  tokenizer = build.make_tokenizer(config)
+  system = build.make_system(config, tokenizer)
+  mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+  clips = train.clips_of(config, system, tokenizer)
+  starting = loading.starting_weights(config, system, mesh, encoders=clips.encoders)
+  frozen = starting.frozen | ({} if clips.encoders else clips.frozen(mesh))
+  loss = build.make_loss(config, clips.reads(system), build.make_formulation(config))
+  tx = build.make_optimizer(config, system)
+  program = jax.jit(step.make_train_step(loss, tx, ema_decay=0.99, seed=0))
+  state = step.init_state(starting.params(), tx)
+  batch = pipeline.read(clips.train, clips.tokenizer, list(range(config["train"]["batch_size"])))
+  batch = {k: x for k, x in batch.items() if k not in loop.HOST_FIELDS}
+  batch = sharding.put_batch(batch, mesh)
+  return step_times.fastest(lambda: program(state, frozen, batch))
+
+
+def read_rate(config: dict[str, Any]) -> float:
+  """Clips a second of batches from a cache, from the page cache of the machine."""
+  system: base.System = build.make_system(config, build.make_tokenizer(config))
+  found = caches.opened(config, system)
+  batches = build.make_batches(config, found.train, None, 0, 1)
+
+  def some() -> np.ndarray:
+    return [next(batches) for _ in range(BATCHES)][-1]["index"]
+
+  taken = step_times.fastest(some)
+  batches.close()
+  return BATCHES * config["train"]["batch_size"] / taken
+
+
+if __name__ == "__main__":
+  app.run(main)

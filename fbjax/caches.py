@@ -1,0 +1,179 @@
+"""Latent caches: what makes one, and whether a config is for it.
+
+What a cache holds depends on the clips (the source, how it is cropped), on what reads captions, and on
+the frozen encoders, their sizes and weights. All of this is written down when a cache is begun, in its
+cache.json, and a config under which other features would come out is refused. What trains on them does
+not matter: a bridge and its neural prior share a cache.
+"""
+
+import json
+import logging
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from fbjax import build, digest, errors, places, trees, weights
+from fbjax import workdir as workdir_lib
+from fbjax.data import cache as records
+from fbjax.data import video as video_lib
+from fbjax.systems import base
+
+logger = logging.getLogger(__name__)
+
+ABOUT = "cache.json"
+SPLITS = ("train", "val")
+HELD_OUT = 64  # clips of the split val: as many as previews and the held-out loss look at
+GIVEN, VIDEO = "given/", "video"  # of held-out clips: features of the given frames, and the pixels
+PLACES = ("path", "root", "val")  # where data is, not what
+Spec = Mapping[str, Any]
+
+
+class Opened(NamedTuple):
+  """A cache that fits a config.
+
+  train, held_out: features of clips. shown: of the held-out ones, with what previews need. nulls: what
+  is the same for all clips.
+  """
+
+  train: records.Cached
+  held_out: records.Cached
+  shown: records.Cached
+  nulls: base.Features
+
+
+def made_of(config: Spec, system: base.System) -> dict[str, Any]:
+  """The keys of a config that a cache depends on, and the digest of the encoders' weights."""
+  codec = {k: v for k, v in config["system"]["codec"].items() if k not in ("at_once", "tiled")}
+  encoders = {name: config["system"][name] for name in ("text", "image") if name in system.encoders}
+  noisy = {
+    name: config["system"].get(name, True)
+    for name in ("noisy_frame", "noisy_prior")
+    if "noisy" in vars(inner(system))
+  }
+  ends = {name: config["system"][name] for name in ("given",) if name in config["system"]}
+  found = {
+    "data": without_places(config["data"]),
+    "tokenizer": without_places(config["tokenizer"]),
+    "system": {"codec": codec} | encoders | noisy | ends,
+    "weights": encoders_digest(config, system),
+  }
+  return json.loads(json.dumps(found))
+
+
+def inner(system: base.System) -> Any:
+  """The system without what is in front of it or added to it."""
+  whole = system.whole
+  return getattr(whole, "system", whole)
+
+
+def without_places(group: Any) -> Any:
+  if not isinstance(group, Mapping):
+    return group
+  return {k: without_places(v) for k, v in group.items() if k not in PLACES}
+
+
+def encoders_digest(config: Spec, system: base.System) -> str:
+  """Stands for the encoders' values, which need not be read for it."""
+  if not system.encoders:
+    return "none"
+  if not config["weights"]:
+    return f"drawn from config.seed={config['seed']}"
+  homes = tuple(weights.network_path(name, "") for name in system.encoders)
+  digests = weights.read_about(config["weights"])["digests"]
+  return digest.of_json({path: x for path, x in digests.items() if path.startswith(homes)})
+
+
+def read_about(folder: str) -> dict[str, Any]:
+  """The cache.json of a folder.
+
+  Raises:
+    UserError: when there is none, or it is damaged.
+  """
+  file = pathlib.Path(folder) / ABOUT
+  if not file.exists():
+    raise errors.UserError(
+      f"{folder} holds no {ABOUT}: make a cache with --mode=cache --out={folder}, or leave "
+      "config.cache.path empty"
+    )
+  try:
+    about = json.loads(file.read_bytes())
+    sealed = about.pop("digest")
+    if sealed == digest.of_json(about):
+      return about
+  except (ValueError, KeyError, AttributeError, TypeError, OSError):
+    pass
+  raise errors.UserError(f"{file} is damaged: make the cache again in another folder")
+
+
+def write_about(folder: str, about: Spec) -> None:
+  places.write_json(f"{folder}/{ABOUT}", dict(about) | {"digest": digest.of_json(about)})
+
+
+def check(folder: str, about: Spec, found: Spec, options: Spec) -> None:
+  """Raises a UserError unless a cache is of these keys and options; names every one that differs.
+
+  Args:
+    folder: of the cache.
+    about: its cache.json.
+    found: `made_of` the config.
+    options: those keys of `config.cache` that the config sets.
+  """
+  own = {name: options[name] for name in build.OF_THE_CACHE if name in options}
+  there = {"cache": {name: about["cache"][name] for name in own}} | about["made_of"]
+  differing = workdir_lib.changes(there, {"cache": own} | dict(found))
+  told = [
+    f"the encoders' weights (config.weights): {was} there, {now} now"
+    if key == "weights"
+    else f"config.{key}: {was!r} there, {now!r} now"
+    for key, was, now in differing
+  ]
+  if told:
+    raise errors.UserError(
+      f"the cache in {folder} was made under another config; these differ: {'; '.join(told)}. Take "
+      "these keys as they were, another cache, or make one with --mode=cache"
+    )
+
+
+def opened(config: Spec, system: base.System) -> Opened:
+  """The cache that `config.cache.path` names.
+
+  Raises:
+    UserError: when there is none, it is not whole, or it was made under another config or from other
+      clips.
+  """
+  folder = build.cache_options(config).path
+  about = read_about(folder)
+  check(folder, about, made_of(config, system), config["cache"])
+  check_source(config, folder, about)
+
+  def split(name: str, beside: tuple[str, ...] = ()) -> records.Cached:
+    return records.Cached(
+      folder,
+      name,
+      clips=about["clips"][name],
+      windows=about["cache"]["windows"] if name == "train" else 1,
+      least=about["cache"]["shard"],
+      digest=about["sources"][name],
+      fields={
+        path: (tuple(shape), dtype) for path, (shape, dtype) in about["fields"][name].items()
+      },
+      beside=beside,
+    )
+
+  nulls = records.read_one(pathlib.Path(folder) / records.NULLS).arrays
+  return Opened(split("train"), split("val", (GIVEN, VIDEO)), split("val"), trees.nest(nulls))
+
+
+def check_source(config: Spec, folder: str, about: Spec) -> None:
+  """Raises a UserError for other clips than the cache was made of, if they are still there."""
+  try:
+    found = build.make_source(config, "train").digest()
+  except video_lib.BrokenData as error:
+    logger.info("%s Only the cache in %s is read.", error, folder)
+    return
+  if found != about["sources"]["train"]:
+    raise errors.UserError(
+      f"the cache in {folder} was made of other clips than config.data lists now: "
+      f"{about['sources']['train']} there, {found} now; make another one with --mode=cache, or give "
+      "the data that it was made of"
+    )
