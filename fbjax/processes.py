@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 # Seconds: a lone process that a closed laptop halts has lost nobody.
 LIFETIME = 10**8
+# Where the coordination service keeps that one of the processes was sent SIGTERM.
+NOTICE = "RECEIVED_PREEMPTION_NOTICE"
+NOTICE_EVERY = 1.0  # seconds between two looks
 # What Gloo and NCCL say when the other end is gone.
 LOST = r"Connection (reset|closed) by peer|Broken pipe|Socket closed|remote process exited"
 
@@ -123,6 +126,43 @@ def meet(name: str) -> None:
   state = distributed.global_state
   if state.client is not None and state.num_processes > 1:
     state.client.wait_at_barrier(f"fbjax/{name}", timeout_in_ms=2**31 - 1)
+
+
+@contextlib.contextmanager
+def ending_when_asked(step: int) -> Iterator[None]:
+  """Ends all processes within seconds of a SIGTERM to any, while there is nothing to save.
+
+  For what can't ask at each step, such as the compilation of the first, which takes minutes. Does nothing
+  where JAX was not joined to the coordination service.
+
+  Args:
+    step: that the run goes on from, for the message.
+  """
+  client, done = distributed.global_state.client, threading.Event()
+
+  def watch() -> None:
+    while not done.wait(NOTICE_EVERY):
+      try:
+        client.key_value_try_get(NOTICE)
+      except jax.errors.JaxRuntimeError:
+        continue  # nobody was told to stop
+      if jax.process_index() == 0:
+        done.wait(3 * NOTICE_EVERY)  # The others read the notice from this one.
+      logger.info("Asked to stop while compiling, at step %d; run the same command to go on.", step)
+      logging.shutdown()
+      sys.stdout.flush()
+      os._exit(0)  # The main thread is in the compiler, which hears nothing.
+
+  if client is None:
+    yield
+    return
+  thread = threading.Thread(target=watch, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    done.set()
+    thread.join()
 
 
 def leave(error: errors.LostPeer) -> NoReturn:

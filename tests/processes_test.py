@@ -57,6 +57,18 @@ sys.argv = ["main", "--config=configs/quickstart.py:smoke", f"--workdir={sys.arg
 main.cli()
 """
 
+COMPILING = """
+logging.getLogger().setLevel(logging.INFO)
+@jax.jit
+def slow(x):
+  for i in range(10**9):
+    x = x + i
+  return x
+with processes.ending_when_asked(7):
+  print("running", flush=True)
+  slow(0.0)
+"""
+
 SAVE = """
 checkpoints = checkpoint.Checkpoints(sys.argv[3])
 for step in (2, 4):
@@ -118,6 +130,18 @@ def test_a_dead_peer_ends_the_others_with_one_sentence_in_time(script, tmp_path)
   for part in ("another process of this run has ended", "run the same command in all processes"):
     assert part in log
   assert "stack trace" not in log
+
+
+def test_asked_to_stop_while_compiling_all_end_at_once():
+  running = start(COMPILING)
+  for process in running:
+    while "running" not in process.stdout.readline():
+      assert process.poll() is None
+  running[1].send_signal(signal.SIGTERM)
+  asked = time.monotonic()
+  logs = finish(running)
+  assert time.monotonic() - asked < 15
+  assert all("Asked to stop while compiling, at step 7" in log for log in logs)
 
 
 def test_damage_that_one_process_finds_sends_all_to_the_checkpoint_before(tmp_path):

@@ -126,16 +126,17 @@ def train(
     begins(resumed)
 
     waited_from = time.perf_counter()
-    host, batch = _next_batch(data, mesh)
-    program, flops = _compile(
-      train_step.make_train_step(
-        loss_fn, tx, ema_decay=ema_decay, ema_warmup=ema_warmup, seed=seed, accumulate=accumulate
-      ),
-      (state, frozen, batch),
-      state_sharding,
-      mesh,
-      accumulate,
-    )
+    with processes.ending_when_asked(resumed):
+      host, batch = _next_batch(data, mesh)
+      program, flops = _compile(
+        train_step.make_train_step(
+          loss_fn, tx, ema_decay=ema_decay, ema_warmup=ema_warmup, seed=seed, accumulate=accumulate
+        ),
+        (state, frozen, batch),
+        state_sharding,
+        mesh,
+        accumulate,
+      )
     logger.info("First batch and compilation took %.0f s.", time.perf_counter() - waited_from)
     log = stack.enter_context(
       contextlib.closing(
