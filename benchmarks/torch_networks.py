@@ -264,3 +264,41 @@ def resampler(p: Tree, image: Tensor, *, heads: int, frames: int) -> Tensor:
     x = x + linear(attn["out"], attention(linear(attn["q"], h), k, v, heads))
     x = x + linear(ff["down"], F.gelu(linear(ff["up"], layer_norm(ff["norm"], x))))
   return layer_norm(p["norm"], linear(p["proj_out"], x)).unflatten(1, (frames, -1))
+
+
+def same_padded(x: Tensor, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+  """b c t h w with TensorFlow's SAME padding, by zeros, the smaller half in front."""
+  pads = []
+  for n, k, s in zip(x.shape[2:], size, stride, strict=True):
+    total = max(k - (n % s or s), 0)
+    pads = [total // 2, total - total // 2, *pads]
+  return F.pad(x, pads)
+
+
+def i3d(p: Tree, x: Tensor, blocks: dict[str, Any], pooled: dict[str, Any]) -> Tensor:
+  """Logits "b n classes" of the video [-1, 1] "b t 224 224 3"; `blocks` and `pooled` of models.i3d."""
+
+  def unit(p: Tree, x: Tensor, stride: int = 1) -> Tensor:
+    kernel = p["conv"]["kernel"].permute(4, 3, 0, 1, 2)
+    x = same_padded(x, kernel.shape[2:], (stride,) * 3)
+    q = p["norm"]
+    x = F.conv3d(x, kernel, None, stride)
+    return F.relu(F.batch_norm(x, q["mean"], q["var"], q["scale"], q["bias"], eps=1e-3))
+
+  def pool(x: Tensor, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+    return F.max_pool3d(same_padded(x, size, stride), size, stride)
+
+  def block(p: Tree, x: Tensor) -> Tensor:
+    last = pool(x, (3, 3, 3), (1, 1, 1))
+    branches = [unit(p["b0"], x), unit(p["b1b"], unit(p["b1a"], x))]
+    branches += [unit(p["b2b"], unit(p["b2a"], x)), unit(p["b3b"], last)]
+    return torch.cat(branches, 1)
+
+  x = pool(unit(p["conv1a"], x.movedim(-1, 1), 2), (1, 3, 3), (1, 2, 2))
+  x = unit(p["conv2c"], unit(p["conv2b"], x))
+  for i, name in enumerate(blocks):
+    if name in pooled:
+      x = pool(x, *pooled[name])
+    x = block(p["blocks"][i], x)
+  features = F.avg_pool3d(x, (2, 7, 7), (1, 1, 1))[..., 0, 0].transpose(1, 2)
+  return linear(p["logits"], features)
