@@ -51,3 +51,13 @@ def wild(workdir: str, **changes) -> str:
       checkpoints.save(saved, state._replace(params=last, ema=ema), saved)
     checkpoints.close()
   return workdir
+
+
+class Uncached:
+  """What caches want of a system, for stand-ins that nobody caches."""
+
+  decoders = ()
+
+  def features(self, frozen, batch, keys): ...
+  def nulls(self, frozen, batch): ...
+  def draw(self, frozen, features, keys): ...

@@ -3,12 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import toy
 from configs import ucf101_bridge, webvid_saf, webvid_saf_cogvideox
 from fbjax import build, errors, trees
 from fbjax.systems import adapters, base, networks
 
 
-class Linear(networks.NetworkSet):
+class Linear(toy.Uncached, networks.NetworkSet):
   """Two kernels; its output is x through both."""
 
   def __init__(self):
@@ -30,12 +31,7 @@ class Linear(networks.NetworkSet):
     net = weights["net"]
     return (x @ net["q"]["kernel"] + net["q"]["bias"][None]) @ net["last"][0]["kernel"]
 
-  decoders = ()
-
   def encode(self, frozen, batch, keys): ...
-  def features(self, frozen, batch, keys): ...
-  def nulls(self, frozen, batch): ...
-  def draw(self, frozen, features, keys): ...
   def drop(self, cond, text, image): ...
   def embed(self, weights, cond): ...
   def decode(self, frozen, z): ...

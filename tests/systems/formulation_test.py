@@ -16,7 +16,7 @@ class Cond(NamedTuple):
   text: jax.Array
 
 
-class Listener(networks.NetworkSet):
+class Listener(toy.Uncached, networks.NetworkSet):
   """Writes down the times it is told and answers what it sees."""
 
   def __init__(self):

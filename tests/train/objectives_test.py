@@ -20,7 +20,7 @@ class Cond(NamedTuple):
   image: jax.Array
 
 
-class Oracle(networks.NetworkSet):
+class Oracle(toy.Uncached, networks.NetworkSet):
   """Knows the clean latent and answers what the formulation asks, `off` by a constant in z0."""
 
   conditions = frozenset({"text", "image"})
