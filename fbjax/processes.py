@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import jax
+import numpy as np
 from jax._src import distributed  # the client of the coordination service has no public name
+from jax.experimental import multihost_utils
 
 from fbjax import errors
 
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 # Seconds: a lone process that a closed laptop halts has lost nobody.
 LIFETIME = 10**8
+_sums = itertools.count()
 # What Gloo and NCCL say when the other end is gone.
 LOST = r"Connection (reset|closed) by peer|Broken pipe|Socket closed|remote process exited"
 
@@ -123,6 +126,15 @@ def meet(name: str) -> None:
   state = distributed.global_state
   if state.client is not None and state.num_processes > 1:
     state.client.wait_at_barrier(f"fbjax/{name}", timeout_in_ms=2**31 - 1)
+
+
+def summed(x: np.ndarray) -> np.ndarray:
+  """The sum of an array over all processes, which call this in the same order."""
+  if jax.process_count() == 1:
+    return x
+  # A collective by itself gives up after a while, and some may be hours behind.
+  meet(f"sum {next(_sums)}")
+  return np.asarray(multihost_utils.process_allgather(x)).sum(0, dtype=x.dtype)
 
 
 def leave(error: errors.LostPeer) -> NoReturn:

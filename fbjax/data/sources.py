@@ -4,17 +4,19 @@
 opened before it is read; one that is missing or broken is then replaced (see transforms).
 """
 
+import copy
 import os
 import pathlib
 import re
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from fbjax import checks, errors
-from fbjax.data import objects, storage, text, transforms
+from fbjax.data import buckets, objects, probe, storage, text, transforms
 from fbjax.data import video as video_lib
 
 
@@ -76,6 +78,27 @@ class Videos:
   def file_size(self, index: int) -> int:
     """How many bytes the file of a clip has; raises as `storage.size`."""
     return storage.size(self.root, self.entries[index].file)
+
+  def opened(self, index: int) -> BinaryIO:
+    """The file of a clip, of which only what is asked for is read; BrokenClip as `content`."""
+    return storage.opened(self.root, self.entries[index].file)
+
+  def shape(self, index: int) -> probe.Shape:
+    """Frames, height and width of a clip as its file says; BrokenClip where it cannot be had."""
+    with self.opened(index) as file:
+      return probe.shape(f"{self.root}/{self.name(index)}", file)
+
+  def resized(self, frames: int, size: tuple[int, int]) -> "Videos":
+    """The same clips at another length and (height, width)."""
+    other = copy.copy(self)
+    other.frames, other.size = frames, size
+    return other
+
+  def placed(self, taken: Sequence[buckets.Bucket], hosts: buckets.Hosts) -> Int[np.ndarray, "n"]:
+    """The bucket of each clip, by its shape; see `buckets.Sizable`."""
+    key = f"{os.path.abspath(self.root)} {self.digest()}"
+    shapes = probe.shapes(len(self), key, self.shape, hosts)
+    return buckets.fitting(shapes, taken, self.strides[0])
 
   def digest(self) -> str:
     return transforms.digest(self.entries)

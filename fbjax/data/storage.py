@@ -8,9 +8,9 @@ import os
 import pathlib
 import posixpath
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
-from fbjax.data import objects, tars
+from fbjax.data import objects, playback, tars
 from fbjax.data import video as video_lib
 
 
@@ -46,6 +46,26 @@ def content(root: objects.Place, file: str) -> tuple[video_lib.Path, bytes | Non
     except objects.Unreachable as error:
       raise video_lib.BrokenClip(str(error)) from None
   return path, None
+
+
+def opened(root: objects.Place, file: str) -> BinaryIO:
+  """A file, of which only what is asked for is read.
+
+  Raises:
+    BrokenClip: as `content`.
+  """
+  path = below(root, file)
+  try:
+    if inside := _in_tar(root, file):
+      return tars.opened(*inside)
+    return path.open() if isinstance(path, objects.Address) else playback.open_regular(path)
+  except objects.Unreachable as error:
+    raise video_lib.BrokenClip(str(error)) from None
+  except FileNotFoundError:
+    raise video_lib.BrokenClip(f"{path} does not exist.") from None
+  except (OSError, ValueError) as error:
+    told = getattr(error, "strerror", None) or error
+    raise video_lib.BrokenClip(f"{path} cannot be read: {told}.") from None
 
 
 def size(root: objects.Place, file: str) -> int:

@@ -13,7 +13,7 @@ import os
 import pathlib
 import tarfile
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from fbjax import errors
 from fbjax.data import kept, objects, playback, text
@@ -75,6 +75,42 @@ def read(place: objects.Place, name: str) -> bytes:
   if len(data) < member.size:
     raise video_lib.BrokenClip(f"{place} breaks off in {name}.")
   return data
+
+
+def opened(place: objects.Place, name: str) -> io.BufferedReader:
+  """A clip of a tar as a file of its own; raises as `read`, and OSError."""
+  member = find(place, name)
+  tar = place.open() if isinstance(place, objects.Address) else playback.open_regular(place)
+  return io.BufferedReader(_Inside(tar, member))
+
+
+class _Inside(io.RawIOBase):
+  """A member of an open tar, which is closed with it."""
+
+  def __init__(self, tar: BinaryIO, member: Member):
+    self._tar, self._member, self._at = tar, member, 0
+
+  def readable(self) -> bool:
+    return True
+
+  def seekable(self) -> bool:
+    return True
+
+  def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+    ends = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._member.size}
+    self._at = offset + ends[whence]
+    return self._at
+
+  def readinto(self, buffer: memoryview) -> int:
+    self._tar.seek(self._member.offset + self._at)
+    data = self._tar.read(max(min(len(buffer), self._member.size - self._at), 0))
+    buffer[: len(data)] = data
+    self._at += len(data)
+    return len(data)
+
+  def close(self) -> None:
+    self._tar.close()
+    super().close()
 
 
 def find(place: objects.Place, name: str) -> Member:

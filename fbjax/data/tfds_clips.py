@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -77,6 +77,9 @@ class TFDS(sources.Videos):
   def digest(self) -> str:
     """That of the source it was made of, unless clips were left out or several splits are read."""
     return self.entries.digest
+
+  def opened(self, index: int) -> BinaryIO:
+    return io.BytesIO(self.entries.read(index)[1])
 
   def read(self, index: int, rng: np.random.Generator) -> video_lib.Clip:
     entry, data = self.entries.read(index)
