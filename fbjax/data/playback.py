@@ -75,7 +75,7 @@ class Picture(NamedTuple):
 
 
 @contextlib.contextmanager
-def opened(path: Path, data: bytes | BinaryIO | None = None) -> Iterator[Video]:
+def opened(path: Path, data: bytes | io.BufferedIOBase | None = None) -> Iterator[Video]:
   """Opens a file, or its content in memory, at its best video stream; Unplayable if there is none.
 
   `data` may be a file that is open already, and stays so.
@@ -142,7 +142,7 @@ def promised(video: Video) -> tuple[int, int, int]:
   return frames, codec.height, width
 
 
-def is_turned(file: BinaryIO) -> bool:
+def is_turned(file: io.BufferedIOBase) -> bool:
   """Whether a player turns a file by a quarter: what the track of a mov or mp4 says, as of a phone."""
   for _, first, last in _boxes(file, [b"moov", b"trak"]):
     kinds = [
@@ -161,7 +161,7 @@ def is_turned(file: BinaryIO) -> bool:
 
 
 def _boxes(
-  file: BinaryIO, path: Sequence[bytes], first: int = 0, last: int | None = None
+  file: io.BufferedIOBase, path: Sequence[bytes], first: int = 0, last: int | None = None
 ) -> Iterator[tuple[bytes, int, int]]:
   """The boxes of a mov or mp4 at a path of kinds below a place: kind, beginning and end of each."""
   last = file.seek(0, os.SEEK_END) if last is None else last
@@ -320,7 +320,9 @@ def _read_index(video: Video, kind: str) -> Index | None:
   return Index(np.sort(shown), np.sort(keys))
 
 
-def _content(path: Path, data: bytes | BinaryIO | None) -> contextlib.AbstractContextManager:
+def _content(
+  path: Path, data: bytes | io.BufferedIOBase | None
+) -> contextlib.AbstractContextManager:
   if data is None:
     return _file(path)
   return io.BytesIO(data) if isinstance(data, bytes) else contextlib.nullcontext(data)
@@ -356,7 +358,7 @@ def _check_avi(head: bytes, size: int) -> None:
     raise Unplayable(f"breaks off: {size} of its {promised} bytes are there")
 
 
-def _identity(file: BinaryIO) -> Hashable | None:
+def _identity(file: io.BufferedIOBase) -> Hashable | None:
   status = os.fstat(file.fileno())
   if time.time() - status.st_mtime < 2:
     return None  # Written to again, it could look the same.

@@ -7,11 +7,11 @@ a clip with fewer frames than it claims is then replaced by another one when it 
 """
 
 import concurrent.futures
+import io
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Int32
@@ -30,7 +30,7 @@ TOLD = 10.0  # seconds between two lines of progress
 Shape = tuple[int, int, int]
 
 
-def shape(name: video_lib.Path, file: BinaryIO) -> Shape:
+def shape(name: video_lib.Path, file: io.BufferedIOBase) -> Shape:
   """Frames, height and width of a video as it is shown; BrokenClip where the file does not say."""
   try:
     with playback.opened(name, file) as video:

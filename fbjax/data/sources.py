@@ -5,12 +5,13 @@ opened before it is read; one that is missing or broken is then replaced (see tr
 """
 
 import copy
+import io
 import os
 import pathlib
 import re
 import zlib
 from collections.abc import Sequence
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -79,7 +80,7 @@ class Videos:
     """How many bytes the file of a clip has; raises as `storage.size`."""
     return storage.size(self.root, self.entries[index].file)
 
-  def opened(self, index: int) -> BinaryIO:
+  def opened(self, index: int) -> io.BufferedIOBase:
     """The file of a clip, of which only what is asked for is read; BrokenClip as `content`."""
     return storage.opened(self.root, self.entries[index].file)
 

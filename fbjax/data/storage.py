@@ -4,11 +4,12 @@ A file's name is its path below the root, and leads into a tar where it has one 
 `train/00000.tar/cat.mp4`.
 """
 
+import io
 import os
 import pathlib
 import posixpath
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 from fbjax.data import objects, playback, tars
 from fbjax.data import video as video_lib
@@ -48,7 +49,7 @@ def content(root: objects.Place, file: str) -> tuple[video_lib.Path, bytes | Non
   return path, None
 
 
-def opened(root: objects.Place, file: str) -> BinaryIO:
+def opened(root: objects.Place, file: str) -> io.BufferedIOBase:
   """A file, of which only what is asked for is read.
 
   Raises:

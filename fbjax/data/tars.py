@@ -13,7 +13,7 @@ import os
 import pathlib
 import tarfile
 from collections.abc import Mapping
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from fbjax import errors
 from fbjax.data import kept, objects, playback, text
@@ -87,7 +87,7 @@ def opened(place: objects.Place, name: str) -> io.BufferedReader:
 class _Inside(io.RawIOBase):
   """A member of an open tar, which is closed with it."""
 
-  def __init__(self, tar: BinaryIO, member: Member):
+  def __init__(self, tar: io.BufferedIOBase, member: Member):
     self._tar, self._member, self._at = tar, member, 0
 
   def readable(self) -> bool:

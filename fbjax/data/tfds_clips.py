@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +78,7 @@ class TFDS(sources.Videos):
     """That of the source it was made of, unless clips were left out or several splits are read."""
     return self.entries.digest
 
-  def opened(self, index: int) -> BinaryIO:
+  def opened(self, index: int) -> io.BufferedIOBase:
     return io.BytesIO(self.entries.read(index)[1])
 
   def read(self, index: int, rng: np.random.Generator) -> video_lib.Clip:
