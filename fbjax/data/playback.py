@@ -144,41 +144,37 @@ def promised(video: Video) -> tuple[int, int, int]:
 
 def is_turned(file: io.BufferedIOBase) -> bool:
   """Whether a player turns a file by a quarter: what the track of a mov or mp4 says, as of a phone."""
-  for _, first, last in _boxes(file, [b"moov", b"trak"]):
-    kinds = [
-      file.seek(at + 8) and file.read(4)
-      for _, at, _ in _boxes(file, [b"mdia", b"hdlr"], first, last)
-    ]
-    for _, at, _ in _boxes(file, [b"tkhd"], first, last):
-      file.seek(at)
-      head = file.read(92)
+  for first, last in _boxes(file, (b"moov", b"trak")):
+    kinds = [_read(file, at + 8, 4) for at, _ in _boxes(file, (b"mdia", b"hdlr"), first, last)]
+    for at, _ in _boxes(file, (b"tkhd",), first, last):
       # A newer head has times of 64 bits.
-      matrix = head[52:88] if head[:1] == b"\1" else head[40:76]
+      matrix = _read(file, at + (52 if _read(file, at, 1) == b"\1" else 40), 36)
       if kinds == [b"vide"] and len(matrix) == 36:
         a, b, _, c, d = struct.unpack(">5i", matrix[:20])
         return abs(b) + abs(c) > abs(a) + abs(d)
   return False
 
 
+def _read(file: io.BufferedIOBase, at: int, size: int) -> bytes:
+  file.seek(at)
+  return file.read(size)
+
+
 def _boxes(
   file: io.BufferedIOBase, path: Sequence[bytes], first: int = 0, last: int | None = None
-) -> Iterator[tuple[bytes, int, int]]:
-  """The boxes of a mov or mp4 at a path of kinds below a place: kind, beginning and end of each."""
+) -> Iterator[tuple[int, int]]:
+  """Beginning and end of what is in the boxes of a mov or mp4 at a path of kinds, below a place."""
   last = file.seek(0, os.SEEK_END) if last is None else last
   while first + 8 <= last:
-    file.seek(first)
-    head = file.read(16)
+    head = _read(file, first, 16)
     size, kind, begins = int.from_bytes(head[:4]), head[4:8], first + 8
     if size == 1:
       size, begins = int.from_bytes(head[8:]), first + 16
     end = first + size if size else last  # 0: to the end of the file
-    if len(head) < 8 or not begins <= end <= last:
+    if not begins <= end <= last:
       return
     if kind == path[0]:
-      if len(path) == 1:
-        yield kind, begins, end
-      else:
-        yield from _boxes(file, path[1:], begins, end)
+      yield from [(begins, end)] if len(path) == 1 else _boxes(file, path[1:], begins, end)
     first = end
 
 

@@ -35,10 +35,15 @@ def shape(name: video_lib.Path, file: io.BufferedIOBase) -> Shape:
   try:
     with playback.opened(name, file) as video:
       found = playback.promised(video)
+    turned = playback.is_turned(file)
   except playback.Unplayable as e:
     raise video_lib.BrokenClip(f"{name} {e}.") from None
-  turned = playback.is_turned(file)
-  return (found[0], found[2], found[1]) if turned else found
+  except OSError as e:
+    raise video_lib.BrokenClip(f"{name} cannot be read: {e.strerror or e}.") from None
+  except video_lib.BrokenData as e:  # of a network
+    raise video_lib.BrokenClip(str(e)) from None
+  frames, height, width = found
+  return (frames, width, height) if turned else found
 
 
 def shapes(
@@ -55,7 +60,8 @@ def shapes(
   chunks = range(-(-count // CHUNK))
   found = np.zeros((count, 3), np.int32)
   progress = _Progress(count, hosts.count)
-  with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
+  pool = concurrent.futures.ThreadPoolExecutor(READERS)
+  try:
     for chunk in chunks[hosts.index :: hosts.count]:
       rows = found[chunk * CHUNK : (chunk + 1) * CHUNK]
       path = kept.file("shapes", f"{key} {chunk} {count}")
@@ -69,6 +75,8 @@ def shapes(
           progress.failed(error)
       if not np.array_equal(rows, before):
         kept.write(path, rows.tobytes())
+  finally:
+    pool.shutdown(cancel_futures=True)
   progress.close()
   blocks = range(0, count, buckets.BLOCK)
   return np.concatenate([hosts.summed(found[i : i + buckets.BLOCK]) for i in blocks])

@@ -5,7 +5,6 @@ opened before it is read; one that is missing or broken is then replaced (see tr
 """
 
 import copy
-import io
 import os
 import pathlib
 import re
@@ -80,14 +79,11 @@ class Videos:
     """How many bytes the file of a clip has; raises as `storage.size`."""
     return storage.size(self.root, self.entries[index].file)
 
-  def opened(self, index: int) -> io.BufferedIOBase:
-    """The file of a clip, of which only what is asked for is read; BrokenClip as `content`."""
-    return storage.opened(self.root, self.entries[index].file)
-
   def shape(self, index: int) -> probe.Shape:
     """Frames, height and width of a clip as its file says; BrokenClip where it cannot be had."""
-    with self.opened(index) as file:
-      return probe.shape(f"{self.root}/{self.name(index)}", file)
+    name = self.entries[index].file
+    with storage.opened(self.root, name) as file:
+      return probe.shape(self.root / name, file)
 
   def resized(self, frames: int, size: tuple[int, int]) -> "Videos":
     """The same clips at another length and (height, width)."""
@@ -97,7 +93,8 @@ class Videos:
 
   def placed(self, taken: Sequence[buckets.Bucket], hosts: buckets.Hosts) -> Int[np.ndarray, "n"]:
     """The bucket of each clip, by its shape; see `buckets.Sizable`."""
-    key = f"{os.path.abspath(self.root)} {self.digest()}"
+    home = self.root if objects.is_address(self.root) else os.path.abspath(self.root)
+    key = f"{home} {self.digest()}"
     shapes = probe.shapes(len(self), key, self.shape, hosts)
     return buckets.fitting(shapes, taken, self.strides[0])
 

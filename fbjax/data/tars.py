@@ -101,7 +101,7 @@ class _Inside(io.RawIOBase):
     self._at = offset + ends[whence]
     return self._at
 
-  def readinto(self, buffer: memoryview) -> int:
+  def readinto(self, buffer: bytearray | memoryview) -> int:
     self._tar.seek(self._member.offset + self._at)
     data = self._tar.read(max(min(len(buffer), self._member.size - self._at), 0))
     buffer[: len(data)] = data
