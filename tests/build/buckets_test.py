@@ -106,8 +106,9 @@ def test_a_cache_is_of_one_size(tmp_path):
   with pytest.raises(errors.UserError, match=words):
     cache.cache(config, str(tmp_path / "cache"))
   config["cache"] = {"path": str(tmp_path / "cache")}
+  tokenizer = build.make_tokenizer(config)
   with pytest.raises(errors.UserError, match=words):
-    train.clips_of(config, build.make_system(config, None), None)
+    train.clips_of(config, build.make_system(config, tokenizer), tokenizer)
 
 
 def test_previews_of_a_size_that_is_not_trained_are_told(caplog):
