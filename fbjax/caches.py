@@ -52,7 +52,8 @@ def made_of(config: Spec, system: base.System) -> dict[str, Any]:
   }
   ends = {name: config["system"][name] for name in ("given",) if name in config["system"]}
   found = {
-    "data": without_places(config["data"]),
+    # Of which there are none where there is a cache, said or not.
+    "data": {k: v for k, v in without_places(config["data"]).items() if k != "buckets"},
     "tokenizer": without_places(config["tokenizer"]),
     "system": {"codec": codec} | encoders | noisy | ends,
     "weights": encoders_digest(config, system),

@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import jax
+import numpy as np
 from jax._src import distributed  # the client of the coordination service has no public name
+from jax.experimental import multihost_utils
 
 from fbjax import errors
 
@@ -26,6 +28,7 @@ LIFETIME = 10**8
 # Where the coordination service keeps that one of the processes was sent SIGTERM.
 NOTICE = "RECEIVED_PREEMPTION_NOTICE"
 NOTICE_EVERY = 1.0  # seconds between two looks
+_sums = itertools.count()
 # What Gloo and NCCL say when the other end is gone.
 LOST = r"Connection (reset|closed) by peer|Broken pipe|Socket closed|remote process exited"
 
@@ -163,6 +166,15 @@ def ending_when_asked(step: int) -> Iterator[None]:
   finally:
     done.set()
     thread.join()
+
+
+def summed(x: np.ndarray) -> np.ndarray:
+  """The sum of an array over all processes, which call this in the same order."""
+  if jax.process_count() == 1:
+    return x
+  # A collective by itself gives up after a while, and some may be hours behind.
+  meet(f"sum {next(_sums)}")
+  return np.asarray(multihost_utils.process_allgather(x)).sum(0, dtype=x.dtype)
 
 
 def leave(error: errors.LostPeer) -> NoReturn:

@@ -16,7 +16,8 @@ def test_a_line_of_progress_tells_everything(monkeypatch, tmp_path, caplog):
   monkeypatch.setattr(tracker, "peak_flops", lambda device: 1e12)
   clock = iter([0.0, 10.0])
   monkeypatch.setattr(tracker, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
-  log = tracker.Tracker(str(tmp_path), steps=400, batch_size=16, flops=8 * 2e11)
+  log = tracker.Tracker(str(tmp_path), steps=400, batch_size=16)
+  log.computed(20 * 8 * 2e11)
   log.waited(2.5)
   with caplog.at_level(logging.INFO, "fbjax"):
     log.write(20, {"loss": 0.01234, "grad_norm": 0.5221, "lr": 3e-4, "replaced": 3})

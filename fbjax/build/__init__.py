@@ -15,12 +15,14 @@ from fbjax.build.samplers import (
   sampling_options,
 )
 from fbjax.build.systems import (
+  buckets,
   clip_size,
   is_fixed,
   make_networks,
   make_system,
   make_tokenizer,
   of_prior_run,
+  refuse_buckets,
 )
 from fbjax.build.tables import DTYPES, GROUPS, SOURCES, TABLES
 from fbjax.build.training import (
@@ -41,6 +43,7 @@ __all__ = [
   "TABLES",
   "Sampling",
   "bind",
+  "buckets",
   "cache_options",
   "check",
   "check_rescale",
@@ -58,6 +61,7 @@ __all__ = [
   "make_system",
   "make_tokenizer",
   "of_prior_run",
+  "refuse_buckets",
   "sampling_options",
   "set_precision",
 ]

@@ -68,6 +68,7 @@ def check(config: Spec) -> None:
   pipeline.check_numbers(**config["loader"])
   calls.call(optim.make_optimizer, config["optim"], "optim", steps=config["train"]["steps"])
   systems.clip_size(config)
+  systems.buckets(config)
   caches.cache_options(config)
   training.check_weight(config["objective"])
   samplers.for_sampling(config)

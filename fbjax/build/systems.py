@@ -9,6 +9,7 @@ import numpy as np
 from fbjax import checks, errors, start, weights
 from fbjax.build import calls, tables
 from fbjax.build.calls import Spec
+from fbjax.data import buckets as buckets_lib
 from fbjax.systems import adapters, base, codecs, networks, neural_prior
 
 
@@ -126,6 +127,7 @@ def make_networks(config: Spec, tokenizer: Any | None) -> networks.NetworkSet:
       ) from error
     system = calls.call(neural_prior.WithNeuralPrior, options, "prior", system=system, prior=made)
     check_prior_there(config, neural_prior.names_in(system.networks))
+  check_buckets(config, system)
   return system.for_clips(*clip_size(config))
 
 
@@ -150,6 +152,30 @@ def clip_size(config: Spec) -> tuple[int, tuple[int, int]]:
   size = checks.pair("config.data.size", config["data"]["size"], "height and width")
   checks.clip(frames, size)
   return frames, size
+
+
+def buckets(config: Spec) -> tuple[buckets_lib.Bucket, ...]:
+  """The lengths and sizes of the clips that a config trains on; none where all are of `clip_size`."""
+  value = config["data"].get("buckets")
+  return () if value is None else buckets_lib.parse(value)
+
+
+def check_buckets(config: Spec, system: base.System) -> None:
+  """Raises a UserError that names a bucket whose clips a system cannot take."""
+  for bucket in buckets(config):
+    try:
+      system.check_clip(bucket.frames, bucket[1:])
+    except errors.UserError as error:
+      raise buckets_lib.wrong(bucket, error) from None
+
+
+def refuse_buckets(config: Spec) -> None:
+  """Raises a UserError for buckets where there is a cache."""
+  if buckets(config):
+    raise errors.UserError(
+      "config.data.buckets has clips of several sizes, and a cache holds those of one: set it to None "
+      "(config.data.frames and .size then say which), or train without config.cache.path"
+    )
 
 
 def of_prior_run(config: Spec, system: base.System) -> list[str]:

@@ -73,7 +73,12 @@ TABLES = {
   "diffusion": DIFFUSIONS,
   "objective": OBJECTIVES,
 }
-EXTRA = {"objective": ("predict",), "diffusion": ("rule", "pretrained"), "bridge": ("steps",)}
+EXTRA = {
+  "objective": ("predict",),
+  "diffusion": ("rule", "pretrained"),
+  "bridge": ("steps",),
+  "data": ("buckets",),
+}
 # Keys that the program itself reads, and cannot go without.
 NEEDED = {"objective": ("predict",), "system": ("dtype",)}
 # Arguments that are no keys: the program gives them.

@@ -4,11 +4,11 @@ from typing import Any
 
 import jax
 
-from fbjax import checks, errors, sharding
+from fbjax import checks, errors, processes, sharding
 from fbjax.bridge import grids
 from fbjax.build import calls, systems, tables
 from fbjax.build.calls import Spec
-from fbjax.data import pipeline
+from fbjax.data import buckets, pipeline
 from fbjax.systems import adapters, base, formulation
 from fbjax.train import optim, step
 
@@ -31,17 +31,27 @@ def make_mesh(config: Spec) -> jax.sharding.Mesh:
 
 
 def make_source(config: Spec, split: str) -> Any:
-  return calls.make(tables.SOURCES, config["data"], "data", split=split)
+  spec = {k: v for k, v in config["data"].items() if k != "buckets"}  # which only a training has
+  return calls.make(tables.SOURCES, spec, "data", split=split)
 
 
 def make_batches(
   config: Spec, source: Any, tokenizer: Any | None, process_index: int, process_count: int
 ) -> pipeline.Batches:
+  """The batches of a training; of one size each, where the config has buckets.
+
+  Raises:
+    UserError: when no clip fits a bucket.
+  """
+  taken = systems.buckets(config)
+  # All processes look at the files, also where only one of them reads.
+  hosts = buckets.Hosts(jax.process_index(), jax.process_count(), processes.summed)
   return calls.call(
     pipeline.Batches,
     config["loader"],
     "loader",
     source=source,
+    parts=buckets.parts(source, taken, hosts) if taken else (),
     tokenizer=tokenizer,
     batch_size=config["train"]["batch_size"],
     seed=config["seed"],
@@ -103,7 +113,19 @@ def make_loss(config: Spec, system: base.System, form: formulation.Formulation) 
       "config.objective.regression is the weight of a neural prior that trains along: set "
       "config.prior.trained too, or leave it out"
     )
-  return calls.make(tables.OBJECTIVES, spec, "objective", system=system, form=form)
+
+  def of(system: base.System) -> step.LossFn:
+    return calls.make(tables.OBJECTIVES, spec, "objective", system=system, form=form)
+
+  whole = of(system)
+  if not systems.buckets(config):
+    return whole
+
+  def of_any_size(params: Any, frozen: Any, batch: step.Batch, keys: jax.Array) -> Any:
+    _, frames, height, width, _ = batch["video"].shape
+    return of(system.for_clips(frames, (height, width)))(params, frozen, batch, keys)
+
+  return of_any_size
 
 
 def make_optimizer(config: Spec, system: base.System) -> optim.Optimizer:

@@ -1,227 +1,162 @@
-"""Files in buckets and on other machines, by their address: gs://bucket/folder/file.mp4.
+"""Buckets: the lengths and sizes of clips that a training takes, and which clip goes into which.
 
-Any kind of address that fsspec knows; its package for the kind is the user's to install. Networks
-fail now and then: what is asked is asked `TRIES` times.
+A clip goes to the bucket of which it fills the picture best: where the least of it is cut off, and of
+those that are about alike the one that it need not be enlarged for, then the largest, then the longest.
+It must have a bucket's frames; one for which its stride need not be shortened goes first among those
+that are alike.
 """
 
-import functools
-import io
-import os
-import pathlib
-import posixpath
-import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import fsspec
+import numpy as np
+from jaxtyping import Int
 
-from fbjax import errors, places
-from fbjax.data import kept
+from fbjax import checks, errors
+from fbjax.data import text, transforms
 from fbjax.data import video as video_lib
 
-TRIES = 4
-PAUSE = 0.5  # seconds before the second try, and twice as many before each after that
-BLOCK = 1 << 18  # bytes read at once of a file that is skimmed
-MOST_BYTES = 1 << 30  # of one clip, since it is held in memory
+logger = logging.getLogger(__name__)
 
-# What of a listing tells that a file was written anew.
-VERSION = (
-  *("size", "mtime", "created", "etag", "ETag", "generation", "md5Hash", "LastModified"),
-  *("last_modified", "updated"),
-)
-
-T = TypeVar("T")
+KEY = "config.data.buckets"
+NEAR = 0.05  # of a picture: nobody sees from which of two buckets so little more is cut off
+NONE = -1  # in place of a bucket: the clip fits none
+BLOCK = 1 << 18  # clips that are looked at together, to bound the memory
 
 
-class Unreachable(video_lib.BrokenData):
-  """An address that cannot be read; says which and why."""
+class Bucket(NamedTuple):
+  """Length and size of clips, in frames and pixels."""
 
-
-class Address(os.PathLike):
-  """A file or folder that is not on this machine; has of pathlib.Path what sources ask for.
-
-  Every method that asks the network raises Unreachable when it has no answer.
-  """
-
-  def __init__(self, address: str):
-    kind, _, rest = address.partition("://")
-    self._kind, self._path = kind, rest.rstrip("/")
+  frames: int
+  height: int
+  width: int
 
   def __str__(self) -> str:
-    return f"{self._kind}://{self._path}"
-
-  __fspath__ = __str__
-
-  def __repr__(self) -> str:
-    return f"Address({str(self)!r})"
-
-  def __eq__(self, other: object) -> bool:
-    return isinstance(other, Address) and str(self) == str(other)
-
-  def __hash__(self) -> int:
-    return hash(str(self))
-
-  def __truediv__(self, name: str) -> "Address":
-    return Address(f"{self}/{name}")
-
-  @property
-  def parent(self) -> "Address":
-    return Address(f"{self._kind}://{posixpath.dirname(self._path)}")
-
-  @property
-  def name(self) -> str:
-    return posixpath.basename(self._path)
-
-  def is_file(self) -> bool:
-    return self.ask(lambda system, path: system.isfile(path))
-
-  def is_dir(self) -> bool:
-    return self.ask(lambda system, path: system.isdir(path))
-
-  exists = is_file  # In a bucket, only files are.
-
-  def read_bytes(self, start: int | None = None, end: int | None = None) -> bytes:
-    """The content, or all the bytes of a range."""
-
-    def fetch(system: Any, path: str) -> bytes:
-      data = system.cat_file(path, start=start, end=end)
-      if start is not None and end is not None and len(data) != end - start:
-        raise OSError(f"{len(data)} of {end - start} bytes came")
-      return data
-
-    return self.ask(fetch)
-
-  def read_text(self, encoding: str) -> str:
-    return io.TextIOWrapper(io.BytesIO(self.read_bytes()), encoding).read()
-
-  def files(self) -> list[str]:
-    """Every file below, relative to here, sorted."""
-
-    def find(system: Any, path: str) -> list[str]:
-      # A store of objects may have one with the name of the folder, to stand for it.
-      return [posixpath.relpath(name, path) for name in system.find(path) if name != path]
-
-    return sorted(self.ask(find))
-
-  def glob(self, pattern: str) -> list[str]:
-    """The files below whose relative path is of a pattern, relative to here, sorted."""
-    return sorted(
-      self.ask(
-        lambda system, path: [
-          posixpath.relpath(name, path) for name in system.glob(f"{path}/{pattern}")
-        ]
-      )
-    )
-
-  def open(self) -> io.BufferedReader:
-    """This file, to read here and there from front to back, `BLOCK` bytes a request."""
-    return io.BufferedReader(_Ranges(self, _version(str(self))[0]), BLOCK)
-
-  def ask(self, question: Callable[[Any, str], T]) -> T:
-    """The answer of fsspec's file system to a question about this path.
-
-    Raises:
-      Unreachable: when it fails `TRIES` times, or for a reason that will not go away.
-    """
-    system, path = _system(self)
-    for attempt in range(TRIES):
-      try:
-        return question(system, path)
-      except errors.UserError:
-        raise
-      except FileNotFoundError:
-        raise Unreachable(f"{self} does not exist.") from None
-      except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        raise Unreachable(f"{self} cannot be read: {_told(error)}.") from None
-      except Exception as error:  # Each file system has its own, and those of its network.
-        told = _told(error)
-        if attempt + 1 < TRIES:
-          time.sleep(PAUSE * 2**attempt)
-    raise Unreachable(f"{self} cannot be read, tried {TRIES} times: {told}.")
+    return f"{self.frames}x{self.height}x{self.width}"
 
 
-class _Ranges(io.RawIOBase):
-  """A file of `size` bytes of which each read is a request."""
+class Hosts(NamedTuple):
+  """Which of the run's hosts this is, how many there are, and what sums an array over all of them."""
 
-  def __init__(self, address: Address, size: int):
-    self._address, self._size, self._at = address, size, 0
-
-  def readable(self) -> bool:
-    return True
-
-  def seekable(self) -> bool:
-    return True
-
-  def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-    self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-    return self._at
-
-  def readinto(self, buffer: memoryview) -> int:
-    start, end = self._at, min(self._at + len(buffer), self._size)
-    if start >= end:
-      return 0
-    data = self._address.read_bytes(start, end)
-    buffer[: len(data)] = data
-    self._at += len(data)
-    return len(data)
+  index: int = 0
+  count: int = 1
+  summed: Callable[[np.ndarray], np.ndarray] = lambda x: x
 
 
-Place = pathlib.Path | Address  # a file or folder of this machine, or of another
+@runtime_checkable
+class Sizable(transforms.Source, Protocol):
+  """A source that reads its clips at any length and size, and knows which bucket suits each."""
+
+  def resized(self, frames: int, size: tuple[int, int]) -> transforms.Source:
+    """The same clips at another length and (height, width)."""
+    ...
+
+  def placed(self, buckets: Sequence[Bucket], hosts: Hosts) -> Int[np.ndarray, "n"]:
+    """The place of each clip's bucket, or `NONE`; the same on all hosts, which call it together."""
+    ...
 
 
-def is_address(path: Any) -> bool:
-  return isinstance(path, Address) or (isinstance(path, str) and places.is_remote(path))
+class Part(NamedTuple):
+  """Clips that are read alike: `indices` of those of `source`."""
+
+  source: transforms.Source
+  indices: Sequence[int] | Int[np.ndarray, "n"]
 
 
-def version(address: Address) -> tuple[int, str]:
-  """The size of a file and what changes when it is written anew; asked once in a process."""
-  return _version(str(address))
-
-
-def read(address: Address, start: int = 0, size: int | None = None) -> bytes:
-  """The bytes of a clip: a whole file, or `size` bytes from `start`; kept on this disk.
-
-  The whole at once, since a demuxer's seeks would each be a request.
+def parse(value: Any) -> tuple[Bucket, ...]:
+  """The buckets of a config's key.
 
   Raises:
-    Unreachable: also for a clip that is too large.
+    UserError: unless these are triples of whole numbers, each another one.
   """
-  whole, stamp = version(address)
-  wanted = whole if size is None else size
-  if wanted > MOST_BYTES:
-    raise Unreachable(
-      f"{address} is {wanted / 1e9:.1f} GB, more than a clip in a bucket may have; cut it."
+  listed = isinstance(value, Sequence) and not isinstance(value, str) and len(value)
+  if not listed or not all(isinstance(x, list | tuple) and len(x) == 3 for x in value):
+    raise errors.UserError(
+      f"{KEY} is {value!r}; expected a list of (frames, height, width), such as ((16, 256, 256), "
+      "(16, 256, 448)), or None for clips of one size"
     )
+  found = tuple(Bucket(*checks.wholes(KEY, x)) for x in value)
+  for i, bucket in enumerate(found):
+    try:
+      checks.clip(bucket.frames, bucket[1:])
+    except errors.UserError as error:
+      raise wrong(bucket, error) from None
+    if bucket in found[:i]:
+      raise errors.UserError(f"{KEY} has {tuple(bucket)} twice; leave one out")
+  return found
 
-  key = f"{address} {stamp} {start}"
-  return (
-    kept.clip(key, wanted, lambda: address.read_bytes(start, start + wanted)) if wanted else b""
+
+def wrong(bucket: Bucket, error: errors.UserError) -> errors.UserError:
+  """What is wrong with a bucket, said of it in place of the keys of a clip by itself."""
+  return errors.UserError(f"{KEY} has {tuple(bucket)}: {str(error).partition(' (--')[0]}")
+
+
+def fitting(
+  shapes: Int[np.ndarray, "n 3"], buckets: Sequence[Bucket], stride: int
+) -> Int[np.ndarray, "n"]:
+  """The place of the bucket that fits each clip best, `NONE` where it has too few frames for any.
+
+  Args:
+    shapes: frames, height and width of each clip, 0 where they are not known.
+    buckets: to choose from.
+    stride: the least that is asked for.
+  """
+  # What comes first is taken where the rest is equal.
+  order = sorted(
+    range(len(buckets)),
+    key=lambda i: (-buckets[i].height * buckets[i].width, -buckets[i].frames),
   )
+  taken, height, width = np.array(buckets)[order].T
+  found = [
+    _best(shapes[first : first + BLOCK, :, None], taken, height, width, stride)
+    for first in range(0, len(shapes), BLOCK)
+  ]
+  best = np.concatenate(found)
+  return np.where(best == NONE, NONE, np.array(order)[best]).astype(np.int16)
 
 
-@functools.lru_cache(1 << 16)
-def _version(address: str) -> tuple[int, str]:
-  info = Address(address).ask(lambda system, path: system.info(path))
-  if info.get("type") == "directory":
-    raise Unreachable(f"{address} is a folder.")
-  return int(info["size"] or 0), " ".join(f"{key}={info[key]}" for key in VERSION if key in info)
+def _best(
+  shapes: np.ndarray, taken: np.ndarray, height: np.ndarray, width: np.ndarray, stride: int
+) -> Int[np.ndarray, "n"]:
+  there, rows, columns = shapes[:, 0], *np.maximum(shapes[:, 1:], 1).swapaxes(0, 1)
+  fits = taken <= there
+  wider = columns / rows * height / width
+  cut = np.where(fits, 1 - np.minimum(wider, 1 / wider), np.inf)
+  alike = fits & (cut <= cut.min(1, keepdims=True) + NEAR)
+  roomy = alike & ((taken - 1) * stride < there)
+  alike = np.where(roomy.any(1, keepdims=True), roomy, alike)
+  enlarged = np.maximum(1.0, np.maximum(height / rows, width / columns))
+  best = np.where(alike, enlarged, np.inf).argmin(1)
+  return np.where(fits.any(1), best, NONE)
 
 
-def _system(address: Address) -> tuple[Any, str]:
-  """fsspec's file system for an address, which it keeps, and the path in it."""
-  try:
-    return fsspec.url_to_fs(str(address))
-  except ImportError as error:
-    kind = str(address).partition("://")[0]
-    package = places.PACKAGES.get(kind)
-    told = f"pip install {package}" if package else _told(error)
-    raise Unreachable(f"{address} needs another package: {told}.") from None
-  except ValueError as error:
-    raise Unreachable(f"{address} is no address that can be read: {_told(error)}.") from None
-  except Exception as error:  # Credentials that are not there or damaged, each in its own words.
-    raise Unreachable(f"{address} cannot be reached: {_told(error)}.") from None
+def parts(source: Sizable, buckets: Sequence[Bucket], hosts: Hosts) -> list[Part]:
+  """The clips of a source by bucket, those without clips left out; says how many each has.
 
-
-def _told(error: Exception) -> str:
-  words = getattr(error, "strerror", None) or str(error) or type(error).__name__
-  return " ".join(str(words).split())[:300].rstrip(".")
+  Raises:
+    BrokenData: when no clip fits any.
+  """
+  placed = source.placed(buckets, hosts)
+  counts = [int(np.sum(placed == i)) for i in range(len(buckets))]
+  told = ", ".join(f"{n} of {bucket}" for n, bucket in zip(counts, buckets, strict=True))
+  if not sum(counts):
+    raise video_lib.BrokenData(
+      f"none of the {len(source)} clips fits one of {KEY}, {source.name(0)} among them: each has too "
+      "few frames for all of these, or cannot be read."
+    )
+  logger.info("Clips by bucket (frames x height x width): %s.", told)
+  if left := np.flatnonzero(placed == NONE).tolist():
+    logger.warning(
+      "%d of %d clips fit no bucket and are left out, such as %s: they have too few frames for all of "
+      "%s, or cannot be read.",
+      len(left),
+      len(source),
+      text.printable(source.name(left[0])),
+      KEY,
+    )
+  return [
+    Part(source.resized(bucket.frames, bucket[1:]), np.flatnonzero(placed == i).astype(np.int32))
+    for i, bucket in enumerate(buckets)
+    if counts[i]
+  ]

@@ -3,6 +3,7 @@
   clips/   bytes that came over the network; the least recently used go once there are `LIMIT` of
            them, or as many as half of what the disk could hold
   tars/    where the members of tar files lie
+  shapes/  how long and how large clips are
 
 All of it can be deleted at any time. Where nothing can be written, nothing is kept.
 """

@@ -1,12 +1,14 @@
 """Several sources as one, each with its share of what is read."""
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Int
 
 from fbjax import checks, errors
-from fbjax.data import transforms
+from fbjax.data import buckets, transforms
 from fbjax.data import video as video_lib
 
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -55,6 +57,22 @@ class Mixture:
     part = int(np.searchsorted(self._ends, place, side="right"))
     first = int(self._ends[part - 1]) if part else 0
     return part, (place - first) % len(self._parts[part])
+
+  def resized(self, frames: int, size: tuple[int, int]) -> "Mixture":
+    """The same clips, of all sources at another length and (height, width)."""
+    other = copy.copy(self)
+    other._parts = [part.resized(frames, size) for part in self._parts]
+    return other
+
+  def placed(self, taken: Sequence[buckets.Bucket], hosts: buckets.Hosts) -> Int[np.ndarray, "n"]:
+    """The bucket of each clip, as its source says; see `buckets.Sizable`."""
+    places = np.arange(len(self)) * self._step % len(self)
+    found = np.empty(len(self), np.int16)
+    ends = [0, *self._ends]
+    for part, first, end in zip(self._parts, ends, ends[1:], strict=False):
+      own = (first <= places) & (places < end)
+      found[own] = part.placed(taken, hosts)[(places[own] - first) % len(part)]
+    return found
 
   def read(self, index: int, rng: np.random.Generator) -> video_lib.Clip:
     part, clip = self._find(index)

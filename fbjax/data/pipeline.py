@@ -2,19 +2,21 @@
 
 Order matters (each stage needs random access to the one before): source, seed, shuffle, repeat,
 read with the record's own generator, rows of this host, batch, then threads or worker processes.
-A batch is thereby a function of (seed, position) alone: not of hosts, workers or restarts.
+A batch is thereby a function of (seed, position) alone: not of hosts, workers or restarts. Clips of
+several lengths and sizes are streams of their own (`Part`), and a schedule says whose batch comes when.
 """
 
+import hashlib
 import logging
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 
 from fbjax import checks, errors
-from fbjax.data import transforms
+from fbjax.data import buckets, schedule, transforms
 from fbjax.data import workers as workers_lib
 
 logger = logging.getLogger(__name__)
@@ -47,12 +49,15 @@ class Batches:
     threads: int = 4,
     prefetch: int = 4,
     tries: int = 20,
+    parts: Sequence[buckets.Part] = (),
   ):
     """`tokenizer` is None where the source gives features; `batch_size` counts all processes.
 
     With `workers`, as many processes read; else `threads`.
 
     Each of these reads up to `prefetch` batches ahead.
+
+    `parts` of the source are read each in its own way, and a batch is of one of them.
     """
     checks.whole("config.train.batch_size", batch_size)
     if batch_size % process_count:
@@ -60,9 +65,15 @@ class Batches:
     if not len(source):
       raise errors.UserError("the data set is empty.")
     check_numbers(workers=workers, threads=threads, prefetch=prefetch, tries=tries)
-    records = grain.MapDataset.source(range(len(source))).seed(seed)
-    records = (records.shuffle() if shuffle else records).repeat()
-    self._records = records.random_map(transforms.Read(source, tokenizer, tries))
+    self._source, self._parts = source, parts
+    self._streams = []
+    for i, part in enumerate(parts or [buckets.Part(source, range(len(source)))]):
+      records = grain.MapDataset.source(range(len(part.indices))).seed((seed + i) % 2**32)
+      records = (records.shuffle() if shuffle else records).repeat()
+      read = transforms.Read(part.source, tokenizer, tries, part.indices)
+      self._streams.append(records.random_map(read))
+    counts = [len(part.indices) for part in parts] or [len(source)]
+    self._schedule = schedule.Schedule(counts, batch_size, seed)
     self._global, self._local = batch_size, batch_size // process_count
     self._first = process_index * self._local
     self._workers, self._threads, self._prefetch = workers, threads, prefetch
@@ -98,6 +109,13 @@ class Batches:
       self._name(error.decode(errors="ignore").split("\n"))
     return record.fields | {"index": record.index, "replaced": record.replaced}
 
+  def digest(self) -> str:
+    """That of the source and, where it is read in parts, of which clips are in which."""
+    if not self._parts:
+      return self._source.digest()
+    places = [hashlib.sha256(np.int64(part.indices).tobytes()).hexdigest() for part in self._parts]
+    return transforms.digest([self._source.digest(), *places])
+
   def close(self) -> None:
     """Ends threads and workers; the next batch starts them again."""
     _stop(self._running)
@@ -109,7 +127,7 @@ class Batches:
         logger.warning("%s Another clip takes its place.", error)
 
   def _read_from(self, position: int) -> Iterator[transforms.Record]:
-    rows = _Rows(self._records, self._global, self._first, self._local, position)
+    rows = _Rows(self._streams, self._schedule, self._global, self._first, self._local, position)
     batches = grain.MapDataset.source(rows).batch(self._local, drop_remainder=True)
     return stream(batches, self._workers, self._threads, self._prefetch)
 
@@ -151,16 +169,25 @@ class _Rows:
   the same order for any number of hosts.
   """
 
-  def __init__(self, records: grain.MapDataset, batch: int, first: int, rows: int, start: int):
-    self._records, self._batch, self._start = records, batch, start
+  def __init__(
+    self,
+    streams: Sequence[grain.MapDataset],
+    order: schedule.Schedule,
+    batch: int,
+    first: int,
+    rows: int,
+    start: int,
+  ):
+    self._streams, self._order, self._batch, self._start = streams, order, batch, start
     self._first, self._rows = first, rows
 
   def __len__(self) -> int:
-    return (len(self._records) // self._batch - self._start) * self._rows
+    return (len(self._streams[0]) // self._batch - self._start) * self._rows
 
   def __getitem__(self, i: int) -> transforms.Record:
-    batch, row = divmod(int(i), self._rows)
-    return self._records[(self._start + batch) * self._batch + self._first + row]
+    position, row = divmod(int(i), self._rows)
+    stream, number = self._order(self._start + position)
+    return self._streams[stream][number * self._batch + self._first + row]
 
 
 def _stop(running: list) -> None:

@@ -75,12 +75,14 @@ class Picture(NamedTuple):
 
 
 @contextlib.contextmanager
-def opened(path: Path, data: bytes | None = None) -> Iterator[Video]:
+def opened(path: Path, data: bytes | io.BufferedIOBase | None = None) -> Iterator[Video]:
   """Opens a file, or its content in memory, at its best video stream; Unplayable if there is none.
+
+  `data` may be a file that is open already, and stays so.
 
   Raises Unplayable also for frames of more than `MAX_PIXELS`, before one is decoded.
   """
-  with _file(path) if data is None else io.BytesIO(data) as file:
+  with _content(path, data) as file:
     head, size = file.read(8), file.seek(0, os.SEEK_END)
     file.seek(0)
     if not size and data is None:
@@ -104,7 +106,10 @@ def opened(path: Path, data: bytes | None = None) -> Iterator[Video]:
       codec.options = {"max_pixels": str(MAX_PIXELS)}
       if container.format.name == "avi":
         _check_avi(head, size)
-      identity = _identity(file) if data is None else hashlib.blake2b(data).digest()
+      if data is None:
+        identity = _identity(file)
+      else:
+        identity = hashlib.blake2b(data).digest() if isinstance(data, bytes) else None
       yield Video(container, stream, identity)
 
 
@@ -117,6 +122,60 @@ def open_regular(path: Path) -> BinaryIO:
     file.close()
     raise OSError(errno.EINVAL, "it is no regular file")
   return file
+
+
+def promised(video: Video) -> tuple[int, int, int]:
+  """Frames, height and width in square pixels of a video before it is turned, as its container says.
+
+  Where it does not say how many frames there are, its packets are counted.
+  """
+  container, stream, _ = video
+  codec, rate = stream.codec_context, stream.average_rate
+  frames = stream.frames
+  if not frames and rate and container.duration:
+    frames = round(container.duration / av.time_base * rate)
+  if not frames:
+    frames = sum(1 for packet in _packets(video) if packet.size)
+  width = round(codec.width * float(stream.sample_aspect_ratio or 1))
+  if not (frames and codec.height and width):
+    raise Unplayable("does not say its length and size")
+  return frames, codec.height, width
+
+
+def is_turned(file: io.BufferedIOBase) -> bool:
+  """Whether a player turns a file by a quarter: what the track of a mov or mp4 says, as of a phone."""
+  for first, last in _boxes(file, (b"moov", b"trak")):
+    kinds = [_read(file, at + 8, 4) for at, _ in _boxes(file, (b"mdia", b"hdlr"), first, last)]
+    for at, _ in _boxes(file, (b"tkhd",), first, last):
+      # A newer head has times of 64 bits.
+      matrix = _read(file, at + (52 if _read(file, at, 1) == b"\1" else 40), 36)
+      if kinds == [b"vide"] and len(matrix) == 36:
+        a, b, _, c, d = struct.unpack(">5i", matrix[:20])
+        return abs(b) + abs(c) > abs(a) + abs(d)
+  return False
+
+
+def _read(file: io.BufferedIOBase, at: int, size: int) -> bytes:
+  file.seek(at)
+  return file.read(size)
+
+
+def _boxes(
+  file: io.BufferedIOBase, path: Sequence[bytes], first: int = 0, last: int | None = None
+) -> Iterator[tuple[int, int]]:
+  """Beginning and end of what is in the boxes of a mov or mp4 at a path of kinds, below a place."""
+  last = file.seek(0, os.SEEK_END) if last is None else last
+  while first + 8 <= last:
+    head = _read(file, first, 16)
+    size, kind, begins = int.from_bytes(head[:4]), head[4:8], first + 8
+    if size == 1:
+      size, begins = int.from_bytes(head[8:]), first + 16
+    end = first + size if size else last  # 0: to the end of the file
+    if not begins <= end <= last:
+      return
+    if kind == path[0]:
+      yield from [(begins, end)] if len(path) == 1 else _boxes(file, path[1:], begins, end)
+    first = end
 
 
 def read_index(video: Video) -> Index | None:
@@ -257,6 +316,14 @@ def _read_index(video: Video, kind: str) -> Index | None:
   return Index(np.sort(shown), np.sort(keys))
 
 
+def _content(
+  path: Path, data: bytes | io.BufferedIOBase | None
+) -> contextlib.AbstractContextManager:
+  if data is None:
+    return _file(path)
+  return io.BytesIO(data) if isinstance(data, bytes) else contextlib.nullcontext(data)
+
+
 def _file(path: Path) -> BinaryIO:
   try:
     return open_regular(path)
@@ -287,7 +354,7 @@ def _check_avi(head: bytes, size: int) -> None:
     raise Unplayable(f"breaks off: {size} of its {promised} bytes are there")
 
 
-def _identity(file: BinaryIO) -> Hashable | None:
+def _identity(file: io.BufferedIOBase) -> Hashable | None:
   status = os.fstat(file.fileno())
   if time.time() - status.st_mtime < 2:
     return None  # Written to again, it could look the same.

@@ -4,6 +4,7 @@
 opened before it is read; one that is missing or broken is then replaced (see transforms).
 """
 
+import copy
 import os
 import pathlib
 import re
@@ -12,9 +13,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from fbjax import checks, errors
-from fbjax.data import buckets, storage, text, transforms
+from fbjax.data import buckets, objects, probe, storage, text, transforms
 from fbjax.data import video as video_lib
 
 
@@ -65,7 +67,7 @@ class Videos:
   def caption(self, index: int) -> str:
     return self.entries[index].caption
 
-  def path(self, index: int) -> buckets.Place:
+  def path(self, index: int) -> objects.Place:
     """Where a clip lies; BrokenClip where its name leads out of the data set."""
     return storage.below(self.root, self.entries[index].file)
 
@@ -76,6 +78,25 @@ class Videos:
   def file_size(self, index: int) -> int:
     """How many bytes the file of a clip has; raises as `storage.size`."""
     return storage.size(self.root, self.entries[index].file)
+
+  def shape(self, index: int) -> probe.Shape:
+    """Frames, height and width of a clip as its file says; BrokenClip where it cannot be had."""
+    name = self.entries[index].file
+    with storage.opened(self.root, name) as file:
+      return probe.shape(self.root / name, file)
+
+  def resized(self, frames: int, size: tuple[int, int]) -> "Videos":
+    """The same clips at another length and (height, width)."""
+    other = copy.copy(self)
+    other.frames, other.size = frames, size
+    return other
+
+  def placed(self, taken: Sequence[buckets.Bucket], hosts: buckets.Hosts) -> Int[np.ndarray, "n"]:
+    """The bucket of each clip, by its shape; see `buckets.Sizable`."""
+    home = self.root if objects.is_address(self.root) else os.path.abspath(self.root)
+    key = f"{home} {self.digest()}"
+    shapes = probe.shapes(len(self), key, self.shape, hosts)
+    return buckets.fitting(shapes, taken, self.strides[0])
 
   def digest(self) -> str:
     return transforms.digest(self.entries)
@@ -236,7 +257,7 @@ def check_protocol(protocol: str) -> None:
 
 def folder(path: video_lib.Path) -> pathlib.Path:
   """The folder of this machine that config.data.path names; BrokenData where there is none."""
-  if buckets.is_address(path):
+  if objects.is_address(path):
     raise video_lib.BrokenData(
       f"{path} is not on this machine, and only folder, table and webdataset read from elsewhere; "
       "copy it here, or set config.data.name to one of them."

@@ -10,14 +10,15 @@ clip. Positions are (x, y) in units of the shorter side, (0, 0) upper left and y
 times run from 0 at the first frame to 1 at the last.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from fbjax import checks, errors
-from fbjax.data import transforms
+from fbjax.data import buckets, transforms
 from fbjax.data import video as video_lib
 
 COLOURS = {
@@ -186,6 +187,9 @@ class Shapes:
       raise errors.UserError(
         f"shapes {shapes} show no rotation, the only motion asked for; add another."
       )
+    self._measure()
+
+  def _measure(self) -> None:
     side = min(self.height, self.width)
     self.x = ((np.arange(self.width) + 0.5 - self.width / 2) / side + 0.5).astype(np.float32)
     self.y = ((np.arange(self.height) + 0.5 - self.height / 2) / side + 0.5).astype(np.float32)[
@@ -201,6 +205,18 @@ class Shapes:
 
   def caption(self, index: int) -> str:
     return _caption(self._scene(index))
+
+  def resized(self, frames: int, size: tuple[int, int]) -> "Shapes":
+    """The same scenes and motions at another length and (height, width)."""
+    other = copy.copy(self)
+    other.frames, (other.height, other.width) = frames, size
+    other._measure()
+    return other
+
+  def placed(self, taken: Sequence[buckets.Bucket], hosts: buckets.Hosts) -> Int[np.ndarray, "n"]:
+    """A bucket for each clip, drawn: they can be of any size. See `buckets.Sizable`."""
+    rng = np.random.default_rng((self.seed, ("train", "val").index(self.split)))
+    return rng.integers(len(taken), size=self.clips, dtype=np.int16)
 
   def digest(self) -> str:
     choices = (self.motions, self.speeds, self.shapes, self.textures, self.backgrounds)

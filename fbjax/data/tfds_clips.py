@@ -28,7 +28,7 @@ import numpy as np
 
 from fbjax import errors
 from fbjax.data import folder as folders
-from fbjax.data import sources, text, transforms, webdataset
+from fbjax.data import probe, sources, text, transforms, webdataset
 from fbjax.data import table as tables
 from fbjax.data import video as video_lib
 
@@ -77,6 +77,10 @@ class TFDS(sources.Videos):
   def digest(self) -> str:
     """That of the source it was made of, unless clips were left out or several splits are read."""
     return self.entries.digest
+
+  def shape(self, index: int) -> probe.Shape:
+    entry, data = self.entries.read(index)
+    return probe.shape(f"{entry.file} of {self.root}", io.BytesIO(data))
 
   def read(self, index: int, rng: np.random.Generator) -> video_lib.Clip:
     entry, data = self.entries.read(index)

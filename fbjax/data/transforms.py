@@ -3,11 +3,11 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64, Shaped, UInt8
+from jaxtyping import Bool, Int, Int32, Int64, Shaped, UInt8
 
 from fbjax.data import text
 from fbjax.data import video as video_lib
@@ -81,18 +81,32 @@ class Read:
   restart. After `tries` broken clips in a row it gives up.
   """
 
-  def __init__(self, source: Source, tokenizer: Tokenizer | None, tries: int = 20):
-    """`tokenizer` is None for a source whose reads are features, as those of a cache."""
+  def __init__(
+    self,
+    source: Source,
+    tokenizer: Tokenizer | None,
+    tries: int = 20,
+    indices: Sequence[int] | Int[np.ndarray, "n"] | None = None,
+  ):
+    """
+    Args:
+      source: of the clips.
+      tokenizer: None for a source whose reads are features, as those of a cache.
+      tries: broken clips in a row after which it gives up.
+      indices: of the clips that there are to read; None for all.
+    """
     self._source, self._tokenizer, self._tries = source, tokenizer, tries
+    self._indices = range(len(source)) if indices is None else indices
 
-  def __call__(self, index: int, rng: np.random.Generator) -> Record:
-    index, errors = int(index), []
+  def __call__(self, place: int, rng: np.random.Generator) -> Record:
+    """The clip at a place of the indices."""
+    index, errors = int(self._indices[int(place)]), []
     while len(errors) < self._tries:
       try:
         read = self._source.read(index, rng)
       except video_lib.BrokenClip as e:
         errors.append(text.printable(str(e)))
-        index = int(rng.integers(len(self._source)))
+        index = int(self._indices[int(rng.integers(len(self._indices)))])
         continue
       return Record(
         fields=read if self._tokenizer is None else fields(read, self._tokenizer),

@@ -82,6 +82,7 @@ def cache(config: dict[str, Any], out: str | None) -> None:
     raise errors.UserError(
       f"config.cache.path is {options.path!r}, which a training reads; --mode=cache writes to --out"
     )
+  build.refuse_buckets(config)
   build.set_precision(config)
   tokenizer = build.make_tokenizer(config)
   system = build.make_system(config, tokenizer)

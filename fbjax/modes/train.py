@@ -42,6 +42,7 @@ def train(config: dict[str, Any], workdir: str) -> None:
   loss_fn = build.make_loss(config, clips.reads(system), form)
   optimizer = build.make_optimizer(config, system)
   tell_warmup(config)
+  tell_size(config)
   shown_by = build.for_sampling(config)
   sampled = system if shown_by == config else build.make_system(shown_by, tokenizer)
   sample = build.make_sample(config, clips.reads(sampled), form, mesh)
@@ -69,7 +70,7 @@ def train(config: dict[str, Any], workdir: str) -> None:
     truth = np.stack([blocks["truth"] for blocks in previews[0].blocks])
     return sheet, watched(videos, truth, ema, frozen)
 
-  origin = starting.origin | {"data": clips.train.digest()}
+  origin = starting.origin | {"data": data.digest()}
   with workdir_lib.claim(workdir, config, origin) as record:
     logger.info("Training %s.", summary(config, workdir, system, len(clips.train), mesh))
 
@@ -141,6 +142,7 @@ def clips_of(config: dict[str, Any], system: base.System, tokenizer: Any) -> Cli
   if not build.cache_options(config).path:
     train, held_out = (build.make_source(config, split) for split in ("train", "val"))
     return Clips(train, held_out, tokenizer, preview_of(held_out, tokenizer))
+  build.refuse_buckets(config)
   if config["sampling"].get("images"):
     raise errors.UserError(
       "config.sampling.images has images that the encoders must see, and a training from a cache "
@@ -159,6 +161,19 @@ def tell_warmup(config: dict[str, Any]) -> None:
       f"{warmup:,}",
       f"{steps:,}",
       steps / warmup,
+    )
+
+
+def tell_size(config: dict[str, Any]) -> None:
+  """Warns of previews of a size that is not trained."""
+  frames, size = build.clip_size(config)
+  taken = build.buckets(config)
+  if taken and (frames, *size) not in taken:
+    logger.warning(
+      "Previews, the held-out loss and samples have config.data.frames=%d and config.data.size=%s, which "
+      "none of config.data.buckets has.",
+      frames,
+      size,
     )
 
 

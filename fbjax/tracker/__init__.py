@@ -47,14 +47,13 @@ class Tracker:
     steps: int,
     batch_size: int,
     start: int = 0,
-    flops: float | None = None,
   ):
     self._home = workdir
     self.workdir = places.local(workdir)
-    self.steps, self.batch_size, self.flops = steps, batch_size, flops
+    self.steps, self.batch_size = steps, batch_size
     self._active = jax.process_index() == 0
     self._peak = peak_flops(jax.devices()[0])
-    self._last_step, self._last_time, self._waited = start, time.perf_counter(), 0.0
+    self.restart_clock(start)
     self._failed: set[str] = set()
     self._writers: list[writers.Writer] = []
     if self._active:
@@ -82,9 +81,14 @@ class Tracker:
     """Adds time during which the step waited for data."""
     self._waited += seconds
 
+  def computed(self, flops: float) -> None:
+    """Adds the FLOPs of a step, those of the whole mesh."""
+    self._flops += flops
+
   def restart_clock(self, step: int) -> None:
     """Starts the next line's rates here, to leave out what is not training."""
-    self._last_step, self._last_time, self._waited = step, time.perf_counter(), 0.0
+    self._last_step, self._last_time = step, time.perf_counter()
+    self._waited = self._flops = 0.0
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
     """Logs one line and keeps the metrics of `step`, with rates since the last call."""
@@ -92,11 +96,12 @@ class Tracker:
     seconds = max(now - self._last_time, 1e-9)
     rate = (step - self._last_step) / seconds
     waiting = self._waited / seconds
-    self._last_step, self._last_time, self._waited = step, now, 0.0
+    self._last_step, self._last_time = step, now
     row = dict(metrics)
     row |= {"steps_per_s": rate, "clips_per_s": rate * self.batch_size, "data_wait": waiting}
-    if self.flops and self._peak:
-      row["mfu"] = self.flops * rate / (self._peak * jax.device_count())
+    if self._flops and self._peak:
+      row["mfu"] = self._flops / seconds / (self._peak * jax.device_count())
+    self._waited = self._flops = 0.0
     if not self._active:
       return
     logger.info(progress_line(step, self.steps, row))

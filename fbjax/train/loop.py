@@ -5,7 +5,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -68,7 +68,7 @@ def train(
     init: key -> params.
     start: reads the params of a new run instead, for example of a pretrained network.
     frozen: weights that the loss reads and nobody trains.
-    data: batches; its position is saved and restored.
+    data: batches; its position is saved and restored. Each shape that they have is compiled once.
     mesh: the devices.
     workdir: where everything is written.
     steps: the step to end at.
@@ -126,21 +126,17 @@ def train(
     begins(resumed)
 
     waited_from = time.perf_counter()
+    made = train_step.make_train_step(
+      loss_fn, tx, ema_decay=ema_decay, ema_warmup=ema_warmup, seed=seed, accumulate=accumulate
+    )
+    programs = _Programs(made, state_sharding, mesh, accumulate)
     with processes.ending_when_asked(resumed):
       host, batch = _next_batch(data, mesh)
-      program, flops = _compile(
-        train_step.make_train_step(
-          loss_fn, tx, ema_decay=ema_decay, ema_warmup=ema_warmup, seed=seed, accumulate=accumulate
-        ),
-        (state, frozen, batch),
-        state_sharding,
-        mesh,
-        accumulate,
-      )
+      programs.make(state, frozen, batch)
     logger.info("First batch and compilation took %.0f s.", time.perf_counter() - waited_from)
     log = stack.enter_context(
       contextlib.closing(
-        tracker.Tracker(workdir, steps=steps, batch_size=batch_size, start=resumed, flops=flops)
+        tracker.Tracker(workdir, steps=steps, batch_size=batch_size, start=resumed)
       )
     )
     # Whatever ends the loop: first of all what is being saved gets on disk.
@@ -152,8 +148,14 @@ def train(
     pending = None
     leave = False
     while step < steps and not leave:
+      program = programs.get(batch)
+      if program is None:
+        with jax.transfer_guard("allow"):
+          program = programs.make(state, frozen, batch)
+        log.restart_clock(step)
       step += 1
-      state, metrics = program(state, frozen, batch)
+      state, metrics = program.run(state, frozen, batch)
+      log.computed(program.flops)
       # The next batch is fetched and the last step's loss read while this step runs.
       if pending is not None:
         _read_metrics(*pending, clip_name, checkpoints)
@@ -213,16 +215,41 @@ def check_numbers(**options: Any) -> None:
       checks.number(f"config.train.{name}", value, least=0, below=1)
 
 
-def _compile(
-  step: Any, args: tuple[Any, ...], state_sharding: Any, mesh: Mesh, accumulate: int
-) -> tuple[Any, float | None]:
-  """The compiled step and its FLOPs, those of the whole mesh."""
-  lowered = jax.jit(
-    step, donate_argnums=0, out_shardings=(state_sharding, sharding.replicated(mesh))
-  ).lower(*args)
-  # Counted before partitioning; the body of the accumulation's loop is counted once.
-  flops = (lowered.cost_analysis() or {}).get("flops")
-  return lowered.compile(), flops * accumulate if flops else None
+class _Program(NamedTuple):
+  """A compiled step, and its FLOPs, those of the whole mesh; 0 where they are not known."""
+
+  run: Callable[[train_step.TrainState, Any, train_step.Batch], Any]
+  flops: float
+
+
+class _Programs:
+  """The step, compiled once for each shape that batches have."""
+
+  def __init__(self, step: Any, state_sharding: Any, mesh: Mesh, accumulate: int):
+    self._step = jax.jit(
+      step, donate_argnums=0, out_shardings=(state_sharding, sharding.replicated(mesh))
+    )
+    self._accumulate = accumulate
+    self._made: dict[Any, _Program] = {}
+
+  def get(self, batch: train_step.Batch) -> _Program | None:
+    """That for batches of this shape, if there is one."""
+    return self._made.get(_shapes(batch))
+
+  def make(self, state: train_step.TrainState, frozen: Any, batch: train_step.Batch) -> _Program:
+    began = time.perf_counter()
+    lowered = self._step.lower(state, frozen, batch)
+    # Counted before partitioning; the body of the accumulation's loop is counted once.
+    flops = (lowered.cost_analysis() or {}).get("flops") or 0.0
+    made = self._made[_shapes(batch)] = _Program(lowered.compile(), flops * self._accumulate)
+    shapes = {name: "x".join(map(str, shape)) for name, shape, _ in _shapes(batch)}
+    told = shapes.get("video") or ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    logger.info("Compiled the step for batches of %s in %.0f s.", told, time.perf_counter() - began)
+    return made
+
+
+def _shapes(batch: train_step.Batch) -> tuple:
+  return tuple((name, x.shape, x.dtype.name) for name, x in sorted(batch.items()))
 
 
 def _next_batch(data: Data, mesh: Mesh) -> tuple[dict[str, np.ndarray], dict[str, jax.Array]]:

@@ -1,272 +1,226 @@
-"""Data that is not on this machine, read by fsspec: in memory, by file://, over a bad network."""
+import collections
+import logging
 
-import os
-import pickle
-import time
-
-import fsspec
 import numpy as np
 import pytest
 from data import clips
-from fsspec.implementations import memory
 
-from fbjax.data import buckets, kept, sources, table, tfds_clips, webdataset
-from fbjax.data import folder as folders
-from fbjax.data import tars as tars_lib
+from fbjax import errors
+from fbjax.data import buckets, folder, mixture, synthetic
 from fbjax.data import video as video_lib
 
-SIZES = dict(frames=4, size=16, strides=1)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-  monkeypatch.setenv("FBJAX_CACHE", str(tmp_path / "cache"))
-  monkeypatch.setattr(buckets, "PAUSE", 0)
-  buckets._version.cache_clear()
-  return tmp_path / "cache"
-
-
-class Flaky(memory.MemoryFileSystem):
-  """Fails for the paths and as often as `failing` says, and counts what was asked."""
-
-  protocol = "flaky"
-  cachable = False
-  store = {}
-  pseudo_dirs = [""]
-  failing = {}
-  asked = []
-
-  @classmethod
-  def _strip_protocol(cls, path):
-    return super()._strip_protocol(path.removeprefix("flaky://"))
-
-  def cat_file(self, path, start=None, end=None, **kwargs):
-    Flaky.asked.append(path)
-    for part in Flaky.failing:
-      if part in path and Flaky.failing[part] > 0:
-        Flaky.failing[part] -= 1
-        raise ConnectionResetError("Connection reset by peer")
-    return super().cat_file(path, start=start, end=end)
-
-
-@pytest.fixture
-def flaky():
-  fsspec.register_implementation("flaky", Flaky, clobber=True)
-  Flaky.store.clear()
-  Flaky.asked.clear()
-  Flaky.failing.clear()
-  return Flaky
-
-
-def fill(address, files):
-  system, path = fsspec.url_to_fs(address)
-  if system.exists(path):
-    system.rm(path, recursive=True)
-  for name, data in files.items():
-    system.makedirs(os.path.dirname(f"{path}/{name}"), exist_ok=True)
-    system.pipe_file(f"{path}/{name}", data if isinstance(data, bytes) else data.encode())
-
-
-@pytest.fixture(params=["memory://set/clips", "file://{tmp}/a bucket", "flaky://set"])
-def root(request, tmp_path, flaky):
-  return request.param.format(tmp=tmp_path)
-
-
-def level(source, index):
-  return round(float(source.read(index, np.random.default_rng(0)).video.mean()), -1)
-
-
-def rows(source):
-  return [(source.name(i), source.caption(i)) for i in range(len(source))]
-
-
-def test_a_folder_in_a_bucket_is_as_one_on_disk(root, tmp_path):
-  files = {
-    "a cat.mp4": clips.encoded(20),
-    "dogs/run.mp4": clips.encoded(60),
-    "dogs/run.txt": "a dog\nruns",
-    "named.mp4": clips.encoded(100),
-    "val/e.mp4": clips.encoded(140),
-    ".hidden/x.mp4": b"",
-    "@eaDir/y.mp4": b"",
-    "notes.md": "",
-    "metadata.jsonl": '{"file_name": "named.mp4", "text": "of the table"}',
-  }
-  fill(root, files)
-  fill(f"file://{tmp_path}/disk", files)
-  for split in ("train", "val"):
-    there = folders.Folder(root, split, **SIZES)
-    here = folders.Folder(tmp_path / "disk", split, **SIZES)
-    assert rows(there) == rows(here) and there.digest() == here.digest()
-    again = pickle.loads(pickle.dumps(there))
-    assert [level(again, i) for i in range(len(here))] == [level(here, i) for i in range(len(here))]
-
-
-def test_a_table_in_a_bucket_or_beside_it(root, tmp_path):
-  words = f"file,caption\na.mp4,x\n{root}/sub/b.mp4,y\n"
-  fill(root, {"clips.csv": words, "a.mp4": clips.encoded(20), "sub/b.mp4": clips.encoded(60)})
-  (tmp_path / "mine.csv").write_text(words)
-  for source in (
-    table.Table(f"{root}/clips.csv", **SIZES),
-    table.Table(tmp_path / "mine.csv", root=root, **SIZES),
-  ):
-    assert rows(source) == [("a.mp4", "x"), ("sub/b.mp4", "y")]
-    assert [level(source, i) for i in (0, 1)] == [20, 60]
-
-
-def test_tars_in_a_bucket(root, tmp_path):
-  tars = {}
-  for i in range(3):
-    members = [(f"{i}.mp4", clips.encoded(20 + 40 * i)), (f"{i}.txt", f"clip {i}".encode())]
-    clips.write_tar(tmp_path / "one.tar", members)
-    tars[f"{i}.tar"] = (tmp_path / "one.tar").read_bytes()
-  fill(root, tars)
-  for path, wanted in (("", "012"), ("/{0..1}.tar", "01"), ("/*.tar", "012"), ("/2.tar", "2")):
-    source = webdataset.WebDataset(root + path, **SIZES)
-    assert rows(source) == [(f"{i}.tar/{i}.mp4", f"clip {i}") for i in wanted]
-    assert [level(source, i) for i in range(len(source))] == [20 + 40 * int(i) for i in wanted]
-  with pytest.raises(video_lib.BrokenData, match=r"3\.tar does not exist"):
-    webdataset.WebDataset(f"{root}/{{0..3}}.tar")
-
-
-def test_an_index_of_a_tar_survives_a_network_that_fails(flaky, tmp_path, monkeypatch):
-  monkeypatch.setattr(buckets, "BLOCK", 4096)
-  members = [(f"{i}.{kind}", b"word" * 900) for i in range(9) for kind in ("mp4", "txt")]
-  clips.write_tar(tmp_path / "a.tar", members)
-  fill("flaky://set", {"a.tar": (tmp_path / "a.tar").read_bytes()})
-  flaky.failing["a.tar"] = buckets.TRIES - 1
-  source = webdataset.WebDataset("flaky://set", **SIZES)
-  assert len(source) == 9 and source.content(8)[1] == b"word" * 900
-  flaky.failing["a.tar"] = 10**6
-  tars_lib._index.cache_clear()
-  assert len(webdataset.WebDataset("flaky://set")) == 9, "the index is kept"
-  buckets._version.cache_clear()
-  fill("flaky://set", {"a.tar": b"another"})
-  with pytest.raises(video_lib.BrokenData, match=r"a\.tar cannot be read, tried 4 times"):
-    webdataset.WebDataset("flaky://set")
-
-
-def test_tfds_is_made_of_a_bucket(root, tmp_path):
-  fill(root, {"a.mp4": clips.encoded(20), "b.mp4": clips.encoded(60), "bad.mp4": b"no video"})
-  tfds_clips.main(["folder", f"--path={root}", f"--out={tmp_path}/out"])
-  source = tfds_clips.TFDS(tmp_path / "out", **SIZES)
-  assert rows(source) == [("a.mp4", "a"), ("b.mp4", "b")]
-  assert [level(source, i) for i in (0, 1)] == [20, 60]
-
-
-def test_what_came_once_is_not_fetched_again_until_it_changes(flaky):
-  fill("flaky://set", {"a.mp4": clips.encoded(20)})
-  source = folders.Folder("flaky://set", **SIZES)
-  assert [level(source, 0) for _ in range(5)] == [20] * 5
-  assert flaky.asked.count("/set/a.mp4") == 1
-  time.sleep(0.01)
-  fill("flaky://set", {"a.mp4": clips.encoded(60)})
-  buckets._version.cache_clear()  # as when the next run begins
-  assert level(source, 0) == 60
-
-
-def test_a_network_that_fails_now_and_then_is_asked_again(flaky):
-  fill("flaky://set", {"a.mp4": clips.encoded(20), "b.mp4": clips.encoded(60), "a.txt": "words"})
-  flaky.failing.update({"a.txt": 2, "a.mp4": buckets.TRIES - 1, "b.mp4": 10**6})
-  source = folders.Folder("flaky://set", **SIZES)
-  assert rows(source)[0] == ("a.mp4", "words")
-  assert level(source, 0) == 20
-  with pytest.raises(
-    video_lib.BrokenClip, match=r"flaky://set/b\.mp4 cannot be read, tried 4 times: Connection"
-  ):
-    level(source, 1)
-  assert flaky.asked.count("/set/b.mp4") == buckets.TRIES
-
-
-def test_another_clip_takes_the_place_of_one_that_cannot_be_reached(flaky, caplog):
-  fill("flaky://set", {"a.mp4": clips.encoded(20), "b.mp4": clips.encoded(60)})
-  flaky.failing["b.mp4"] = 10**6
-  batches = clips.batches(folders.Folder("flaky://set", **SIZES))
-  batch = next(batches)
-  batches.close()
-  assert 0 < batch["replaced"].sum() < 4 and set(batch["index"]) == {0}
-  assert caplog.text.count("flaky://set/b.mp4 cannot be read") == 1
-
-
-def test_a_file_that_comes_in_part_is_fetched_anew(flaky, monkeypatch):
-  fill("flaky://set", {"a.mp4": clips.encoded(20)})
-  whole, cuts = Flaky.cat_file, [10, 20]
-
-  def cut(self, path, start=None, end=None, **kwargs):
-    data = whole(self, path, start, end)
-    return data[: cuts.pop()] if cuts else data
-
-  monkeypatch.setattr(Flaky, "cat_file", cut)
-  assert level(folders.Folder("flaky://set", **SIZES), 0) == 20
-
-
-def test_what_is_kept_is_bounded_and_the_least_recently_used_goes(cache, monkeypatch):
-  monkeypatch.setattr(kept, "LIMIT", 350)
-  monkeypatch.setattr(kept, "SWEEP", 1)
-  fetched = []
-
-  def get(name):
-    return kept.clip(name, 100, lambda: fetched.append(name) or name.encode() * 100)
-
-  for name in ("a", "b", "c", "a", "d", "a"):
-    assert get(name) == name.encode() * 100
-    time.sleep(0.01)
-  assert fetched == ["a", "b", "c", "d"]
-  get("b")
-  assert fetched == ["a", "b", "c", "d", "b"]
-  files = [f for f in cache.rglob("*") if f.is_file()]
-  assert len(files) == 3
-  files[0].write_bytes(b"cut")  # as when the disk was full
-  for name in ("a", "d", "b"):
-    assert get(name) == name.encode() * 100
-
-
-def test_a_disk_that_cannot_be_written_keeps_nothing(flaky, monkeypatch):
-  monkeypatch.setenv("FBJAX_CACHE", "/proc/nowhere")
-  fill("flaky://set", {"a.mp4": clips.encoded(20)})
-  source = folders.Folder("flaky://set", **SIZES)
-  assert [level(source, 0) for _ in range(3)] == [20] * 3
-  assert flaky.asked.count("/set/a.mp4") == 3
+THREE = buckets.parse(((16, 256, 256), (16, 256, 448), (8, 512, 512)))
 
 
 @pytest.mark.parametrize(
-  ("path", "words"),
+  ("shape", "expected"),
   [
-    ("gs://bucket/clips", "gs://bucket/clips needs another package: pip install gcsfs"),
-    ("s3://bucket/clips", "pip install s3fs"),
-    ("nonsense://bucket", "nonsense://bucket.* is no address that can be read"),
-    ("memory://set/nowhere", "no folder at memory://set/nowhere"),
+    ((100, 1080, 1920), 1),  # 16:9
+    ((100, 360, 640), 1),
+    ((100, 240, 426), 1),  # also if it is enlarged for it
+    ((100, 480, 600), 0),  # 5:4; 512 would enlarge it
+    ((100, 1080, 1080), 2),  # the larger of two squares, where there are pixels for it
+    ((100, 300, 300), 0),
+    ((12, 1080, 1080), 2),  # the only one that is short enough
+    ((12, 1080, 1920), 2),
+    ((100, 1920, 1080), 2),
+    ((7, 1080, 1080), buckets.NONE),
+    ((0, 0, 0), buckets.NONE),
   ],
 )
-def test_an_address_that_cannot_be_read_ends_in_one_sentence(path, words, monkeypatch):
-  for make in (folders.Folder, webdataset.WebDataset, lambda path: table.Table(f"{path}/a.csv")):
-    if make is folders.Folder or "nowhere" not in path:
-      with pytest.raises(video_lib.BrokenData, match=words.replace("/clips n", ".* n")) as e:
-        make(path)
-      assert "\n" not in str(e.value)
+def test_a_clip_goes_where_least_of_it_is_cut_off_and_it_need_not_be_enlarged(shape, expected):
+  assert buckets.fitting(np.array([shape]), THREE, 1).tolist() == [expected]
 
 
-def test_sources_that_read_this_machine_alone_say_so():
-  for source in (sources.WebVid, sources.UCF101, sources.MSRVTT, tfds_clips.TFDS):
-    with pytest.raises(video_lib.BrokenData, match="only folder, table and webdataset"):
-      source("gs://bucket/clips")
+def test_of_two_that_are_alike_the_one_for_which_the_stride_stays_is_taken():
+  long, short = ((16, 256, 256), (8, 256, 256))
+  for taken in ((long, short), (short, long)):
+    found = [
+      taken[int(buckets.fitting(np.array([(50, 512, 512)]), buckets.parse(taken), stride)[0])]
+      for stride in (1, 3, 6)
+    ]
+    assert found == [long, long, short]
 
 
-def test_names_do_not_lead_out_of_a_bucket(flaky):
-  fill("flaky://set", {"in/clips.csv": "file,caption\n../a.mp4,x\n", "a.mp4": clips.encoded(20)})
-  with pytest.raises(video_lib.BrokenClip, match="which is no file below it"):
-    level(table.Table("flaky://set/in/clips.csv", **SIZES), 0)
+def test_many_clips_are_sorted_as_each_by_itself(monkeypatch):
+  monkeypatch.setattr(buckets, "BLOCK", 7)
+  shapes = np.random.default_rng(0).integers(5, 2000, (40, 3))
+  alone = [int(buckets.fitting(shape[None], THREE, 2)[0]) for shape in shapes]
+  assert buckets.fitting(shapes, THREE, 2).tolist() == alone and len(set(alone)) > 2
 
 
-def test_a_clip_too_large_for_memory_is_named(flaky, monkeypatch):
-  fill("flaky://set", {"a.mp4": clips.encoded(20)})
-  monkeypatch.setattr(buckets, "MOST_BYTES", 10)
-  with pytest.raises(video_lib.BrokenClip, match=r"a\.mp4 is .* GB, more than a clip in a bucket"):
-    level(folders.Folder("flaky://set", **SIZES), 0)
+@pytest.mark.parametrize(
+  ("value", "words"),
+  [
+    ((), r"is \(\); expected a list of \(frames, height, width\)"),
+    (((16, 256),), "expected a list of"),
+    ((16, 256, 256), "expected a list of"),
+    ("16x256x256", "expected a list of"),
+    (3, "expected a list of"),
+    (((16, 256, 0),), r"\(16, 256, 0\); expected a list of whole numbers from 1 up"),
+    (((16, 256, 2.5),), "expected a list of whole numbers"),
+    (((16, 256, 256), [16, 256, 256]), r"has \(16, 256, 256\) twice"),
+    (((10**4, 1024, 1024),), r"has \(10000, 1024, 1024\): .* are 10,486 megapixels"),
+  ],
+)
+def test_buckets_that_make_no_sense_are_refused_by_their_key(value, words):
+  with pytest.raises(errors.UserError, match=rf"^config\.data\.buckets .*{words}"):
+    buckets.parse(value)
 
 
-def test_paths_of_this_machine_do_without_fsspec(tmp_path, monkeypatch):
-  monkeypatch.setattr(fsspec, "url_to_fs", None)
-  clips.write_clip(tmp_path / "a.mp4", 20)
-  source = folders.Folder(tmp_path, **SIZES)
-  assert level(source, 0) == 20 and source.content(0) == (tmp_path / "a.mp4", None)
+def with_square(height, width, side, frames):
+  """Frames with a white square in their middle."""
+  video = np.zeros((frames, height, width, 3), np.uint8)
+  top, left = (height - side) // 2, (width - side) // 2
+  video[:, top : top + side, left : left + side] = 255
+  return video
+
+
+SMALL = buckets.parse(((4, 32, 32), (4, 32, 56), (2, 64, 64)))
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+  """22 wide clips, 10 square ones, one that is too short, and one that cannot be read."""
+  monkeypatch.setenv("FBJAX_CACHE", str(tmp_path / "cache"))
+  home = tmp_path / "videos"
+  home.mkdir()
+  video_lib.write_mp4(home / "wide0.mp4", with_square(54, 96, 26, 12))
+  video_lib.write_mp4(home / "square0.mp4", with_square(48, 48, 20, 12))
+  for name, count in (("wide", 22), ("square", 10)):
+    for i in range(1, count):
+      (home / f"{name}{i}.mp4").write_bytes((home / f"{name}0.mp4").read_bytes())
+  video_lib.write_mp4(home / "short.mp4", with_square(48, 48, 20, 1))
+  (home / "broken.mp4").write_bytes(b"no video")
+  return folder.Folder(home, frames=4, size=32, strides=1)
+
+
+def batches(source, parts=None, **options):
+  parts = buckets.parts(source, SMALL, buckets.Hosts()) if parts is None else parts
+  return clips.batches(source, parts=parts, seed=5, threads=2, **options)
+
+
+def take(iterator, n):
+  out = [next(iterator) for _ in range(n)]
+  iterator.close()
+  return out
+
+
+def assert_equal(ours, theirs):
+  assert len(ours) == len(theirs)
+  for a, b in zip(ours, theirs, strict=True):
+    assert a.keys() == b.keys()
+    for field in a:
+      np.testing.assert_array_equal(a[field], b[field], err_msg=field)
+
+
+def test_each_batch_is_of_one_bucket_and_no_clip_is_squeezed(source):
+  shapes = collections.Counter()
+  for batch in take(batches(source), 16):
+    shape = batch["video"].shape[1:4]
+    shapes[shape] += 1
+    names = {source.name(int(i)).rstrip("0123456789.mp") for i in batch["index"]}
+    assert names == {"wide" if shape == (4, 32, 56) else "square"}
+    for clip in batch["video"]:
+      rows, columns = (np.flatnonzero(clip[0, ..., 0].max(axis) > 127) for axis in (1, 0))
+      assert abs(len(rows) - len(columns)) <= 1, "the square is none any more"
+      assert abs(rows.mean() - (shape[1] - 1) / 2) < 1
+      assert abs(columns.mean() - (shape[2] - 1) / 2) < 1
+  assert shapes == {(4, 32, 56): 11, (4, 32, 32): 5}
+
+
+def test_every_clip_comes_once_an_epoch_and_what_fits_nowhere_never(source, caplog):
+  with caplog.at_level(logging.INFO, "fbjax"):
+    seen = take(batches(source, batch_size=2), 32)
+  assert (
+    "Clips by bucket (frames x height x width): 10 of 4x32x32, 22 of 4x32x56, 0 of 2" in caplog.text
+  )
+  assert "2 of 34 clips fit no bucket and are left out, such as broken.mp4" in caplog.text
+  assert "1 clips cannot be read; the first:" in caplog.text and "cannot be decoded" in caplog.text
+  index = np.concatenate([batch["index"] for batch in seen])
+  left = {source.name(i): i for i in range(34)}
+  expected = sorted(set(range(34)) - {left["broken.mp4"], left["short.mp4"]})
+  first, second = index[:32].tolist(), index[32:].tolist()
+  assert sorted(first) == sorted(second) == expected and first != second
+  # With more to a batch, all but what is left of each bucket.
+  counts = collections.Counter(
+    np.concatenate([batch["index"] for batch in take(batches(source, batch_size=4), 7)]).tolist()
+  )
+  assert set(counts.values()) == {1} and len(counts) == 28
+
+
+def test_batches_of_buckets_are_those_of_their_position_alone(source):
+  parts = buckets.parts(source, SMALL, buckets.Hosts())
+  whole = take(batches(source, parts), 9)
+  assert len({batch["video"].shape for batch in whole}) == 2
+  resumed = batches(source, parts)
+  resumed.position = 4
+  assert_equal(take(resumed, 5), whole[4:])
+  hosts = [take(batches(source, parts, process_index=i, process_count=2), 9) for i in range(2)]
+  assert [a["video"].shape for a in hosts[0]] == [b["video"].shape for b in hosts[1]]
+  joined = [{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*hosts, strict=True)]
+  assert_equal(joined, whole)
+  resumed = batches(source, parts, process_index=1, process_count=2, workers=1)
+  resumed.position = 6
+  assert_equal(take(resumed, 3), hosts[1][6:])
+
+
+def test_a_clip_that_breaks_later_is_replaced_by_one_of_its_bucket(source):
+  parts = buckets.parts(source, SMALL, buckets.Hosts())
+  for i in range(5):
+    (source.root / f"square{i}.mp4").write_bytes(b"")
+  for batch in take(batches(source, parts), 8):
+    if batch["video"].shape[1:4] == (4, 32, 32):
+      names = [source.name(int(i)) for i in batch["index"]]
+      assert all(name in {f"square{i}.mp4" for i in range(5, 10)} for name in names)
+
+
+def test_the_digest_tells_which_clips_are_in_which_bucket(source):
+  def digest(parts):
+    return clips.batches(source, parts=parts).digest()
+
+  parts = buckets.parts(source, SMALL, buckets.Hosts())
+  assert digest(parts) == digest(list(parts)) != digest(()) == source.digest()
+  moved = [parts[0]._replace(indices=parts[0].indices[1:]), parts[1]]
+  assert digest(moved) != digest(parts)
+
+
+def test_where_nothing_fits_one_sentence_says_so(source):
+  with pytest.raises(
+    video_lib.BrokenData, match=r"none of the 34 clips fits one of config\.data\.buckets"
+  ):
+    buckets.parts(source, buckets.parse(((99, 8, 8),)), buckets.Hosts())
+
+
+def test_moving_shapes_come_in_every_bucket():
+  source = synthetic.Shapes(frames=2, size=8, clips=300)
+  taken = buckets.parse(((2, 8, 8), (3, 8, 16)))
+  parts = buckets.parts(source, taken, buckets.Hosts())
+  assert sorted(i for part in parts for i in part.indices.tolist()) == list(range(300))
+  assert all(100 < len(part.indices) < 200 for part in parts)
+  for part, bucket in zip(parts, taken, strict=True):
+    clip = part.source.read(int(part.indices[0]), np.random.default_rng(0))
+    assert clip.video.shape == (*bucket, 3)
+    assert clip.caption == source.caption(int(part.indices[0]))
+
+
+def test_clips_of_a_mixture_go_where_their_sources_send_them(source):
+  other = synthetic.Shapes(frames=4, size=32, clips=60)
+  mixed = mixture.Mixture({"files": source, "shapes": other}, {"files": 1.0, "shapes": 1.0})
+  own = {
+    "files": source.placed(SMALL, buckets.Hosts()),
+    "shapes": other.placed(SMALL, buckets.Hosts()),
+  }
+  names = {"files": source.name, "shapes": other.name}
+  by_name = {
+    f"{part}/{names[part](i)}": int(bucket)
+    for part, placed in own.items()
+    for i, bucket in enumerate(placed)
+  }
+  placed = mixed.placed(SMALL, buckets.Hosts())
+  assert [by_name[mixed.name(i)] for i in range(len(mixed))] == placed.tolist()
+  parts = buckets.parts(mixed, SMALL, buckets.Hosts())
+  for part, bucket in zip(parts, SMALL, strict=True):
+    for index in part.indices[:4].tolist():
+      clip = part.source.read(index, np.random.default_rng(0))
+      assert clip.video.shape == (*bucket, 3)

@@ -13,6 +13,7 @@ import orbax.checkpoint as orbax
 import pytest
 
 from fbjax import checkpoint, errors, sharding, tracker
+from fbjax.data import buckets, pipeline, synthetic, tokenizers
 from fbjax.train import loop, optim
 
 
@@ -63,6 +64,44 @@ def test_a_resumed_run_ends_with_the_bits_of_one_that_was_never_stopped(tmp_path
   resumed = run(tmp_path / "parts", data=data)
   assert data.position == 10
   jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+
+
+def of_two_sizes():
+  source = synthetic.Shapes(frames=2, size=8, clips=60)
+  taken = buckets.parse(((2, 8, 8), (3, 8, 16)))
+  parts = buckets.parts(source, taken, buckets.Hosts())
+  return pipeline.Batches(source, tokenizers.Bytes(), batch_size=8, parts=parts, threads=1)
+
+
+def brightness(params, frozen, batch, keys):
+  noise = jax.vmap(lambda key: jax.random.normal(key, batch["video"].shape[1:2]))(keys)
+  seen = batch["video"].mean((2, 3, 4)) / 255 + noise
+  return jnp.mean((seen.sum(1) * params["w"].sum() - 1) ** 2), {}
+
+
+def test_clips_of_two_sizes_compile_once_each_and_resume_to_the_bit(tmp_path, caplog):
+  one = sharding.make_mesh(1, 1, jax.devices()[:1])
+  kwargs = {"loss_fn": brightness, "mesh": one, "log_every": 1, "steps": 9}
+  with jax.log_compiles(), caplog.at_level(logging.INFO):
+    data = of_two_sizes()
+    whole = run(tmp_path / "whole", data=data, **kwargs)
+    data.close()
+  compiled = [text for text in caplog.messages if "XLA compilation of jit(step)" in text]
+  assert len(compiled) == 2
+  told = [text.split(" in ")[0] for text in caplog.messages if text.startswith("Compiled the step")]
+  assert sorted(told) == [f"Compiled the step for batches of 8x{s}x3" for s in ("2x8x8", "3x8x16")]
+  data = of_two_sizes()
+  run(tmp_path / "parts", data=data, **kwargs, preempted=lambda call: call == 5)
+  data.close()
+  data = of_two_sizes()
+  resumed = run(tmp_path / "parts", data=data, **kwargs)
+  data.close()
+  jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+  losses = [
+    [row["loss"] for row in tracker.read_metrics(tmp_path / name / "metrics.jsonl")]
+    for name in ("whole", "parts")
+  ]
+  assert losses[0] == losses[1] and len(set(losses[0])) == 9
 
 
 def test_a_preempted_run_saves_and_goes_on_where_it_stopped(tmp_path, caplog):
