@@ -6,6 +6,7 @@ import functools
 import itertools
 import logging
 import os
+import pickle
 import re
 import socket
 import sys
@@ -15,7 +16,9 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import jax
+import numpy as np
 from jax._src import distributed  # the client of the coordination service has no public name
+from jax.experimental import multihost_utils
 
 from fbjax import errors
 
@@ -123,6 +126,54 @@ def meet(name: str) -> None:
   state = distributed.global_state
   if state.client is not None and state.num_processes > 1:
     state.client.wait_at_barrier(f"fbjax/{name}", timeout_in_ms=2**31 - 1)
+
+
+def share(count: int) -> range:
+  """Those of `count` things that this process sees to: one stretch, about as long as the others'."""
+  index, processes = jax.process_index(), jax.process_count()
+  return range(index * count // processes, (index + 1) * count // processes)
+
+
+def gather(value: Any) -> list[Any]:
+  """What each process gives, in their order; all of them must ask, and get the same answer.
+
+  Args:
+    value: anything that can be pickled; arrays keep every bit.
+  """
+  if jax.process_count() == 1:
+    return [value]
+  data = np.frombuffer(pickle.dumps(value), np.uint8)
+  with telling_of_lost_peers():
+    sizes = multihost_utils.process_allgather(np.int32(len(data))).ravel()
+    # As words: without 64-bit types JAX would round what is wider.
+    words = np.zeros(-(-sizes.max() // 4), np.uint32)
+    words.view(np.uint8)[: len(data)] = data
+    rows = np.asarray(multihost_utils.process_allgather(words))
+  return [
+    pickle.loads(np.ascontiguousarray(row).view(np.uint8)[:n].tobytes())
+    for row, n in zip(rows, sizes, strict=True)
+  ]
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+  """What all processes do or none: a UserError of one is raised in each of them.
+
+  They wait for each other at the end. Inside, none may wait for another, which may have failed; but
+  for what fails in all of them alike, such as another `together`.
+  """
+  own = None
+  try:
+    yield
+  except errors.LostPeer:
+    raise  # there is nobody to tell
+  except errors.UserError as error:
+    own = error
+  told = gather(None if own is None else str(own))
+  if own is not None:
+    raise own
+  for sentence in filter(None, told):
+    raise errors.UserError(sentence)
 
 
 def leave(error: errors.LostPeer) -> NoReturn:

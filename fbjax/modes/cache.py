@@ -19,7 +19,6 @@ import functools
 import importlib.metadata
 import itertools
 import logging
-import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -201,16 +200,11 @@ def encoders(config: dict[str, Any], system: base.System) -> base.Params:
   """The weights of the encoders on the devices of this process alone, which need nobody's answer."""
   mesh = build.make_mesh(config)
   frozen = loading.frozen_networks(config, system, mesh, system.encoders)
-  local = local_mesh(mesh)
+  local = sharding.local(mesh)
   if jax.process_count() > 1:
     frozen = jax.device_put(frozen, sharding.replicated(mesh))
     frozen = jax.tree.map(lambda x: x.addressable_data(0), frozen)
   return jax.device_put(frozen, sharding.tree(frozen, local))
-
-
-def local_mesh(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
-  devices = mesh.local_devices
-  return sharding.make_mesh(fsdp=math.gcd(mesh.shape["fsdp"], len(devices)), devices=devices)
 
 
 def clip_shape(config: dict[str, Any]) -> tuple[int, int, int, int]:
@@ -238,7 +232,7 @@ def write(
     logger.info("%s: %d of %d shards are there.", name, len(files) - len(missing), len(files))
   if not missing:
     return
-  mesh = local_mesh(build.make_mesh(config))
+  mesh = sharding.local(build.make_mesh(config))
   size = -(-options.batch_size // mesh.size) * mesh.size
   # Every shard begins a batch, so that its bits do not depend on which others are missing.
   rows = [
