@@ -4,10 +4,12 @@ A file's name is its path below the root, and leads into a tar where it has one 
 `train/00000.tar/cat.mp4`.
 """
 
+import contextlib
 import os
 import pathlib
 import posixpath
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fbjax.data import buckets, tars
@@ -69,6 +71,33 @@ def below(root: buckets.Place, file: str) -> buckets.Place:
   if "\0" in file or ".." in file.split("/") or file.startswith("/"):
     raise video_lib.BrokenClip(f"{root} lists {file!r}, which is no file below it.")
   return root / file
+
+
+def listed(folder: buckets.Place) -> dict[str, int]:
+  """The bytes of the files in a folder, by name; of no folder there are none."""
+  if isinstance(folder, buckets.Address):
+    return {name: n for name, n in folder.sizes().items() if "/" not in name}
+  if not folder.is_dir():
+    return {}
+  return {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()}
+
+
+@contextlib.contextmanager
+def written(file: buckets.Place) -> Iterator[pathlib.Path]:
+  """A local path to write, anew; when the context ends well, what is there is in its place as a whole.
+
+  What is for a bucket is written below $TMPDIR first.
+  """
+  if isinstance(file, buckets.Address):
+    with tempfile.TemporaryDirectory(prefix="fbjax-") as folder:
+      aside = pathlib.Path(folder) / file.name
+      yield aside
+      file.put(aside)
+    return
+  aside = file.with_suffix(".partial")
+  aside.unlink(missing_ok=True)  # of a run that was killed
+  yield aside
+  aside.replace(file)
 
 
 def common(roots: Sequence[buckets.Place]) -> buckets.Place:
