@@ -10,6 +10,7 @@ import os
 import pathlib
 import posixpath
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -135,12 +136,13 @@ class Address(os.PathLike):
 
     def send(system: Any, path: str) -> None:
       # Only stores of objects show a file when it is whole; others, such as sftp, while it grows.
+      aside = f"{path}.{uuid.uuid4().hex}.partial"
       try:
-        system.put_file(os.fspath(file), f"{path}.partial")
+        system.put_file(os.fspath(file), aside)
       except FileNotFoundError:  # where there are folders
         system.makedirs(posixpath.dirname(path), exist_ok=True)
-        system.put_file(os.fspath(file), f"{path}.partial")
-      system.mv(f"{path}.partial", path)
+        system.put_file(os.fspath(file), aside)
+      system.mv(aside, path)
 
     self.ask(send, "written")
 
