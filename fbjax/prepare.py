@@ -37,7 +37,8 @@ from fbjax.modes import doctor
 logger = logging.getLogger(__name__)
 
 ABOUT = "about.json"
-SHARD = 256  # clips
+# Clips of a shard: few enough that a small set keeps a machine busy, and that a kill loses little.
+LEAST, MOST, SHARES = 16, 512, 64
 FPS = 25.0  # of a file that does not say
 CRF = 16  # of the clips: hardly to be told from what they are made of
 GOP = 24  # frames from one that can be begun at to the next
@@ -75,7 +76,7 @@ def prepare_shard(shard: Shard) -> dict[str, Any]:
     UserError: when it cannot be written, or the source's lists cannot be read.
   """
   done = shard.folder / f"{shard.name}.json"
-  if done.name in storage.listed(shard.folder):
+  if done.exists():
     return json.loads(done.read_bytes())
   source = copy.copy(_source(shard.data, shard.split))
   total, k, n = len(source), shard.number, shard.count
@@ -154,22 +155,26 @@ def _write_json(file: buckets.Place, value: Any) -> None:
     aside.write_text(json.dumps(value, indent=1) + "\n")
 
 
-def plan(config: dict[str, Any], out: str, size: int = SHARD) -> list[Shard]:
+def plan(config: dict[str, Any], out: str, size: int | None = None) -> list[Shard]:
   """All shards of a config's data, and begins the folder.
+
+  `size` is how many clips a shard has at most; None takes what fits their number.
 
   Raises:
     UserError: when the folder was begun with other clips or sizes; names what differs.
   """
-  data, made, digests = json.dumps(config["data"], sort_keys=True), [], {}
+  data, made, digests, counts = json.dumps(config["data"], sort_keys=True), [], {}, {}
   for split in doctor.SPLITS:
     source = _source(data, split)
     digests[split] = source.digest()
     if split == "val" and digests["val"] == digests["train"]:
       logger.info("val holds the clips of train, and is left out.")
       continue
-    count = -(-len(source) // size)
-    made += [Shard(data, str(out), split, k, count) for k in range(count)]
-  wanted = {"digests": digests, "frames": source.frames, "size": list(source.size), "shard": size}
+    clips = len(source)
+    count = counts[split] = -(-clips // (size or min(max(-(-clips // SHARES), LEAST), MOST)))
+    made += [Shard(data, out, split, k, count) for k in range(count)]
+  wanted = {"digests": digests, "shards": counts}
+  wanted |= {"frames": source.frames, "size": list(source.size)}
   file = storage.place(out) / ABOUT
   if ABOUT not in storage.listed(file.parent):
     with errors.of_the_disk(f"cannot write {file}", lambda: "give another --out"):

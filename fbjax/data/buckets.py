@@ -134,9 +134,11 @@ class Address(os.PathLike):
   def put(self, file: pathlib.Path) -> None:
     """Makes a file of this machine the content: whoever reads sees all of it or nothing."""
 
+    name = uuid.uuid4().hex  # other processes may put the same
+
     def send(system: Any, path: str) -> None:
       # Only stores of objects show a file when it is whole; others, such as sftp, while it grows.
-      aside = f"{path}.{uuid.uuid4().hex}.partial"
+      aside = f"{path}.{name}.partial"
       try:
         system.put_file(os.fspath(file), aside)
       except FileNotFoundError:  # where there are folders
