@@ -46,7 +46,8 @@ def test_healthy_clips_are_what_the_ordinary_source_then_reads(config, tmp_path)
     ours, theirs = (
       s.read(k, np.random.default_rng(0)).video for s, k in ((made, i), (there, index))
     )
-    assert np.abs(ours.mean(-1) - theirs.mean(-1)).mean() < 3  # colours are halved once more
+    # Brightness: at this size, colours that are halved once more differ.
+    assert np.abs((ours.astype(int) - theirs) @ (0.299, 0.587, 0.114)).mean() < 3
     assert video.frame_rate(*made.content(i)) == 12
 
 
