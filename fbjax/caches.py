@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from fbjax import build, digest, errors, trees, weights
 from fbjax import workdir as workdir_lib
-from fbjax.data import buckets, kept, storage
 from fbjax.data import cache as records
+from fbjax.data import kept, objects, storage
 from fbjax.data import video as video_lib
 from fbjax.systems import base
 
@@ -185,7 +185,7 @@ def fetched(folder: str, about: Spec) -> pathlib.Path:
     UserError: when there is no room for it.
   """
   place = storage.place(folder)
-  if not isinstance(place, buckets.Address):
+  if not isinstance(place, objects.Address):
     return place
   sizes = {name: n for name, n in storage.listed(place).items() if name.endswith(records.SUFFIXES)}
   key = f"{place} {digest.of_json(about)}"

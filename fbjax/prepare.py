@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fbjax import build, errors, main, options, places
-from fbjax.data import buckets, playback, sources, storage, text, tfds_clips
+from fbjax.data import objects, playback, sources, storage, text, tfds_clips
 from fbjax.data import video as video_lib
 from fbjax.modes import doctor
 
@@ -62,7 +62,7 @@ class Shard(NamedTuple):
     return f"{self.number:05}-of-{self.count:05}"
 
   @property
-  def folder(self) -> buckets.Place:
+  def folder(self) -> objects.Place:
     return storage.place(self.out) / self.split
 
 
@@ -143,14 +143,14 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
   tar.addfile(member, io.BytesIO(data))
 
 
-def _written(file: buckets.Place) -> contextlib.AbstractContextManager[pathlib.Path]:
+def _written(file: objects.Place) -> contextlib.AbstractContextManager[pathlib.Path]:
   """As `storage.written`, also where an engine has two workers make one shard."""
-  if isinstance(file, buckets.Address):
+  if isinstance(file, objects.Address):
     return storage.written(file)
   return places.written(os.fspath(file))
 
 
-def _write_json(file: buckets.Place, value: Any) -> None:
+def _write_json(file: objects.Place, value: Any) -> None:
   with _written(file) as aside:
     aside.write_text(json.dumps(value, indent=1) + "\n")
 

@@ -23,7 +23,7 @@ import numpy as np
 from array_record.python import array_record_module
 
 from fbjax import errors
-from fbjax.data import buckets, pipeline, storage, text, transforms
+from fbjax.data import objects, pipeline, storage, text, transforms
 from fbjax.data import video as video_lib
 
 MOST_SHARDS = 512  # Of a split: a reader keeps all open, and 1024 files is what a process may have.
@@ -83,7 +83,7 @@ def shards(clips: int, least: int) -> list[range]:
   return [range(first, min(first + size, clips)) for first in range(0, clips, size)]
 
 
-def shard_file(folder: video_lib.Path, split: str, shard: int) -> buckets.Place:
+def shard_file(folder: video_lib.Path, split: str, shard: int) -> objects.Place:
   return storage.place(folder) / f"{split}-{shard:05}.records"
 
 
@@ -98,7 +98,7 @@ def check_whole(folder: video_lib.Path, split: str, clips: int, least: int) -> N
     )
 
 
-def write(file: buckets.Place, records: Iterable[Record]) -> None:
+def write(file: objects.Place, records: Iterable[Record]) -> None:
   """Writes a shard aside, and puts it in its place when it is whole.
 
   Raises:
@@ -113,18 +113,18 @@ def write(file: buckets.Place, records: Iterable[Record]) -> None:
       writer.close()
 
 
-def write_bytes(file: buckets.Place, data: bytes) -> None:
+def write_bytes(file: objects.Place, data: bytes) -> None:
   """Writes a small file all at once; raises as `write`."""
   with _telling(file), storage.written(file) as aside:
     aside.write_bytes(data)
 
 
-def write_one(file: buckets.Place, record: Record) -> None:
+def write_one(file: objects.Place, record: Record) -> None:
   """Writes a file of a single record."""
   write_bytes(file, pack(record))
 
 
-def read_one(file: buckets.Place) -> Record:
+def read_one(file: objects.Place) -> Record:
   """Reads what `write_one` wrote.
 
   Raises:
@@ -138,7 +138,7 @@ def read_one(file: buckets.Place) -> Record:
     ) from None
 
 
-def _telling(file: buckets.Place) -> contextlib.AbstractContextManager[None]:
+def _telling(file: objects.Place) -> contextlib.AbstractContextManager[None]:
   return errors.of_the_disk(
     f"cannot write {file}", lambda: "make room there, or take another --out"
   )

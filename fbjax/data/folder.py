@@ -9,7 +9,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from fbjax.data import buckets, sources, storage, text
+from fbjax.data import objects, sources, storage, text
 from fbjax.data import table as tables
 from fbjax.data import video as video_lib
 
@@ -41,7 +41,7 @@ class Folder(sources.Videos):
     strides: int | Sequence[int] = (1, 6),
   ):
     root = storage.folder(path)
-    if isinstance(root, buckets.Address):
+    if isinstance(root, objects.Address):
       beside = root.files()
       val, train = _of_bucket(beside)
     else:
@@ -84,7 +84,7 @@ def video_files(top: video_lib.Path) -> list[str]:
   return files
 
 
-def _captions(root: buckets.Place) -> tuple[buckets.Place, dict[str, str]]:
+def _captions(root: objects.Place) -> tuple[objects.Place, dict[str, str]]:
   """The table of captions of a folder, if there is one, and what it says, by file."""
   for name in ("captions.csv", "metadata.jsonl", "metadata.csv"):
     table = root / name
@@ -102,7 +102,7 @@ def _captions(root: buckets.Place) -> tuple[buckets.Place, dict[str, str]]:
 
 
 def _captions_beside(
-  root: buckets.Place, files: Sequence[str], beside: Sequence[str] | None
+  root: objects.Place, files: Sequence[str], beside: Sequence[str] | None
 ) -> Mapping[str, str]:
   """Captions of files from the texts beside them or their names.
 

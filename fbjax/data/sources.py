@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fbjax import checks, errors
-from fbjax.data import buckets, storage, text, transforms
+from fbjax.data import objects, storage, text, transforms
 from fbjax.data import video as video_lib
 
 
@@ -65,7 +65,7 @@ class Videos:
   def caption(self, index: int) -> str:
     return self.entries[index].caption
 
-  def path(self, index: int) -> buckets.Place:
+  def path(self, index: int) -> objects.Place:
     """Where a clip lies; BrokenClip where its name leads out of the data set."""
     return storage.below(self.root, self.entries[index].file)
 
@@ -236,7 +236,7 @@ def check_protocol(protocol: str) -> None:
 
 def folder(path: video_lib.Path) -> pathlib.Path:
   """The folder of this machine that config.data.path names; BrokenData where there is none."""
-  if buckets.is_address(path):
+  if objects.is_address(path):
     raise video_lib.BrokenData(
       f"{path} is not on this machine, and only folder, table and webdataset read from elsewhere; "
       "copy it here, or set config.data.name to one of them."

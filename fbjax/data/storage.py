@@ -12,28 +12,28 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fbjax.data import buckets, tars
+from fbjax.data import objects, tars
 from fbjax.data import video as video_lib
 
 
-def place(path: video_lib.Path) -> buckets.Place:
+def place(path: video_lib.Path) -> objects.Place:
   """A path on this machine, or the address of another one."""
-  if isinstance(path, buckets.Address):
+  if isinstance(path, objects.Address):
     return path
-  return buckets.Address(path) if buckets.is_address(path) else pathlib.Path(path)
+  return objects.Address(path) if objects.is_address(path) else pathlib.Path(path)
 
 
-def folder(path: Any) -> buckets.Place:
+def folder(path: Any) -> objects.Place:
   """The folder that config.data.path names, here or elsewhere; BrokenData where there is none."""
   if not isinstance(path, str | os.PathLike) or not str(path):
     raise video_lib.BrokenData("no path to the data is given; set config.data.path to its folder.")
   root = place(path)
-  if not (root.is_dir() if isinstance(root, buckets.Address) else os.path.isdir(root)):
+  if not (root.is_dir() if isinstance(root, objects.Address) else os.path.isdir(root)):
     raise video_lib.BrokenData(f"no folder at {root}; set config.data.path to where the data is.")
   return root
 
 
-def content(root: buckets.Place, file: str) -> tuple[video_lib.Path, bytes | None]:
+def content(root: objects.Place, file: str) -> tuple[video_lib.Path, bytes | None]:
   """A file as `video.read_clip` takes it: the path of one on disk, else its name and its bytes.
 
   Raises:
@@ -42,15 +42,15 @@ def content(root: buckets.Place, file: str) -> tuple[video_lib.Path, bytes | Non
   path = below(root, file)
   if inside := _in_tar(root, file):
     return os.fspath(path), tars.read(*inside)
-  if isinstance(root, buckets.Address):
+  if isinstance(root, objects.Address):
     try:
-      return os.fspath(path), buckets.read(path)
-    except buckets.Unreachable as error:
+      return os.fspath(path), objects.read(path)
+    except objects.Unreachable as error:
       raise video_lib.BrokenClip(str(error)) from None
   return path, None
 
 
-def size(root: buckets.Place, file: str) -> int:
+def size(root: objects.Place, file: str) -> int:
   """How many bytes a file has.
 
   Raises:
@@ -61,21 +61,21 @@ def size(root: buckets.Place, file: str) -> int:
   if inside := _in_tar(root, file):
     return tars.find(*inside).size
   try:
-    return buckets.version(path)[0] if isinstance(root, buckets.Address) else path.stat().st_size
-  except buckets.Unreachable as error:
+    return objects.version(path)[0] if isinstance(root, objects.Address) else path.stat().st_size
+  except objects.Unreachable as error:
     raise video_lib.BrokenClip(str(error)) from None
 
 
-def below(root: buckets.Place, file: str) -> buckets.Place:
+def below(root: objects.Place, file: str) -> objects.Place:
   """Where a file lies; BrokenClip where its name leads out of the root."""
   if "\0" in file or ".." in file.split("/") or file.startswith("/"):
     raise video_lib.BrokenClip(f"{root} lists {file!r}, which is no file below it.")
   return root / file
 
 
-def listed(folder: buckets.Place) -> dict[str, int]:
+def listed(folder: objects.Place) -> dict[str, int]:
   """The bytes of the files in a folder, by name; of no folder there are none."""
-  if isinstance(folder, buckets.Address):
+  if isinstance(folder, objects.Address):
     return {name: n for name, n in folder.sizes().items() if "/" not in name}
   if not folder.is_dir():
     return {}
@@ -83,12 +83,12 @@ def listed(folder: buckets.Place) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def written(file: buckets.Place) -> Iterator[pathlib.Path]:
+def written(file: objects.Place) -> Iterator[pathlib.Path]:
   """A local path to write, anew; when the context ends well, what is there is in its place as a whole.
 
   What is for a bucket is written below $TMPDIR first.
   """
-  if isinstance(file, buckets.Address):
+  if isinstance(file, objects.Address):
     with tempfile.TemporaryDirectory(prefix="fbjax-") as folder:
       aside = pathlib.Path(folder) / file.name
       yield aside
@@ -100,7 +100,7 @@ def written(file: buckets.Place) -> Iterator[pathlib.Path]:
   aside.replace(file)
 
 
-def common(roots: Sequence[buckets.Place]) -> buckets.Place:
+def common(roots: Sequence[objects.Place]) -> objects.Place:
   """The folder that some roots share; BrokenData where they are not in one place."""
   kinds, rests = zip(*(_parts(root) for root in roots), strict=True)
   if len(set(kinds)) > 1:
@@ -108,29 +108,29 @@ def common(roots: Sequence[buckets.Place]) -> buckets.Place:
       f"{roots[0]} and {roots[-1]} have no folder in common; take data of one place."
     )
   shared = os.path.commonpath(rests)
-  return buckets.Address(f"{kinds[0]}://{shared}") if kinds[0] else pathlib.Path(shared)
+  return objects.Address(f"{kinds[0]}://{shared}") if kinds[0] else pathlib.Path(shared)
 
 
-def relative(path: buckets.Place, home: buckets.Place) -> str:
+def relative(path: objects.Place, home: objects.Place) -> str:
   """The name of a file below a folder."""
   return posixpath.relpath(_parts(path)[1], _parts(home)[1])
 
 
-def _parts(path: buckets.Place) -> tuple[str, str]:
+def _parts(path: objects.Place) -> tuple[str, str]:
   """The kind of an address, empty for this machine, and the path."""
-  if isinstance(path, buckets.Address):
+  if isinstance(path, objects.Address):
     kind, _, rest = str(path).partition("://")
     return kind, rest
   return "", os.path.abspath(path)
 
 
-def _in_tar(root: buckets.Place, file: str) -> tuple[buckets.Place, str] | None:
+def _in_tar(root: objects.Place, file: str) -> tuple[objects.Place, str] | None:
   """The tar that a file's name leads into, and the name of the member; None where there is none."""
   parts = file.split("/")
   for i, part in enumerate(parts[:-1], start=1):
     if part.endswith(".tar"):
       tar = root / "/".join(parts[:i])
       # A folder may be called so.
-      if isinstance(tar, buckets.Address) or not tar.is_dir():
+      if isinstance(tar, objects.Address) or not tar.is_dir():
         return tar, "/".join(parts[i:])
   return None

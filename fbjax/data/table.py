@@ -5,7 +5,7 @@ import os
 import posixpath
 from collections.abc import Sequence
 
-from fbjax.data import buckets, sources, storage, text
+from fbjax.data import objects, sources, storage, text
 from fbjax.data import video as video_lib
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Table(sources.Videos):
     super().__init__(storage.folder(home), entries, frames=frames, size=size, strides=strides)
 
 
-def column(table: buckets.Place, header: Sequence[str], names: Sequence[str]) -> str:
+def column(table: objects.Place, header: Sequence[str], names: Sequence[str]) -> str:
   """The first of some names that a table has as a column."""
   for name in names:
     if name in header:
@@ -61,8 +61,8 @@ def column(table: buckets.Place, header: Sequence[str], names: Sequence[str]) ->
   )
 
 
-def _relative(file: str, home: buckets.Place) -> str:
+def _relative(file: str, home: objects.Place) -> str:
   """A file below a folder, whether its name begins there or at the root of the disk or bucket."""
-  if isinstance(home, buckets.Address):
+  if isinstance(home, objects.Address):
     return posixpath.normpath(file.removeprefix(f"{home}/"))
   return posixpath.normpath(os.path.relpath(file, home) if os.path.isabs(file) else file)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fbjax import errors
-from fbjax.data import buckets, kept, playback, text
+from fbjax.data import kept, objects, playback, text
 from fbjax.data import video as video_lib
 
 CAPTIONS = ("caption", "text", "prompt")  # keys of a sample's json, the first that is there
@@ -46,7 +46,7 @@ class Index(NamedTuple):
   fault: str
 
 
-def index(place: buckets.Place) -> Index:
+def index(place: objects.Place) -> Index:
   """The index of a tar, made or as it was kept.
 
   Raises:
@@ -55,16 +55,16 @@ def index(place: buckets.Place) -> Index:
   return _index(place, _version(place))[0]
 
 
-def read(place: buckets.Place, name: str) -> bytes:
+def read(place: objects.Place, name: str) -> bytes:
   """The content of a clip of a tar; BrokenClip where it cannot be had."""
   try:
     member = find(place, name)
-    if member.size > buckets.MOST_BYTES:
+    if member.size > objects.MOST_BYTES:
       raise video_lib.BrokenClip(
         f"{place}/{name} is {member.size / 1e9:.1f} GB, more than a clip in a tar may have; cut it."
       )
-    if isinstance(place, buckets.Address):
-      return buckets.read(place, member.offset, member.size)
+    if isinstance(place, objects.Address):
+      return objects.read(place, member.offset, member.size)
     with playback.open_regular(place) as file:
       file.seek(member.offset)
       data = file.read(member.size)
@@ -77,7 +77,7 @@ def read(place: buckets.Place, name: str) -> bytes:
   return data
 
 
-def find(place: buckets.Place, name: str) -> Member:
+def find(place: objects.Place, name: str) -> Member:
   """A clip of a tar by its name; BrokenClip where it has none."""
   member = _index(place, _version(place))[1].get(name)
   if member is None:
@@ -85,10 +85,10 @@ def find(place: buckets.Place, name: str) -> Member:
   return member
 
 
-def _version(place: buckets.Place) -> str:
+def _version(place: objects.Place) -> str:
   """What changes when the tar does; a stat for one on disk."""
-  if isinstance(place, buckets.Address):
-    return buckets.version(place)[1]
+  if isinstance(place, objects.Address):
+    return objects.version(place)[1]
   try:
     status = os.stat(place)
   except FileNotFoundError:
@@ -103,8 +103,8 @@ def _version(place: buckets.Place) -> str:
 
 # Of as many tars, some 100 MB, the places are in memory; those of the others are read when needed.
 @functools.lru_cache(256)
-def _index(place: buckets.Place, version: str) -> tuple[Index, Mapping[str, Member]]:
-  where = str(place) if isinstance(place, buckets.Address) else os.path.abspath(place)
+def _index(place: objects.Place, version: str) -> tuple[Index, Mapping[str, Member]]:
+  where = str(place) if isinstance(place, objects.Address) else os.path.abspath(place)
   path = kept.file("tars", where)
   found = _kept(path, version)
   if found is None:
@@ -124,9 +124,9 @@ def _kept(path: pathlib.Path, version: str) -> Index | None:
     return None  # It is not there, of another form, or damaged: made anew.
 
 
-def _made(place: buckets.Place) -> Index:
-  if isinstance(place, buckets.Address):
-    size = buckets.version(place)[0]
+def _made(place: objects.Place) -> Index:
+  if isinstance(place, objects.Address):
+    size = objects.version(place)[0]
     with place.open() as file:
       return scan(place, file, size)
   try:
@@ -136,7 +136,7 @@ def _made(place: buckets.Place) -> Index:
     raise video_lib.BrokenData(f"{place} cannot be read: {error.strerror or error}.") from None
 
 
-def scan(place: buckets.Place, file: io.BufferedIOBase, size: int) -> Index:
+def scan(place: objects.Place, file: io.BufferedIOBase, size: int) -> Index:
   """Makes the index of an open tar of `size` bytes, reading headers and captions.
 
   Where a tar is damaged or breaks off, what lies before is indexed, and `fault` says so.

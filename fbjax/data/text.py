@@ -12,13 +12,13 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fbjax.data import buckets
+from fbjax.data import objects
 from fbjax.data import video as video_lib
 
 logger = logging.getLogger(__name__)
 
 
-def read(path: buckets.Place) -> str:
+def read(path: objects.Place) -> str:
   """The text of a file; all its lines end with \\n."""
   if not path.is_file():
     raise video_lib.BrokenData(f"no file {path}; set config.data.path to where the data is.")
@@ -36,7 +36,7 @@ def read(path: buckets.Place) -> str:
   return text
 
 
-def lines(path: buckets.Place) -> list[str]:
+def lines(path: objects.Place) -> list[str]:
   """The lines of a file that are not blank, without the space around them.
 
   str.splitlines would also end a line inside a sentence that was pasted with a U+2028, a vertical
@@ -45,7 +45,7 @@ def lines(path: buckets.Place) -> list[str]:
   return [line.strip() for line in read(path).split("\n") if line.strip()]
 
 
-def header(path: buckets.Place) -> list[str]:
+def header(path: objects.Place) -> list[str]:
   """The names of a csv file's columns, in lower case."""
   try:
     return [name.strip().lower() for name in next(csv.reader(io.StringIO(read(path))), [])]
@@ -54,7 +54,7 @@ def header(path: buckets.Place) -> list[str]:
 
 
 def table(
-  path: buckets.Place,
+  path: objects.Place,
   columns: Sequence[str],
   optional: Sequence[str] = (),
   unique: Callable[[str], str] | None = None,
@@ -113,7 +113,7 @@ def table(
   return rows
 
 
-def jsonl(path: buckets.Place, key: str, others: Sequence[str]) -> list[tuple[str, str]]:
+def jsonl(path: objects.Place, key: str, others: Sequence[str]) -> list[tuple[str, str]]:
   """Two texts of each object of a file with one on every line: of `key`, and of the first of `others`.
 
   Raises:
@@ -137,7 +137,7 @@ def jsonl(path: buckets.Place, key: str, others: Sequence[str]) -> list[tuple[st
   return rows
 
 
-def records(path: buckets.Place, **lists: Mapping[str, type]) -> list[list[tuple]]:
+def records(path: objects.Place, **lists: Mapping[str, type]) -> list[list[tuple]]:
   """Some lists of objects in a json file, such as `videos={"video_id": str}`.
 
   Returns for each list the values of its objects, in the order of the keys that were asked for.
@@ -149,7 +149,7 @@ def records(path: buckets.Place, **lists: Mapping[str, type]) -> list[list[tuple
   return [_objects(path, found, name, keys) for name, keys in lists.items()]
 
 
-def _objects(path: buckets.Place, found: Any, name: str, keys: Mapping[str, type]) -> list[tuple]:
+def _objects(path: objects.Place, found: Any, name: str, keys: Mapping[str, type]) -> list[tuple]:
   objects = found.get(name) if isinstance(found, dict) else None
   if not isinstance(objects, list):
     raise video_lib.BrokenData(f"{path} has no list {name!r}.")

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 
-from fbjax.data import buckets, sources, storage, tars
+from fbjax.data import objects, sources, storage, tars
 from fbjax.data import video as video_lib
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class WebDataset(sources.Videos):
     super().__init__(root, entries, frames=frames, size=size, strides=strides)
 
 
-def find(path: video_lib.Path) -> tuple[buckets.Place, list[str]]:
+def find(path: video_lib.Path) -> tuple[objects.Place, list[str]]:
   """The tars that a path means: a folder, and their names below it, in order.
 
   Raises:
@@ -73,7 +73,7 @@ def find(path: video_lib.Path) -> tuple[buckets.Place, list[str]]:
       "shards/{00000..00099}.tar."
     )
   place = storage.place(path)
-  pattern = isinstance(place, buckets.Address) and _PATTERN.search(str(place))
+  pattern = isinstance(place, objects.Address) and _PATTERN.search(str(place))
   if not pattern and place.is_dir():
     return place, _below(place)
   if not pattern and place.is_file():
@@ -85,7 +85,7 @@ def find(path: video_lib.Path) -> tuple[buckets.Place, list[str]]:
   for name in _expanded(rest):
     found = [name]
     if glob.has_magic(name):
-      found = root.glob(name) if isinstance(root, buckets.Address) else _globbed(root, name)
+      found = root.glob(name) if isinstance(root, objects.Address) else _globbed(root, name)
       # Their statistics lie beside them.
       found = [file for file in found if file.endswith(".tar")] or found
     names += found
@@ -96,7 +96,7 @@ def find(path: video_lib.Path) -> tuple[buckets.Place, list[str]]:
   return root, _called_tar(root, list(dict.fromkeys(names)))
 
 
-def _called_tar(root: buckets.Place, names: list[str]) -> list[str]:
+def _called_tar(root: objects.Place, names: list[str]) -> list[str]:
   """These names; BrokenData where one is of something else than a plain tar."""
   for name in names:
     if not name.endswith(".tar"):
@@ -115,9 +115,9 @@ def _split(path: str) -> tuple[str, str, str]:
   return kind + mark, folder, "/".join(parts[first:])
 
 
-def _below(root: buckets.Place) -> list[str]:
+def _below(root: objects.Place) -> list[str]:
   """The tars of a folder and of those in it, but what is hidden."""
-  if isinstance(root, buckets.Address):
+  if isinstance(root, objects.Address):
     files = root.files()
   else:
     files = sorted(
@@ -133,7 +133,7 @@ def _below(root: buckets.Place) -> list[str]:
   raise video_lib.BrokenData(f"no .tar in {root}{more or '; set config.data.path to the tars'}.")
 
 
-def _globbed(root: buckets.Place, pattern: str) -> list[str]:
+def _globbed(root: objects.Place, pattern: str) -> list[str]:
   return sorted(glob.glob(pattern, root_dir=root, recursive=True))
 
 
@@ -154,7 +154,7 @@ def _expanded(pattern: str) -> Iterator[str]:
     yield from _expanded(pattern[: found.start()] + choice + pattern[found.end() :])
 
 
-def _indices(root: buckets.Place, names: Sequence[str]) -> list[tars.Index]:
+def _indices(root: objects.Place, names: Sequence[str]) -> list[tars.Index]:
   """The index of each tar. Says what is wrong with tars, and what is left out of them."""
   indices, told = [], time.monotonic()
   with concurrent.futures.ThreadPoolExecutor(READERS) as pool:

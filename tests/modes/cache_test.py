@@ -19,8 +19,8 @@ from fsspec.implementations import local
 import settings
 import toy
 from fbjax import build, caches, errors, tracker
-from fbjax.data import buckets, kept, video
 from fbjax.data import cache as records
+from fbjax.data import kept, objects, video
 from fbjax.modes import cache, train
 
 VAE = {"name": "autoencoder", "width": 8, "mult": (1, 2), "blocks": 1, "groups": 4, "c_latent": 4}
@@ -283,7 +283,7 @@ def test_a_killed_run_goes_on_and_two_processes_write_what_one_writes(made, tmp_
 def bucket(tmp_path, monkeypatch):
   """An address, as one in a bucket is, and the folder that stands for it."""
   monkeypatch.setenv("FBJAX_CACHE", str(tmp_path / "kept"))
-  monkeypatch.setattr(buckets, "PAUSE", 0)
+  monkeypatch.setattr(objects, "PAUSE", 0)
   return f"file://{tmp_path}/bucket/cache", tmp_path / "bucket/cache"
 
 
@@ -316,7 +316,7 @@ def test_a_cache_in_a_bucket_goes_on_after_a_kill_and_is_fetched_once(
   found = caches.opened(reads, make(reads))
   ours = [split.record(i, 0) for split in (found.train, found.shown) for i in range(6)]
   check_same(ours, contents(made))
-  monkeypatch.setattr(buckets.Address, "get", None)  # nothing is fetched twice
+  monkeypatch.setattr(objects.Address, "get", None)  # nothing is fetched twice
   caches.opened(reads, make(reads))
 
 

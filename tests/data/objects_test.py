@@ -10,8 +10,8 @@ import pytest
 from data import clips
 from fsspec.implementations import memory
 
-from fbjax.data import buckets, kept, sources, table, tfds_clips, webdataset
 from fbjax.data import folder as folders
+from fbjax.data import kept, objects, sources, table, tfds_clips, webdataset
 from fbjax.data import tars as tars_lib
 from fbjax.data import video as video_lib
 
@@ -21,8 +21,8 @@ SIZES = dict(frames=4, size=16, strides=1)
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
   monkeypatch.setenv("FBJAX_CACHE", str(tmp_path / "cache"))
-  monkeypatch.setattr(buckets, "PAUSE", 0)
-  buckets._version.cache_clear()
+  monkeypatch.setattr(objects, "PAUSE", 0)
+  objects._version.cache_clear()
   return tmp_path / "cache"
 
 
@@ -130,17 +130,17 @@ def test_tars_in_a_bucket(root, tmp_path):
 
 
 def test_an_index_of_a_tar_survives_a_network_that_fails(flaky, tmp_path, monkeypatch):
-  monkeypatch.setattr(buckets, "BLOCK", 4096)
+  monkeypatch.setattr(objects, "BLOCK", 4096)
   members = [(f"{i}.{kind}", b"word" * 900) for i in range(9) for kind in ("mp4", "txt")]
   clips.write_tar(tmp_path / "a.tar", members)
   fill("flaky://set", {"a.tar": (tmp_path / "a.tar").read_bytes()})
-  flaky.failing["a.tar"] = buckets.TRIES - 1
+  flaky.failing["a.tar"] = objects.TRIES - 1
   source = webdataset.WebDataset("flaky://set", **SIZES)
   assert len(source) == 9 and source.content(8)[1] == b"word" * 900
   flaky.failing["a.tar"] = 10**6
   tars_lib._index.cache_clear()
   assert len(webdataset.WebDataset("flaky://set")) == 9, "the index is kept"
-  buckets._version.cache_clear()
+  objects._version.cache_clear()
   fill("flaky://set", {"a.tar": b"another"})
   with pytest.raises(video_lib.BrokenData, match=r"a\.tar cannot be read, tried 4 times"):
     webdataset.WebDataset("flaky://set")
@@ -161,13 +161,13 @@ def test_what_came_once_is_not_fetched_again_until_it_changes(flaky):
   assert flaky.asked.count("/set/a.mp4") == 1
   time.sleep(0.01)
   fill("flaky://set", {"a.mp4": clips.encoded(60)})
-  buckets._version.cache_clear()  # as when the next run begins
+  objects._version.cache_clear()  # as when the next run begins
   assert level(source, 0) == 60
 
 
 def test_a_network_that_fails_now_and_then_is_asked_again(flaky):
   fill("flaky://set", {"a.mp4": clips.encoded(20), "b.mp4": clips.encoded(60), "a.txt": "words"})
-  flaky.failing.update({"a.txt": 2, "a.mp4": buckets.TRIES - 1, "b.mp4": 10**6})
+  flaky.failing.update({"a.txt": 2, "a.mp4": objects.TRIES - 1, "b.mp4": 10**6})
   source = folders.Folder("flaky://set", **SIZES)
   assert rows(source)[0] == ("a.mp4", "words")
   assert level(source, 0) == 20
@@ -175,7 +175,7 @@ def test_a_network_that_fails_now_and_then_is_asked_again(flaky):
     video_lib.BrokenClip, match=r"flaky://set/b\.mp4 cannot be read, tried 4 times: Connection"
   ):
     level(source, 1)
-  assert flaky.asked.count("/set/b.mp4") == buckets.TRIES
+  assert flaky.asked.count("/set/b.mp4") == objects.TRIES
 
 
 def test_another_clip_takes_the_place_of_one_that_cannot_be_reached(flaky, caplog):
@@ -254,7 +254,7 @@ def test_sources_that_read_this_machine_alone_say_so():
 
 def test_a_file_is_put_as_a_whole_or_not_at_all(flaky, tmp_path, monkeypatch):
   (tmp_path / "a").write_bytes(b"whole")
-  address = buckets.Address("flaky://set/in/a")
+  address = objects.Address("flaky://set/in/a")
   assert address.parent.sizes() == {}
 
   def breaks(self, source, target, **options):
@@ -263,7 +263,7 @@ def test_a_file_is_put_as_a_whole_or_not_at_all(flaky, tmp_path, monkeypatch):
 
   with monkeypatch.context() as patch:
     patch.setattr(flaky, "put_file", breaks)
-    with pytest.raises(buckets.Unreachable, match=r"in/a cannot be written, tried 4 times: Connec"):
+    with pytest.raises(objects.Unreachable, match=r"in/a cannot be written, tried 4 times: Connec"):
       address.put(tmp_path / "a")
   assert "a" not in address.parent.sizes()
   address.put(tmp_path / "a")
@@ -280,7 +280,7 @@ def test_names_do_not_lead_out_of_a_bucket(flaky):
 
 def test_a_clip_too_large_for_memory_is_named(flaky, monkeypatch):
   fill("flaky://set", {"a.mp4": clips.encoded(20)})
-  monkeypatch.setattr(buckets, "MOST_BYTES", 10)
+  monkeypatch.setattr(objects, "MOST_BYTES", 10)
   with pytest.raises(video_lib.BrokenClip, match=r"a\.mp4 is .* GB, more than a clip in a bucket"):
     level(folders.Folder("flaky://set", **SIZES), 0)
 
