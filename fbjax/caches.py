@@ -12,9 +12,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from fbjax import build, digest, errors, places, trees, weights
+from fbjax import build, digest, errors, trees, weights
 from fbjax import workdir as workdir_lib
 from fbjax.data import cache as records
+from fbjax.data import kept, objects, storage
 from fbjax.data import video as video_lib
 from fbjax.systems import base
 
@@ -84,14 +85,19 @@ def encoders_digest(config: Spec, system: base.System) -> str:
   return digest.of_json({path: x for path, x in digests.items() if path.startswith(homes)})
 
 
+def is_begun(folder: str) -> bool:
+  """Whether a folder, here or in a bucket, has a cache.json."""
+  return ABOUT in storage.listed(storage.place(folder))
+
+
 def read_about(folder: str) -> dict[str, Any]:
   """The cache.json of a folder.
 
   Raises:
     UserError: when there is none, or it is damaged.
   """
-  file = pathlib.Path(folder) / ABOUT
-  if not file.exists():
+  file = storage.place(folder) / ABOUT
+  if not is_begun(folder):
     raise errors.UserError(
       f"{folder} holds no {ABOUT}: make a cache with --mode=cache --out={folder}, or leave "
       "config.cache.path empty"
@@ -107,7 +113,9 @@ def read_about(folder: str) -> dict[str, Any]:
 
 
 def write_about(folder: str, about: Spec) -> None:
-  places.write_json(f"{folder}/{ABOUT}", dict(about) | {"digest": digest.of_json(about)})
+  sealed = dict(about) | {"digest": digest.of_json(about)}
+  data = json.dumps(sealed, indent=2) + "\n"
+  records.write_bytes(storage.place(folder) / ABOUT, data.encode())
 
 
 def check(folder: str, about: Spec, found: Spec, options: Spec) -> None:
@@ -146,10 +154,13 @@ def opened(config: Spec, system: base.System) -> Opened:
   about = read_about(folder)
   check(folder, about, made_of(config, system), config["cache"])
   check_source(config, folder, about)
+  for name in SPLITS:
+    records.check_whole(folder, name, about["clips"][name], about["cache"]["shard"])
+  here = fetched(folder, about)
 
   def split(name: str, beside: tuple[str, ...] = ()) -> records.Cached:
     return records.Cached(
-      folder,
+      here,
       name,
       clips=about["clips"][name],
       windows=about["cache"]["windows"] if name == "train" else 1,
@@ -161,8 +172,25 @@ def opened(config: Spec, system: base.System) -> Opened:
       beside=beside,
     )
 
-  nulls = records.read_one(pathlib.Path(folder) / records.NULLS).arrays
+  nulls = records.read_one(here / records.NULLS).arrays
   return Opened(split("train"), split("val", (GIVEN, VIDEO)), split("val"), trees.nest(nulls))
+
+
+def fetched(folder: str, about: Spec) -> pathlib.Path:
+  """The folder of a cache on this machine: of one in a bucket, a copy that is kept.
+
+  A shuffled training reads all shards at once, so that fetching them when they are read would be to
+  wait for all of them before the first steps.
+
+  Raises:
+    UserError: when there is no room for it.
+  """
+  place = storage.place(folder)
+  if not isinstance(place, objects.Address):
+    return place
+  sizes = {name: n for name, n in storage.listed(place).items() if name.endswith(records.SUFFIXES)}
+  key = f"{place} {digest.of_json(about)}"
+  return kept.mirror(folder, key, sizes, lambda name, file: (place / name).get(file))
 
 
 def check_source(config: Spec, folder: str, about: Spec) -> None:

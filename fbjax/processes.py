@@ -6,6 +6,7 @@ import functools
 import itertools
 import logging
 import os
+import pickle
 import re
 import socket
 import sys
@@ -168,13 +169,59 @@ def ending_when_asked(step: int) -> Iterator[None]:
     thread.join()
 
 
+def share(count: int) -> range:
+  """Those of `count` things that this process sees to: one stretch, about as long as the others'."""
+  index, processes = jax.process_index(), jax.process_count()
+  return range(index * count // processes, (index + 1) * count // processes)
+
+
+def gather(value: Any) -> list[Any]:
+  """What each process gives, in their order; all of them must ask, and get the same answer.
+
+  Args:
+    value: anything that can be pickled; arrays keep every bit.
+  """
+  if jax.process_count() == 1:
+    return [value]
+  data = np.frombuffer(pickle.dumps(value), np.uint8)
+  with telling_of_lost_peers():
+    sizes = multihost_utils.process_allgather(np.int32(len(data))).ravel()
+    # As words: without 64-bit types JAX would round what is wider.
+    words = np.zeros(-(-sizes.max() // 4), np.uint32)
+    words.view(np.uint8)[: len(data)] = data
+    rows = np.asarray(multihost_utils.process_allgather(words))
+  return [
+    pickle.loads(np.ascontiguousarray(row).view(np.uint8)[:n].tobytes())
+    for row, n in zip(rows, sizes, strict=True)
+  ]
+
+
 def summed(x: np.ndarray) -> np.ndarray:
   """The sum of an array over all processes, which call this in the same order."""
-  if jax.process_count() == 1:
-    return x
   # A collective by itself gives up after a while, and some may be hours behind.
   meet(f"sum {next(_sums)}")
-  return np.asarray(multihost_utils.process_allgather(x)).sum(0, dtype=x.dtype)
+  return sum(gather(x))
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+  """What all processes do or none: a UserError of one is raised in each of them.
+
+  They wait for each other at the end. Inside, none may wait for another, which may have failed; but
+  for what fails in all of them alike, such as another `together`.
+  """
+  own = None
+  try:
+    yield
+  except errors.LostPeer:
+    raise  # there is nobody to tell
+  except errors.UserError as error:
+    own = error
+  told = gather(None if own is None else str(own))
+  if own is not None:
+    raise own
+  for sentence in filter(None, told):
+    raise errors.UserError(sentence)
 
 
 def leave(error: errors.LostPeer) -> NoReturn:

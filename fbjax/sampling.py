@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, UInt8
+from jaxtyping import Array, Key, UInt8, UInt32
 
 from fbjax import sharding
 from fbjax.bridge import denoiser
@@ -29,6 +29,7 @@ def make_sample(
   image_guidance: float | None = None,
   rescale: float = 0.0,
   mesh: jax.sharding.Mesh | None = None,
+  gathered: bool = True,
 ) -> Sample:
   """Returns sample(params, frozen, batch, keys) -> uint8 video, whether it was finite; jitted.
 
@@ -42,6 +43,7 @@ def make_sample(
       (§3.4): from neither to the image, and from there to the text.
     rescale: how far the deviation of what was guided is pulled back to that of the conditional one.
     mesh: when given, every device gets the videos.
+    gathered: False leaves each with those of its rows of the batch, which must be split over the mesh.
 
   The batch holds `image` uint8 "b h w 3" (or `video`, whose first frame is taken, and whose last),
   `tokens` and `stride`; also `last` where the system is given both ends, and `null_tokens` where
@@ -79,7 +81,8 @@ def make_sample(
     video = system.decode(frozen, z0)
     return to_uint8(video), jnp.isfinite(video).all(axis=range(1, video.ndim))
 
-  return jax.jit(sample, out_shardings=None if mesh is None else sharding.replicated(mesh))
+  place = sharding.replicated if gathered else sharding.batch
+  return jax.jit(sample, out_shardings=None if mesh is None else place(mesh))
 
 
 def given(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -107,7 +110,9 @@ def to_uint8(video: jax.Array) -> jax.Array:
   return jnp.round(jnp.clip((video + 1) * 127.5, 0, 255)).astype(jnp.uint8)
 
 
-def clip_keys(seed: int, numbers: Sequence[int], chunk: int = 0) -> jax.Array:
+def clip_keys(
+  seed: int, numbers: Sequence[int] | UInt32[Array, " n"], chunk: int = 0
+) -> Key[Array, " n"]:
   """One key a clip: a function of the seed, the clip's own number, and the chunk.
 
   What else is in the list, is already made or shares the batch does not matter.

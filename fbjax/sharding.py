@@ -4,6 +4,7 @@ Batches are split over both axes. Weights are split over `fsdp` alone, so that a
 costs N / fsdp on each device.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,6 +40,12 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
   return jax.make_mesh(
     (data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices
   )
+
+
+def local(mesh: Mesh) -> Mesh:
+  """A mesh of this process's devices alone, split as far as the whole one is."""
+  devices = mesh.local_devices
+  return make_mesh(fsdp=math.gcd(mesh.shape["fsdp"], len(devices)), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -86,6 +93,12 @@ def _largest_dimension(shape: tuple[int, ...], fsdp: int) -> P:
   # The last of equals: output channels, which keeps the contraction of a matmul whole.
   axis = max(fitting, key=lambda axis: (shape[axis], axis))
   return P(*[None] * axis, "fsdp")
+
+
+def own_rows(x: jax.Array) -> np.ndarray:
+  """This process's share of a global batch: the rows that it gave to `put_batch`."""
+  pieces = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
+  return np.concatenate([pieces[first] for first in sorted(pieces)])
 
 
 def put_batch(local: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

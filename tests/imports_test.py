@@ -20,7 +20,7 @@ FLOORS = [
   {"pipe", "app"},
   {"modes", "options"},
   {"main"},
-  {"command"},
+  {"command", "prepare"},
 ]
 
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from fbjax import checks, errors
+from fbjax import checks
 from fbjax.build import calls
 from fbjax.build.calls import Spec
 
@@ -10,7 +10,7 @@ from fbjax.build.calls import Spec
 class Cache(NamedTuple):
   """The keys of `config.cache`.
 
-  path: a folder that --mode=cache wrote, which a training reads in place of `config.data`; empty for
+  path: a folder, here or in a bucket, that --mode=cache wrote, which a training reads in place of `config.data`; empty for
     none. What follows is of making one, and a training from it need not say it again.
   windows: of each clip, each read as one epoch would read it.
   draws: noisy versions of the given frame, and of the prior, where pixels are noisy before they are
@@ -45,9 +45,4 @@ def cache_options(config: Spec) -> Cache:
   for name in SIZED:
     checks.whole(f"config.cache.{name}", getattr(options, name))
   calls.choose(DTYPES, options.dtype, "cache.dtype")
-  if "://" in options.path:
-    raise errors.UserError(
-      f"config.cache.path is {options.path!r}: a cache is read at random from files of this machine; "
-      "copy it there, or mount the bucket"
-    )
   return options

@@ -107,8 +107,12 @@ def make_sample(
   form: formulation.Formulation,
   mesh: jax.sharding.Mesh,
   options: Sampling | None = None,
+  *,
+  gathered: bool = True,
 ) -> sampling.Sample:
   """The sampler of a config; `options`, from `sampling_options`, take the place of the config's own.
+
+  `gathered` is as of `sampling.make_sample`.
 
   Raises:
     UserError: as `check_sampling`.
@@ -124,6 +128,7 @@ def make_sample(
     image_guidance=options.image_guidance,
     rescale=options.rescale,
     mesh=mesh,
+    gathered=gathered,
   )
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from array_record.python import array_record_module
 
 from fbjax import errors
-from fbjax.data import pipeline, text, transforms
+from fbjax.data import objects, pipeline, storage, text, transforms
 from fbjax.data import video as video_lib
 
 MOST_SHARDS = 512  # Of a split: a reader keeps all open, and 1024 files is what a process may have.
@@ -31,6 +31,7 @@ MOST_SHARDS = 512  # Of a split: a reader keeps all open, and 1024 files is what
 WRITING = "group_size:1,uncompressed"
 READING = "readahead_buffer_size:0,max_parallelism:0"
 NULLS = "nulls.record"
+SUFFIXES = (".records", ".record")
 WHOLE = 4 + 8  # bytes of a record before its head: the checksum, the head's length
 
 
@@ -82,37 +83,48 @@ def shards(clips: int, least: int) -> list[range]:
   return [range(first, min(first + size, clips)) for first in range(0, clips, size)]
 
 
-def shard_file(folder: video_lib.Path, split: str, shard: int) -> pathlib.Path:
-  return pathlib.Path(folder) / f"{split}-{shard:05}.records"
+def shard_file(folder: video_lib.Path, split: str, shard: int) -> objects.Place:
+  return storage.place(folder) / f"{split}-{shard:05}.records"
 
 
-def write(file: pathlib.Path, records: Iterable[Record]) -> None:
+def check_whole(folder: video_lib.Path, split: str, clips: int, least: int) -> None:
+  """Raises a UserError when shards of a split are missing; `clips` and `least` are as of `shards`."""
+  there = storage.listed(storage.place(folder))
+  names = [shard_file(folder, split, i).name for i in range(len(shards(clips, least)))]
+  if missing := [name for name in names if name not in there]:
+    raise errors.UserError(
+      f"{folder} lacks {len(missing)} of the {len(names)} shards of {split}, {missing[0]} among them: "
+      "run the same --mode=cache again, which makes what is missing"
+    )
+
+
+def write(file: objects.Place, records: Iterable[Record]) -> None:
   """Writes a shard aside, and puts it in its place when it is whole.
 
   Raises:
     UserError: when it cannot be written, such as to a full disk.
   """
-  aside = file.with_suffix(".partial")
-  with _telling(file):
-    aside.unlink(missing_ok=True)  # of a run that was killed
+  with _telling(file), storage.written(file) as aside:
     writer = array_record_module.ArrayRecordWriter(str(aside), WRITING)
     try:
       for record in records:
         writer.write(pack(record))
     finally:
       writer.close()
-    aside.replace(file)
 
 
-def write_one(file: pathlib.Path, record: Record) -> None:
-  """Writes a file of a single record, all at once."""
-  aside = file.with_suffix(".partial")
-  with _telling(file):
-    aside.write_bytes(pack(record))
-    aside.replace(file)
+def write_bytes(file: objects.Place, data: bytes) -> None:
+  """Writes a small file all at once; raises as `write`."""
+  with _telling(file), storage.written(file) as aside:
+    aside.write_bytes(data)
 
 
-def read_one(file: pathlib.Path) -> Record:
+def write_one(file: objects.Place, record: Record) -> None:
+  """Writes a file of a single record."""
+  write_bytes(file, pack(record))
+
+
+def read_one(file: objects.Place) -> Record:
   """Reads what `write_one` wrote.
 
   Raises:
@@ -126,7 +138,7 @@ def read_one(file: pathlib.Path) -> Record:
     ) from None
 
 
-def _telling(file: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+def _telling(file: objects.Place) -> contextlib.AbstractContextManager[None]:
   return errors.of_the_disk(
     f"cannot write {file}", lambda: "make room there, or take another --out"
   )
@@ -152,7 +164,7 @@ class Cached:
   ):
     """
     Args:
-      folder: of the cache.
+      folder: of the cache, on this machine.
       split: "train" or "val".
       clips, windows: how many there are, and of each clip.
       least: as of `shards`.
@@ -166,13 +178,8 @@ class Cached:
     self.folder, self.split, self.clips, self.windows = pathlib.Path(folder), split, clips, windows
     self._shards, self._digest, self._beside = shards(clips, least), digest, beside
     self._fields = dict(fields)
-    files = [shard_file(folder, split, i) for i in range(len(self._shards))]
-    if missing := [file.name for file in files if not file.exists()]:
-      raise errors.UserError(
-        f"{folder} lacks {len(missing)} of the {len(files)} shards of {split}, {missing[0]} among them: "
-        "run the same --mode=cache again, which makes what is missing"
-      )
-    self._files = files
+    check_whole(folder, split, clips, least)
+    self._files = [shard_file(folder, split, i) for i in range(len(self._shards))]
     self._begin()
 
   def _begin(self) -> None:

@@ -2,12 +2,14 @@
 
   clips/   bytes that came over the network; the least recently used go once there are `LIMIT` of
            them, or as many as half of what the disk could hold
+  caches/  latent caches that lie in a bucket
   tars/    where the members of tar files lie
   shapes/  how long and how large clips are
 
 All of it can be deleted at any time. Where nothing can be written, nothing is kept.
 """
 
+import concurrent.futures
 import contextlib
 import functools
 import hashlib
@@ -16,13 +18,17 @@ import os
 import pathlib
 import shutil
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 
-from fbjax import places
+from fbjax import errors, places
 
 logger = logging.getLogger(__name__)
 
 LIMIT = 32 << 30  # bytes of clips
+FILLED = 0.9  # of the free disk, at most, by copies of files
+FETCHERS = 8  # files copied at a time
+TOLD = 10.0  # seconds between two lines of progress
 SWEEP = 1 << 30  # bytes that a process adds before it looks what there is
 
 _lock = threading.Lock()
@@ -91,6 +97,52 @@ def sweep() -> None:
       break
     held -= size
     pathlib.Path(path).unlink(missing_ok=True)
+
+
+def mirror(
+  origin: str,
+  key: str,
+  sizes: Mapping[str, int],
+  fetch: Callable[[str, pathlib.Path], None],
+) -> pathlib.Path:
+  """A folder with copies of files that lie elsewhere; what is there from an earlier run stays.
+
+  Args:
+    origin: where they lie.
+    key: of the folder: another one for other content.
+    sizes: bytes of the files, by name.
+    fetch: copies the file of this name to a path.
+
+  Raises:
+    UserError: when the disk has no room for all of them.
+  """
+  home = file("caches", key)
+  home.mkdir(parents=True, exist_ok=True)
+  there = {path.name: path.stat().st_size for path in home.iterdir()}
+  wanted = {name: size for name, size in sizes.items() if there.get(name) != size}
+  needed, room = sum(wanted.values()), int(shutil.disk_usage(home).free * FILLED)
+  if needed > room:
+    raise errors.UserError(
+      f"{origin} has {needed / 1e9:,.1f} GB to fetch, and there is room for {room / 1e9:,.1f} GB in {folder()}: "
+      "set FBJAX_CACHE to a folder of a larger disk, or mount the bucket and name the folder there"
+    )
+
+  def bring(name: str) -> int:
+    with places.written(os.fspath(home / name)) as part:
+      fetch(name, part)
+    return wanted[name]
+
+  told, done = time.monotonic(), 0
+  with (
+    errors.of_the_disk(f"cannot write {home}", lambda: "set FBJAX_CACHE to another folder"),
+    concurrent.futures.ThreadPoolExecutor(FETCHERS) as pool,
+  ):
+    for size in pool.map(bring, wanted):
+      done += size
+      if time.monotonic() - told > TOLD or done == needed:
+        told = time.monotonic()
+        logger.info("%s: fetched %.1f of %.1f GB.", origin, done / 1e9, needed / 1e9)
+  return home
 
 
 @functools.cache

@@ -10,6 +10,7 @@ import os
 import pathlib
 import posixpath
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -113,11 +114,45 @@ class Address(os.PathLike):
       )
     )
 
+  def sizes(self) -> dict[str, int]:
+    """The bytes of every file below, by its path relative to here; of no folder there are none."""
+
+    def find(system: Any, path: str) -> dict[str, int]:
+      system.invalidate_cache()  # other processes write there
+      try:
+        found = system.find(path, detail=True)
+      except FileNotFoundError:
+        return {}
+      return {posixpath.relpath(name, path): int(x["size"] or 0) for name, x in found.items()}
+
+    return self.ask(find)
+
+  def get(self, file: pathlib.Path) -> None:
+    """Copies the content into a file of this machine."""
+    self.ask(lambda system, path: system.get_file(path, os.fspath(file)))
+
+  def put(self, file: pathlib.Path) -> None:
+    """Makes a file of this machine the content: whoever reads sees all of it or nothing."""
+
+    name = uuid.uuid4().hex  # other processes may put the same
+
+    def send(system: Any, path: str) -> None:
+      # Only stores of objects show a file when it is whole; others, such as sftp, while it grows.
+      aside = f"{path}.{name}.partial"
+      try:
+        system.put_file(os.fspath(file), aside)
+      except FileNotFoundError:  # where there are folders
+        system.makedirs(posixpath.dirname(path), exist_ok=True)
+        system.put_file(os.fspath(file), aside)
+      system.mv(aside, path)
+
+    self.ask(send, "written")
+
   def open(self) -> io.BufferedReader:
     """This file, to read here and there from front to back, `BLOCK` bytes a request."""
     return io.BufferedReader(_Ranges(self, _version(str(self))[0]), BLOCK)
 
-  def ask(self, question: Callable[[Any, str], T]) -> T:
+  def ask(self, question: Callable[[Any, str], T], what: str = "read") -> T:
     """The answer of fsspec's file system to a question about this path.
 
     Raises:
@@ -132,12 +167,12 @@ class Address(os.PathLike):
       except FileNotFoundError:
         raise Unreachable(f"{self} does not exist.") from None
       except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        raise Unreachable(f"{self} cannot be read: {_told(error)}.") from None
+        raise Unreachable(f"{self} cannot be {what}: {_told(error)}.") from None
       except Exception as error:  # Each file system has its own, and those of its network.
         told = _told(error)
         if attempt + 1 < TRIES:
           time.sleep(PAUSE * 2**attempt)
-    raise Unreachable(f"{self} cannot be read, tried {TRIES} times: {told}.")
+    raise Unreachable(f"{self} cannot be {what}, tried {TRIES} times: {told}.")
 
 
 class _Ranges(io.RawIOBase):

@@ -4,14 +4,23 @@ A file's name is its path below the root, and leads into a tar where it has one 
 `train/00000.tar/cat.mp4`.
 """
 
+<<<<<<< HEAD
 import io
+=======
+import contextlib
+>>>>>>> h11e
 import os
 import pathlib
 import posixpath
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+<<<<<<< HEAD
 from fbjax.data import objects, playback, tars
+=======
+from fbjax.data import objects, tars
+>>>>>>> h11e
 from fbjax.data import video as video_lib
 
 
@@ -49,6 +58,7 @@ def content(root: objects.Place, file: str) -> tuple[video_lib.Path, bytes | Non
   return path, None
 
 
+<<<<<<< HEAD
 def opened(root: objects.Place, file: str) -> io.BufferedIOBase:
   """A file, of which only what is asked for is read.
 
@@ -69,6 +79,8 @@ def opened(root: objects.Place, file: str) -> io.BufferedIOBase:
     raise video_lib.BrokenClip(f"{path} cannot be read: {told}.") from None
 
 
+=======
+>>>>>>> h11e
 def size(root: objects.Place, file: str) -> int:
   """How many bytes a file has.
 
@@ -92,6 +104,36 @@ def below(root: objects.Place, file: str) -> objects.Place:
   return root / file
 
 
+<<<<<<< HEAD
+=======
+def listed(folder: objects.Place) -> dict[str, int]:
+  """The bytes of the files in a folder, by name; of no folder there are none."""
+  if isinstance(folder, objects.Address):
+    return {name: n for name, n in folder.sizes().items() if "/" not in name}
+  if not folder.is_dir():
+    return {}
+  return {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()}
+
+
+@contextlib.contextmanager
+def written(file: objects.Place) -> Iterator[pathlib.Path]:
+  """A local path to write, anew; when the context ends well, what is there is in its place as a whole.
+
+  What is for a bucket is written below $TMPDIR first.
+  """
+  if isinstance(file, objects.Address):
+    with tempfile.TemporaryDirectory(prefix="fbjax-") as folder:
+      aside = pathlib.Path(folder) / file.name
+      yield aside
+      file.put(aside)
+    return
+  aside = file.with_suffix(".partial")
+  aside.unlink(missing_ok=True)  # of a run that was killed
+  yield aside
+  aside.replace(file)
+
+
+>>>>>>> h11e
 def common(roots: Sequence[objects.Place]) -> objects.Place:
   """The folder that some roots share; BrokenData where they are not in one place."""
   kinds, rests = zip(*(_parts(root) for root in roots), strict=True)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from fbjax import processes
 from fbjax.evaluation import frechet, images, motion
 
 Clips = UInt8[np.ndarray, "n t h w 3"]
@@ -65,6 +66,15 @@ class Measures:
       self._add("still", np.repeat(truth[:, :1], truth.shape[1], axis=1), truth)
     if made is not None:
       self._add("made", made, truth if self._paired else None)
+
+  def gather(self) -> None:
+    """Takes in what all processes have measured: the clips of the first, then those of the second."""
+    parts = processes.gather({name: _joined(values) for name, values in self._found.items()})
+    for name, found in self._found.items():
+      found.clear()
+      for part in parts:
+        for key, values in part[name].items():
+          found.setdefault(key, []).append(values)
 
   def numbers(self) -> dict[str, dict[str, Number]]:
     """All numbers, by whose clips they are of: "made", "still" and "truth"."""

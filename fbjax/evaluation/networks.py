@@ -42,7 +42,7 @@ def how_to_get(name: str) -> str:
 
 
 def read(name: str, mesh: jax.sharding.Mesh) -> tuple[dict[str, Any], str]:
-  """The weights of a network on every device, and their digest.
+  """The weights of a network on every device of a mesh, and their digest.
 
   Raises:
     UserError: when there are none, or they are damaged.
@@ -50,14 +50,16 @@ def read(name: str, mesh: jax.sharding.Mesh) -> tuple[dict[str, Any], str]:
   if not is_there(name):
     raise errors.UserError(how_to_get(name))
   where, place = folder(name), sharding.replicated(mesh)
+  known = weights.read_about(where)
+
+  def leaf(path: str, like: jax.ShapeDtypeStruct) -> jax.Array:
+    # Each process by itself: the mesh may be of its own devices.
+    home = weights.network_path(name, path)
+    x = weights.read_leaf(where, home, known["digests"][home]).astype(like.dtype)
+    return jax.make_array_from_callback(x.shape, place, lambda index: x[index])
+
   shapes = trees.flatten(SPECS[name].shapes())
-  wanted = {
-    weights.network_path(name, path): jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
-    for path, x in shapes.items()
-  }
-  found = weights.read(where, wanted)
-  params = trees.nest({path: found[weights.network_path(name, path)] for path in shapes})
-  return params, weights.read_about(where)["digest"]
+  return trees.nest({path: leaf(path, x) for path, x in shapes.items()}), known["digest"]
 
 
 def i3d_logits(

@@ -19,8 +19,6 @@ import functools
 import importlib.metadata
 import itertools
 import logging
-import math
-import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -41,7 +39,7 @@ from fbjax import (
   sharding,
 )
 from fbjax.data import cache as records_lib
-from fbjax.data import pipeline
+from fbjax.data import pipeline, storage
 from fbjax.data import video as video_lib
 from fbjax.systems import base, cached
 from fbjax.tracker import progress
@@ -64,7 +62,7 @@ class Split(NamedTuple):
 
 
 def cache(config: dict[str, Any], out: str | None) -> None:
-  """Makes a cache of `config.data` in a folder, or what is missing of it.
+  """Makes a cache of `config.data` in a folder, here or in a bucket, or what is missing of it.
 
   Raises:
     UserError: for keys, weights or data that do not fit; for a folder with another cache; for
@@ -72,11 +70,6 @@ def cache(config: dict[str, Any], out: str | None) -> None:
   """
   if not out:
     raise errors.UserError("--mode=cache needs --out=<folder for the cache>")
-  if places.is_remote(out):
-    raise errors.UserError(
-      f"--out={out}: a cache is read at random from files of this machine; write it there, or to a "
-      "mounted folder"
-    )
   options = build.cache_options(config)
   if options.path:
     raise errors.UserError(
@@ -90,8 +83,8 @@ def cache(config: dict[str, Any], out: str | None) -> None:
   places.check_writable(out)
   begin(out, about(config, system, made, options))
   frozen = encoders(config, system)
-  file = pathlib.Path(out) / records_lib.NULLS
-  if jax.process_index() == 0 and not file.exists():
+  file = storage.place(out) / records_lib.NULLS
+  if jax.process_index() == 0 and file.name not in storage.listed(file.parent):
     nulls = jax.jit(lambda frozen: cached.narrowed(system.nulls(frozen, {}), options.dtype))(frozen)
     records_lib.write_one(file, records_lib.Record(jax.tree.map(np.asarray, nulls), {}))
   for name, split in made.items():
@@ -184,7 +177,7 @@ def begin(out: str, found: Mapping[str, Any]) -> None:
   Raises:
     UserError: when it is not; names what differs.
   """
-  if not (pathlib.Path(out) / caches.ABOUT).exists():
+  if not caches.is_begun(out):
     if jax.process_index() == 0:
       caches.write_about(out, found)
     return
@@ -202,16 +195,11 @@ def encoders(config: dict[str, Any], system: base.System) -> base.Params:
   """The weights of the encoders on the devices of this process alone, which need nobody's answer."""
   mesh = build.make_mesh(config)
   frozen = loading.frozen_networks(config, system, mesh, system.encoders)
-  local = local_mesh(mesh)
+  local = sharding.local(mesh)
   if jax.process_count() > 1:
     frozen = jax.device_put(frozen, sharding.replicated(mesh))
     frozen = jax.tree.map(lambda x: x.addressable_data(0), frozen)
   return jax.device_put(frozen, sharding.tree(frozen, local))
-
-
-def local_mesh(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
-  devices = mesh.local_devices
-  return sharding.make_mesh(fsdp=math.gcd(mesh.shape["fsdp"], len(devices)), devices=devices)
 
 
 def clip_shape(config: dict[str, Any]) -> tuple[int, int, int, int]:
@@ -234,12 +222,13 @@ def write(
     for i, clips in enumerate(records_lib.shards(split.clips, options.shard))
     if i % jax.process_count() == jax.process_index()
   }
-  missing = {file: clips for file, clips in files.items() if not file.exists()}
+  there = storage.listed(storage.place(out))
+  missing = {file: clips for file, clips in files.items() if file.name not in there}
   if len(missing) < len(files):
     logger.info("%s: %d of %d shards are there.", name, len(files) - len(missing), len(files))
   if not missing:
     return
-  mesh = local_mesh(build.make_mesh(config))
+  mesh = sharding.local(build.make_mesh(config))
   size = -(-options.batch_size // mesh.size) * mesh.size
   # Every shard begins a batch, so that its bits do not depend on which others are missing.
   rows = [

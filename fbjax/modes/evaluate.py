@@ -2,12 +2,16 @@
 
 clips of the held-out split -> samples from their first frames -> numbers -> card
 
+In several processes each samples and measures a stretch of the clips; what they found is put together in
+the order of the clips, so that the card is the one that a single process writes.
+
 The numbers that need no network are always there. FVD is, where the weights of its network are in
 $FBJAX_METRICS (~/.cache/fbjax/metrics); otherwise the log says how to get them.
 """
 
 import datetime
 import hashlib
+import itertools
 import logging
 import os
 import pathlib
@@ -18,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fbjax import build, checkpoint, checks, digest, errors, sampling, sharding
+from fbjax import build, checkpoint, checks, digest, errors, processes, sampling, sharding
 from fbjax import pipe as pipes
 from fbjax.data import folder as folders
 from fbjax.data import pipeline, sources, video
@@ -85,7 +89,8 @@ def evaluate(
     UserError: for what cannot be measured, such as fewer clips than are asked for.
   """
   if compare:
-    print(compared(compare))
+    if jax.process_index() == 0:
+      print(compared(compare))
     return None
   protocol = fvd.protocol(fvd_protocol)
   if clips is not None:
@@ -96,7 +101,8 @@ def evaluate(
       raise errors.UserError(
         "--made is a folder of videos that are there: leave out what says how to sample"
       )
-    subject = of_folder(made, truth, config, clips or protocol.clips)
+    with processes.together():
+      subject = of_folder(made, truth, config, clips or protocol.clips)
     mesh = sharding.make_mesh()
   else:
     if truth:
@@ -106,12 +112,15 @@ def evaluate(
     mesh = pipe.mesh
     if workdir and not out:
       out = os.path.join(workdir, "evaluation", f"{subject.told['step']:07}.json")
-  features, found = fvd_features(protocol, subject.frames, mesh)
+  with processes.together():
+    features, found = fvd_features(protocol, subject.frames, sharding.local(mesh))
+  under = {"version": VERSION, "resize": RESIZE} | subject.protocol
+  under |= {"fvd": fvd_protocol, "i3d": found} if features else {}
+  check_same(under | subject.told)
   measured = measures.Measures(paired=subject.paired, features=features, unbiased=protocol.unbiased)
   for made_clips, true_clips in subject.batches:
     measured.add(made_clips, true_clips)
-  under = {"version": VERSION, "resize": RESIZE} | subject.protocol
-  under |= {"fvd": fvd_protocol, "i3d": found} if features else {}
+  measured.gather()
   card = cards.make(under, subject.told, measured.numbers(), made_by())
   if jax.process_index() == 0:
     print(cards.table(card))
@@ -162,6 +171,26 @@ def how_many(there: int, asked: int | None, published: int | None) -> int:
   return wanted
 
 
+def check_same(told: dict[str, Any]) -> None:
+  """Raises a UserError unless all processes measure the same; names what differs."""
+  first, *others = processes.gather(told)
+  for number, other in enumerate(others, 1):
+    for field in sorted(first.keys() | other.keys()):
+      one, two = first.get(field), other.get(field)
+      if one != two:
+        raise errors.UserError(
+          f"the processes do not measure the same: {field} is {one!r} in process 0 and {two!r} in process "
+          f"{number}. Give all of them the same command, data and weights"
+        )
+
+
+def some_at_a_time(count: int, size: int) -> list[range]:
+  """The clips of this process, `size` at a time; as often in every process, in the end perhaps none."""
+  own = processes.share(count)
+  most = -(-count // jax.process_count())
+  return [own[first : first + size] for first in range(0, most, size)]
+
+
 # --- samples of a network
 
 
@@ -169,10 +198,13 @@ def opened(
   config: dict[str, Any] | None, workdir: str | None, model: str | None, step: int | None, ema: bool
 ) -> pipes.Pipe:
   """A run, a packed model, or ported weights."""
-  config = sample.resolve(config, workdir, model)
-  if workdir and step is None:
-    step = max(checkpoint.steps(workdir))
-  return pipes.Pipe(config, workdir, step=step, ema=ema)
+  with processes.together():
+    config = sample.resolve(config, workdir, model)
+    if workdir and step is None:
+      step = max(checkpoint.steps(workdir))
+  step = processes.gather(step)[0]  # a training may go on there
+  with processes.together():
+    return pipes.Pipe(config, workdir, step=step, ema=ema)
 
 
 def of_model(
@@ -183,12 +215,13 @@ def of_model(
   options: dict[str, Any],
 ) -> Subject:
   """Samples from the first frames of held-out clips, told what these are told."""
-  config = pipe.config
-  spec = build.sampling_options(config, **options)
-  form = build.make_formulation(config)
-  make = build.make_sample(config, pipe.system, form, pipe.mesh, spec)
-  source = build.make_source(config, "val")
-  count = how_many(len(source), asked, published)
+  config, mesh = pipe.config, pipe.mesh
+  with processes.together():
+    spec = build.sampling_options(config, **options)
+    form = build.make_formulation(config)
+    make = build.make_sample(config, pipe.system, form, mesh, spec, gathered=False)
+    source = build.make_source(config, "val")
+    count = how_many(len(source), asked, published)
   data = config["data"]
   protocol = {
     "source": data["name"],
@@ -207,26 +240,43 @@ def of_model(
     "weights": digest.of_json(digest.of_tree({"p": params, "f": frozen})),
   }
 
-  def batches() -> Iterator[tuple[measures.Clips, measures.Clips]]:
+  @jax.jit
+  def keys(numbers: jax.Array) -> jax.Array:
+    return sampling.clip_keys(seed, numbers)
+
+  def read(rows: list[int]) -> pipeline.Batch:
+    batch = pipeline.read(source, pipe.tokenizer, rows)
+    for row in np.flatnonzero(batch["replaced"]):
+      raise errors.UserError(
+        f"clip {rows[row]} of the held-out ones cannot be read, and another in its place would be "
+        f"another protocol: {batch['errors'][row].decode().splitlines()[0]}"
+      )
+    return {name: batch[name] for name in ("video", "tokens", "stride", "label")}
+
+  def batches() -> Iterator[tuple[measures.Clips | None, measures.Clips | None]]:
     began = time.perf_counter()
-    for first in range(0, count, spec.batch_size):
-      rows = list(range(first, min(first + spec.batch_size, count)))
-      batch = pipeline.read(source, pipe.tokenizer, rows)
-      for row in np.flatnonzero(batch["replaced"]):
-        raise errors.UserError(
-          f"clip {rows[row]} of the held-out ones cannot be read, and another in its place would be "
-          f"another protocol: {batch['errors'][row].decode().splitlines()[0]}"
+    here = len(mesh.local_devices)
+    size = -(-spec.batch_size // here) * here
+    for own in some_at_a_time(count, size):
+      rows = [*own] or [0]  # one that has no more clips samples along, for the others
+      with processes.together():
+        batch = read(rows)
+      full = np.resize(np.arange(len(rows)), size)
+      inputs = {name: x[full] for name, x in batch.items()}
+      there = sharding.put_batch(inputs | {"number": np.array(rows, np.uint32)[full]}, mesh)
+      with processes.telling_of_lost_peers():
+        made = make(params, frozen, there, keys(there.pop("number")))
+        clips, finite = (sharding.own_rows(x)[: len(own)] for x in made)
+      with processes.together():
+        for row in np.flatnonzero(~finite):
+          raise errors.UserError(f"the sample of clip {own[row]}: {pipes.NOT_FINITE}")
+      if len(own):
+        yield clips, batch["video"]
+        done = own.stop - processes.share(count).start
+        seconds = time.perf_counter() - began
+        logger.info(
+          "%d of %d clips, %.2f clips/s.", done, len(processes.share(count)), done / seconds
         )
-      inputs = {name: batch[name] for name in ("video", "tokens", "stride", "label")}
-      keys = sampling.clip_keys(seed, rows)[None]
-      clips = sampling.generate(make, params, frozen, inputs, keys=keys, batch_size=len(rows))
-      clips = list(clips)
-      if bad := [rows[i] for i, clip in enumerate(clips) if clip is None]:
-        raise errors.UserError(f"the sample of clip {bad[0]}: {pipes.NOT_FINITE}")
-      yield np.stack(clips), batch["video"]
-      done = first + len(rows)
-      seconds = time.perf_counter() - began
-      logger.info("%d of %d clips, %.2f clips/s.", done, count, done / seconds)
 
   return Subject(batches(), True, data["frames"], protocol, told)
 
@@ -280,10 +330,11 @@ def of_folder(
     logger.info("The videos of %s have no pairs: psnr and ssim are left out.", made)
 
   def batches() -> Iterator[tuple[measures.Clips | None, measures.Clips | None]]:
-    for start in range(0, max(count, true_count), BATCH):
-      mine = [whole(file, frames, size) for file in files[start : start + BATCH]]
-      rows = range(start, min(start + BATCH, true_count))
-      true = [source.read(i, np.random.default_rng((0, i))).video for i in rows]
+    own = (some_at_a_time(n, BATCH) for n in (count, true_count))
+    for made_rows, true_rows in itertools.zip_longest(*own, fillvalue=()):
+      with processes.together():
+        mine = [whole(files[i], frames, size) for i in made_rows]
+        true = [source.read(i, np.random.default_rng((0, i))).video for i in true_rows]
       yield (np.stack(mine) if mine else None), (np.stack(true) if true else None)
 
   return Subject(batches(), paired, frames, protocol, {"videos": digest_of_files(files)})

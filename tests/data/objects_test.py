@@ -252,6 +252,26 @@ def test_sources_that_read_this_machine_alone_say_so():
       source("gs://bucket/clips")
 
 
+def test_a_file_is_put_as_a_whole_or_not_at_all(flaky, tmp_path, monkeypatch):
+  (tmp_path / "a").write_bytes(b"whole")
+  address = objects.Address("flaky://set/in/a")
+  assert address.parent.sizes() == {}
+
+  def breaks(self, source, target, **options):
+    flaky.store[target] = memory.MemoryFile(self, target, b"ha")
+    raise ConnectionResetError("Connection reset by peer")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(flaky, "put_file", breaks)
+    with pytest.raises(objects.Unreachable, match=r"in/a cannot be written, tried 4 times: Connec"):
+      address.put(tmp_path / "a")
+  assert "a" not in address.parent.sizes()
+  address.put(tmp_path / "a")
+  assert address.parent.sizes()["a"] == 5 and address.read_bytes() == b"whole"
+  address.get(tmp_path / "b")
+  assert (tmp_path / "b").read_bytes() == b"whole"
+
+
 def test_names_do_not_lead_out_of_a_bucket(flaky):
   fill("flaky://set", {"in/clips.csv": "file,caption\n../a.mp4,x\n", "a.mp4": clips.encoded(20)})
   with pytest.raises(video_lib.BrokenClip, match="which is no file below it"):

@@ -14,12 +14,13 @@ import time
 import multiprocess_test
 import numpy as np
 import pytest
+from fsspec.implementations import local
 
 import settings
 import toy
 from fbjax import build, caches, errors, tracker
 from fbjax.data import cache as records
-from fbjax.data import video
+from fbjax.data import kept, objects, video
 from fbjax.modes import cache, train
 
 VAE = {"name": "autoencoder", "width": 8, "mult": (1, 2), "blocks": 1, "groups": 4, "c_latent": 4}
@@ -159,8 +160,8 @@ def test_what_is_no_cache_or_a_damaged_one_is_told(made, tmp_path):
     caches.opened(c, make(c))
   with pytest.raises(errors.UserError, match="needs --out"):
     cache.cache(config(), None)
-  with pytest.raises(errors.UserError, match="a cache is read at random from files"):
-    cache.cache(config(), "gs://bucket/cache")
+  with pytest.raises(errors.UserError, match="nowhere://b/c.* is no address that can be read"):
+    cache.cache(config(), "nowhere://b/c")
 
 
 def test_a_folder_of_videos_is_read_in_windows_and_trains_when_it_is_gone(tmp_path, caplog):
@@ -276,6 +277,56 @@ def test_a_killed_run_goes_on_and_two_processes_write_what_one_writes(made, tmp_
   check_same(contents(together), whole)
   assert (together / "cache.json").read_bytes() == (made / "cache.json").read_bytes()
   assert records.read_one(together / "nulls.record").arrays.keys() == {"null_text"}
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+  """An address, as one in a bucket is, and the folder that stands for it."""
+  monkeypatch.setenv("FBJAX_CACHE", str(tmp_path / "kept"))
+  monkeypatch.setattr(objects, "PAUSE", 0)
+  return f"file://{tmp_path}/bucket/cache", tmp_path / "bucket/cache"
+
+
+def test_a_cache_in_a_bucket_goes_on_after_a_kill_and_is_fetched_once(
+  made, bucket, tmp_path, monkeypatch
+):
+  address, folder = bucket
+  c, put = config(cached={"dtype": "float32"}), local.LocalFileSystem.put_file
+
+  def dies(self, source, target, **options):
+    if "train-00001" in target:
+      pathlib.Path(target).write_bytes(b"half a shard")
+      raise KeyboardInterrupt
+    put(self, source, target, **options)
+
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(local.LocalFileSystem, "put_file", dies)
+    cache.cache(c, address)
+  there = {file: file.stat().st_mtime_ns for file in folder.glob("*.records")}
+  assert [file.name for file in there] == ["train-00000.records"]
+  reads = config() | {"cache": {"path": address}}
+  with pytest.raises(errors.UserError, match=f"{address} lacks 2 of the 3 shards of train"):
+    caches.opened(reads, make(reads))
+  assert not (tmp_path / "kept").exists()
+  cache.cache(c, address)
+  assert all(file.stat().st_mtime_ns == at for file, at in there.items())
+  there = {x.name for x in folder.iterdir() if x.suffix != ".partial"}
+  assert there == {x.name for x in made.iterdir()}
+
+  found = caches.opened(reads, make(reads))
+  ours = [split.record(i, 0) for split in (found.train, found.shown) for i in range(6)]
+  check_same(ours, contents(made))
+  monkeypatch.setattr(objects.Address, "get", None)  # nothing is fetched twice
+  caches.opened(reads, make(reads))
+
+
+def test_a_cache_that_the_disk_has_no_room_for_is_not_fetched(made, bucket, monkeypatch):
+  address, folder = bucket
+  shutil.copytree(made, folder)
+  c = config() | {"cache": {"path": address}}
+  monkeypatch.setattr(kept, "FILLED", 1e-9)
+  with pytest.raises(errors.UserError, match="GB to fetch, .* or mount the bucket"):
+    caches.opened(c, make(c))
 
 
 def test_a_folder_of_another_cache_is_not_gone_on_with(made):

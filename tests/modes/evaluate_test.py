@@ -1,8 +1,14 @@
 """Evaluations of networks and of folders of videos, and what they refuse."""
 
+import os
+import subprocess
+import sys
+
+import multiprocess_test
 import numpy as np
 import pytest
 
+import settings
 import toy
 from fbjax import errors
 from fbjax.data import video
@@ -62,6 +68,76 @@ def test_a_folder_of_videos_is_measured_by_its_pairs(tmp_path, clips):
   assert "psnr" not in sets and sets["motion_ratio"][0] == 1
   alone = evaluate.evaluate(None, None, made=other)["numbers"]
   assert set(alone) == {"made"}
+
+
+# argv: compilation cache, folder, process, processes, port
+COMMAND = """
+import sys
+sys.path[:0] = ["tests", "tests/modes"]
+import jax
+jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+folder, process, processes, port = sys.argv[2], *map(int, sys.argv[3:])
+if processes > 1:
+  jax.distributed.initialize(f"127.0.0.1:{port}", processes, process, heartbeat_timeout_seconds=30)
+import numpy as np
+from fbjax import errors
+from fbjax import processes as joined
+from fbjax.modes import evaluate
+joined.join()
+evaluate.fvd_features = lambda *_: (lambda clips: clips[:, :, 0, 0].reshape(len(clips), -1) / 7, "x")
+of = lambda name, **options: evaluate.evaluate(None, out=f"{folder}/{name}{processes}.json", **options)
+of("run", workdir=f"{folder}/run", clips=5)
+of("pairs", workdir=None, made=f"{folder}/made", truth=f"{folder}/truth")
+of("sets", workdir=None, made=f"{folder}/few", truth=f"{folder}/truth")
+for bad in ("damaged", "missing"):
+  try:
+    of(bad, workdir=None, made=f"{folder}/{bad}")
+  except errors.UserError as error:
+    print(error, file=sys.stderr)
+"""
+
+
+def start(folder, process=0, processes=1, port=0):
+  environment = os.environ | {"XLA_FLAGS": settings.FAST_COMPILATION, "JAX_PLATFORMS": "cpu"}
+  argv = [str(settings.CACHE), *map(str, (folder, process, processes, port))]
+  return subprocess.Popen(
+    [sys.executable, "-c", COMMAND, *argv],
+    cwd=settings.ROOT,
+    env=environment,
+    stdout=folder.with_name(f"{folder.name}{process}.out").open("w"),
+    stderr=folder.with_name(f"{folder.name}{process}.log").open("w"),
+  )
+
+
+@pytest.mark.timeout(600)
+def test_two_processes_write_the_card_of_one_and_hear_of_each_others_failures(
+  tmp_path, run, clips, capfd
+):
+  folder = tmp_path / "all"
+  folder.mkdir()
+  (folder / "run").symlink_to(run)
+  for name, some in (
+    ("truth", clips),
+    ("made", clips[::-1]),
+    ("few", clips[1:]),
+    ("damaged", clips),
+  ):
+    write(folder / name, some)
+  for file in (folder / "few").iterdir():
+    file.rename(file.with_stem(f"x{file.stem}"))
+  (folder / "damaged/03.mp4").write_bytes(b"no video")  # the second process's
+  multiprocess_test.finish(folder, start(folder))
+  port = multiprocess_test.free_port()
+  multiprocess_test.finish(folder, *(start(folder, i, 2, port) for i in range(2)))
+  for name in ("run", "pairs", "sets"):
+    one, two = (card.read(f"{folder}/{name}{n}.json") for n in (1, 2))
+    assert one["numbers"] == two["numbers"] and one["digest"] == two["digest"]
+    assert one["numbers"]["made"]["fvd"][1] > 0
+  first, second = ((tmp_path / f"all{i}.log").read_text() for i in range(2))
+  for told in (first, second):
+    assert "damaged/03.mp4" in told and "missing: there is no such folder" in told
+  assert (tmp_path / "all0.out").read_text().count("still image") == 3
+  assert "still image" not in (tmp_path / "all1.out").read_text()
 
 
 def test_what_cannot_be_measured_is_told(tmp_path, run, clips):
