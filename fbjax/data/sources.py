@@ -16,11 +16,7 @@ import numpy as np
 from jaxtyping import Int
 
 from fbjax import checks, errors
-<<<<<<< HEAD
 from fbjax.data import buckets, objects, probe, storage, text, transforms
-=======
-from fbjax.data import objects, storage, text, transforms
->>>>>>> h11e
 from fbjax.data import video as video_lib
 
 

@@ -4,11 +4,8 @@ A file's name is its path below the root, and leads into a tar where it has one 
 `train/00000.tar/cat.mp4`.
 """
 
-<<<<<<< HEAD
-import io
-=======
 import contextlib
->>>>>>> h11e
+import io
 import os
 import pathlib
 import posixpath
@@ -16,11 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-<<<<<<< HEAD
 from fbjax.data import objects, playback, tars
-=======
-from fbjax.data import objects, tars
->>>>>>> h11e
 from fbjax.data import video as video_lib
 
 
@@ -58,7 +51,6 @@ def content(root: objects.Place, file: str) -> tuple[video_lib.Path, bytes | Non
   return path, None
 
 
-<<<<<<< HEAD
 def opened(root: objects.Place, file: str) -> io.BufferedIOBase:
   """A file, of which only what is asked for is read.
 
@@ -79,8 +71,6 @@ def opened(root: objects.Place, file: str) -> io.BufferedIOBase:
     raise video_lib.BrokenClip(f"{path} cannot be read: {told}.") from None
 
 
-=======
->>>>>>> h11e
 def size(root: objects.Place, file: str) -> int:
   """How many bytes a file has.
 
@@ -104,8 +94,6 @@ def below(root: objects.Place, file: str) -> objects.Place:
   return root / file
 
 
-<<<<<<< HEAD
-=======
 def listed(folder: objects.Place) -> dict[str, int]:
   """The bytes of the files in a folder, by name; of no folder there are none."""
   if isinstance(folder, objects.Address):
@@ -133,7 +121,6 @@ def written(file: objects.Place) -> Iterator[pathlib.Path]:
   aside.replace(file)
 
 
->>>>>>> h11e
 def common(roots: Sequence[objects.Place]) -> objects.Place:
   """The folder that some roots share; BrokenData where they are not in one place."""
   kinds, rests = zip(*(_parts(root) for root in roots), strict=True)

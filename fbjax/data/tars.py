@@ -77,7 +77,6 @@ def read(place: objects.Place, name: str) -> bytes:
   return data
 
 
-<<<<<<< HEAD
 def opened(place: objects.Place, name: str) -> io.BufferedReader:
   """A clip of a tar as a file of its own; raises as `read`, and OSError."""
   member = find(place, name)
@@ -114,8 +113,6 @@ class _Inside(io.RawIOBase):
     super().close()
 
 
-=======
->>>>>>> h11e
 def find(place: objects.Place, name: str) -> Member:
   """A clip of a tar by its name; BrokenClip where it has none."""
   member = _index(place, _version(place))[1].get(name)
