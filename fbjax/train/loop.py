@@ -130,7 +130,13 @@ def train(
       host, batch = _next_batch(data, mesh)
       program, flops = _compile(
         train_step.make_train_step(
-          loss_fn, tx, ema_decay=ema_decay, ema_warmup=ema_warmup, seed=seed, accumulate=accumulate
+          loss_fn,
+          tx,
+          ema_decay=ema_decay,
+          ema_warmup=ema_warmup,
+          seed=seed,
+          accumulate=accumulate,
+          mesh=mesh,
         ),
         (state, frozen, batch),
         state_sharding,
