@@ -155,7 +155,7 @@ def blockwise(call: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
   return run
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=0)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _gather(mesh: jax.sharding.AbstractMesh, x: jax.Array) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P()))
 
