@@ -42,7 +42,7 @@ def make_sample(
     image_guidance: scale of that on the image condition, which makes it guidance in two scales
       (§3.4): from neither to the image, and from there to the text.
     rescale: how far the deviation of what was guided is pulled back to that of the conditional one.
-    mesh: when given, every device gets the videos.
+    mesh: over which the clips are spread, filled up to a multiple of its devices; each gets all videos.
     gathered: False leaves each with those of its rows of the batch, which must be split over the mesh.
 
   The batch holds `image` uint8 "b h w 3" (or `video`, whose first frame is taken, and whose last),
@@ -56,6 +56,9 @@ def make_sample(
   def sample(
     params: base.Params, frozen: base.Params, batch: Mapping[str, jax.Array], keys: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
+    n = len(keys)
+    rows = sharding.full_rows(n)
+    batch, keys = jax.tree.map(lambda x: sharding.split_clips(x[rows]), (dict(batch), keys))
     purposes = jax.vmap(jax.random.split)(keys)
     _, z1, cond = system.encode(frozen, given(batch), purposes[:, 0])
     yes, no = jnp.ones(len(z1), bool), jnp.zeros(len(z1), bool)
@@ -78,11 +81,12 @@ def make_sample(
       steps=form.steps,
     )
     z0 = sampler(form.process, denoise, z1, times, purposes[:, 1])
-    video = system.decode(frozen, z0)
+    video = system.decode(frozen, z0)[:n]
     return to_uint8(video), jnp.isfinite(video).all(axis=range(1, video.ndim))
 
   place = sharding.replicated if gathered else sharding.batch
-  return jax.jit(sample, out_shardings=None if mesh is None else place(mesh))
+  placed = None if mesh is None else place(mesh)
+  return jax.jit(sharding.over(mesh, sample), out_shardings=placed)
 
 
 def given(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

@@ -1,22 +1,29 @@
 """Where arrays live: a (data, fsdp) device mesh, and one table of rules for weights.
 
 Batches are split over both axes. Weights are split over `fsdp` alone, so that a state of N bytes
-costs N / fsdp on each device.
+costs N / fsdp on each device. Each block of a network gathers its weights when it runs, in the dtype
+it computes in, and what flows between blocks stays split over the clips: so each device does the work
+of its own clips, all of it and no other. Left to itself, the partitioner splits channels instead.
 """
 
+import functools
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fbjax import errors, trees
 
 Rules = Sequence[tuple[str, P]]
+M = TypeVar("M", bound=nnx.Module)
+T = TypeVar("T")
+Given = ParamSpec("Given")
 
 # Below this a split costs more in messages than it saves in memory.
 SMALLEST_SPLIT = 2**10
@@ -93,6 +100,93 @@ def _largest_dimension(shape: tuple[int, ...], fsdp: int) -> P:
   # The last of equals: output channels, which keeps the contraction of a matmul whole.
   axis = max(fitting, key=lambda axis: (shape[axis], axis))
   return P(*[None] * axis, "fsdp")
+
+
+# --- inside a compiled program
+
+
+def over(mesh: Mesh | None, f: Callable[Given, T]) -> Callable[Given, T]:
+  """f, to be compiled for a mesh: within it, `blockwise` and the like split over that."""
+  if mesh is None:
+    return f
+
+  @functools.wraps(f)
+  def traced(*args: Given.args, **kwargs: Given.kwargs) -> T:
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return f(*args, **kwargs)
+
+  return traced
+
+
+def split_clips(x: jax.Array) -> jax.Array:
+  """The same array, its clips (first axis) spread over all devices, if these divide them."""
+  mesh = _mesh()
+  if mesh is None or x.shape[0] % mesh.size:
+    return x
+  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(("data", "fsdp"))))
+
+
+def full_rows(n: int) -> np.ndarray:
+  """Rows of n clips, the last repeated until the devices divide them."""
+  mesh = _mesh()
+  size = 1 if mesh is None else mesh.size
+  return np.minimum(np.arange(-(-n // size) * size), n - 1)
+
+
+def whole(module: M) -> M:
+  """The module with its weights on every device, kernels in the dtype that they are used in.
+
+  Their gradient comes back summed and split as the weights are.
+  """
+  mesh = _mesh()
+  if mesh is None or mesh.shape["fsdp"] == 1:
+    return module
+  graph, state = nnx.split(module)
+  used = {
+    "/".join(map(str, (*path, "kernel"))): layer.dtype or np.float32
+    for path, layer in nnx.iter_modules(module)
+    if isinstance(layer, nnx.Linear | nnx.Conv)
+  }
+  params = trees.map_paths(
+    lambda name, x: _gather(mesh, x.astype(used.get(name, x.dtype))), nnx.to_pure_dict(state)
+  )
+  return nnx.merge(graph, params)
+
+
+def blockwise(call: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+  """Makes of `call(block, x, *args)` one that gathers the block's weights and keeps x split over clips."""
+
+  def run(block: nnx.Module, x: jax.Array, *args: Any) -> jax.Array:
+    return split_clips(call(whole(block), split_clips(x), *args))
+
+  return run
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gather(mesh: jax.sharding.AbstractMesh, x: jax.Array) -> jax.Array:
+  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P()))
+
+
+def _gather_forward(mesh: jax.sharding.AbstractMesh, x: jax.Array) -> tuple[jax.Array, None]:
+  return _gather(mesh, x), None
+
+
+def _gather_backward(mesh: jax.sharding.AbstractMesh, _: None, g: jax.Array) -> tuple[jax.Array]:
+  # By itself the gradient would be wanted whole, like the weight.
+  split = NamedSharding(mesh, _largest_dimension(g.shape, mesh.shape["fsdp"]))
+  return (jax.lax.with_sharding_constraint(g, split),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
+
+
+def _mesh() -> jax.sharding.AbstractMesh | None:
+  """The mesh of `over`; None outside, where nothing is split."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return mesh if "fsdp" in mesh.shape and mesh.size > 1 else None
+
+
+# --- from the host and back
 
 
 def own_rows(x: jax.Array) -> np.ndarray:

@@ -72,10 +72,11 @@ def i3d_logits(
   spec = SPECS["i3d"]._replace(options={"epsilon": protocol.epsilon})
 
   def forward(params: dict[str, Any], clips: jax.Array) -> jax.Array:
-    _, logits = nnx.merge(spec.graph(), params)(protocol.prepare(clips))
+    network = nnx.merge(spec.graph(), params)
+    _, logits = network(protocol.prepare(sharding.split_clips(clips)))
     return logits.mean(1)
 
-  run = jax.jit(forward, out_shardings=sharding.replicated(mesh))
+  run = jax.jit(sharding.over(mesh, forward), out_shardings=sharding.replicated(mesh))
 
   def features(clips: UInt8[np.ndarray, "n t h w 3"]) -> Float[np.ndarray, "n 400"]:
     fvd.check_frames(clips.shape[1])

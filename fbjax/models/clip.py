@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from fbjax import errors
+from fbjax import errors, sharding
 from fbjax.models import layers as layers_lib
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -92,7 +92,8 @@ class Transformer(nnx.Module):
     blocks = self.blocks
     if skip:
       blocks = jax.tree.map(lambda p: p[: self.layers - skip], blocks)
-    return jax.lax.scan(lambda x, block: (block(x, bias), None), x, blocks)[0]
+    run = sharding.blockwise(Block.__call__)
+    return jax.lax.scan(lambda x, block: (run(block, x, bias), None), x, blocks)[0]
 
 
 class TextEncoder(nnx.Module):

@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from fbjax import errors
+from fbjax import errors, sharding
 from fbjax.models import layers
 
 Positions = Literal["sincos", "rotary", "rotary_index"]
@@ -197,7 +197,8 @@ class CogVideoX(nnx.Module):
     n = text.shape[1]
     x = jnp.concatenate([text, x], 1)
     is_text = jnp.arange(x.shape[1]) < n
-    run = Block.__call__ if self.wrap is None else self.wrap(Block.__call__)
+    run = sharding.blockwise(Block.__call__)
+    run = run if self.wrap is None else self.wrap(run)
     x, _ = jax.lax.scan(lambda x, b: (run(b, x, emb, is_text, rotation), None), x, self.blocks)
 
     shift, scale = jnp.split(self.out_emb(emb)[:, None], 2, axis=-1)

@@ -25,7 +25,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from fbjax import errors
+from fbjax import errors, sharding
 from fbjax.models import layers
 
 TIME_CHANNELS = 256
@@ -251,7 +251,8 @@ class Latte(nnx.Module):
     x = einops.rearrange(x, "b t (h i) (w j) c -> b t (h w) (i j c)", **split)
     x = self.patches(x).astype(jnp.float32) + self.positions.of_places(rows, columns)[None, None]
     frames = self.positions.of_frames(t)
-    run = Pair.__call__ if self.wrap is None else self.wrap(Pair.__call__)
+    run = sharding.blockwise(Pair.__call__)
+    run = run if self.wrap is None else self.wrap(run)
 
     def step(x: Array, xs: tuple[Pair, Array]) -> tuple[Array, None]:
       pair, first = xs

@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from fbjax import sharding
 from fbjax.models import layers as layers_lib
 
 
@@ -98,7 +99,8 @@ class Encoder(nnx.Module):
     if mask is not None:
       bias = jnp.where(mask[:, None, None], bias, -1e9)
     x = self.token(tokens).astype(jnp.float32)
-    x, _ = jax.lax.scan(lambda x, block: (block(x, bias), None), x, self.blocks)
+    run = sharding.blockwise(Block.__call__)
+    x, _ = jax.lax.scan(lambda x, block: (run(block, x, bias), None), x, self.blocks)
     return self.norm(x)
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from fbjax import errors
+from fbjax import errors, sharding
 from fbjax.models import layers
 from fbjax.models import unet3d_transformers as transformers
 
@@ -277,7 +277,8 @@ class UNet3D(nnx.Module):
     text = text.astype(self.dtype)
     image = None if image is None else image.astype(self.dtype)
     places = itertools.count()  # of the stages, each of which drops out by itself
-    run = Stage.__call__ if self.wrap is None else self.wrap(Stage.__call__)
+    run = sharding.blockwise(Stage.__call__)
+    run = run if self.wrap is None else self.wrap(run)
 
     def call(stage: Stage, x: Array) -> Array:
       return run(stage, x, emb, text, image, layers.fold_in(keys, next(places)))

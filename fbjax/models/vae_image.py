@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fbjax import errors
+from fbjax import errors, sharding
 from fbjax.models import layers
 
 
@@ -190,7 +190,8 @@ class AutoencoderKL(nnx.Module):
       raise errors.UserError(
         f"the autoencoder's input is {h} x {w}: both must divide by {self.factor}"
       )
-    moments = _frames(lambda x: self.moments(self.encoder(x)), video, at_once)
+    encoder = sharding.whole(self.encoder)  # once, for all frames
+    moments = _frames(lambda x: self.moments(encoder(x)), video, at_once)
     mean, logvar = jnp.split(moments, 2, axis=-1)
     return Gaussian(mean, jnp.clip(logvar, -30, 20))
 
@@ -198,15 +199,29 @@ class AutoencoderKL(nnx.Module):
     self, z: Float[Array, "b t hz wz c"], *, at_once: int | None = None
   ) -> Float[Array, "b t h w c2"]:
     """The video of a latent, about [-1, 1]; `at_once` frames of a clip at a time bound the memory."""
-    return _frames(lambda x: self.decoder(self.latent(x)), z, at_once)
+    decoder = sharding.whole(self.decoder)
+    return _frames(lambda x: decoder(self.latent(x)), z, at_once)
 
 
 def _frames(
   f: Callable[[Array], Array], video: Float[Array, "b t h w c"], at_once: int | None
 ) -> Float[Array, "b t h2 w2 c2"]:
+  """f of the frames, some of each clip at a time: slices of time, so each device keeps its own clips."""
   b, t = video.shape[:2]
-  if at_once is None or at_once >= t:
-    y = f(video.reshape(b * t, *video.shape[2:]))
-    return y.reshape(b, t, *y.shape[1:])
-  # Slices of time, never of the batch: each device goes on working on its own clips.
-  return jax.lax.map(f, video.swapaxes(0, 1), batch_size=at_once).swapaxes(0, 1)
+  at_once = min(at_once or t, t)
+
+  def some(frames: Float[Array, "b k h w c"]) -> Float[Array, "b k h2 w2 c2"]:
+    # Clips before frames: the other way round the frames of a device would be of all clips.
+    y = f(sharding.split_clips(frames.reshape(-1, *frames.shape[2:])))
+    return y.reshape(b, -1, *y.shape[1:])
+
+  rest = t % at_once
+  parts = video[:, : t - rest].reshape(b, -1, at_once, *video.shape[2:]).swapaxes(0, 1)
+  if len(parts) == 1:
+    made = [some(parts[0])]
+  else:
+    y = jax.lax.map(some, parts)
+    made = [y.swapaxes(0, 1).reshape(b, -1, *y.shape[3:])]
+  if rest:
+    made.append(some(video[:, t - rest :]))
+  return jnp.concatenate(made, axis=1)

@@ -22,7 +22,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fbjax import errors
+from fbjax import errors, sharding
 from fbjax.models import layers, vae_image
 
 CHUNK_FRAMES = 8
@@ -272,8 +272,10 @@ class CausalAutoencoder(nnx.Module):
         f"the autoencoder's input is {h} x {w}: both must divide by {self.factor}"
       )
 
+    encoder = sharding.whole(self.encoder)  # once, for all chunks and tiles
+
     def whole(video: Array) -> Array:
-      return _by_chunks(self.encoder, video, CHUNK_FRAMES if chunked else video.shape[1])
+      return _by_chunks(encoder, video, CHUNK_FRAMES if chunked else video.shape[1])
 
     moments = _by_tiles(whole, video, self.tile, self.latent_tile) if tiled else whole(video)
     mean, logvar = jnp.split(moments, 2, axis=-1)
@@ -288,8 +290,10 @@ class CausalAutoencoder(nnx.Module):
     first too, as published: the network takes a chunk for a beginning by its odd length.
     """
 
+    decoder = sharding.whole(self.decoder)
+
     def whole(z: Array) -> Array:
-      return _by_chunks(self.decoder, z, CHUNK_LATENTS if chunked else z.shape[1])
+      return _by_chunks(decoder, z, CHUNK_LATENTS if chunked else z.shape[1])
 
     return _by_tiles(whole, z, self.latent_tile, self.tile) if tiled else whole(z)
 

@@ -273,7 +273,7 @@ def records(
   Raises:
     UserError: for features that are not finite.
   """
-  encode = jax.jit(split.encode)
+  encode = jax.jit(sharding.over(mesh, split.encode))
   pending = None
   for own in [*rows, None]:
     made = None

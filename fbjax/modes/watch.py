@@ -43,7 +43,8 @@ def held_out_loss(
   size = config["train"]["batch_size"] // config["train"].get("accumulate", 1)
   told = {k: 0.0 for k in config["objective"] if k.startswith("drop_")}
   objective = config["objective"] | told
-  loss = jax.jit(build.make_loss(config | {"objective": objective}, system, form))
+  loss = build.make_loss(config | {"objective": objective}, system, form)
+  loss = jax.jit(sharding.over(mesh, loss))
   count = min(CLIPS, len(source))
   firsts = list(range(0, max(count - size, 0) + 1, size))
   share = size // jax.process_count()

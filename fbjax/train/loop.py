@@ -127,7 +127,13 @@ def train(
 
     waited_from = time.perf_counter()
     made = train_step.make_train_step(
-      loss_fn, tx, ema_decay=ema_decay, ema_warmup=ema_warmup, seed=seed, accumulate=accumulate
+      loss_fn,
+      tx,
+      ema_decay=ema_decay,
+      ema_warmup=ema_warmup,
+      seed=seed,
+      accumulate=accumulate,
+      mesh=mesh,
     )
     programs = _Programs(made, state_sharding, mesh, accumulate)
     with processes.ending_when_asked(resumed):

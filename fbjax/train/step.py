@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fbjax import sharding
 from fbjax.systems import base
 from fbjax.train import optim
 
@@ -41,6 +42,7 @@ def make_train_step(
   ema_warmup: bool = True,
   seed: int,
   accumulate: int = 1,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> Callable[[TrainState, Params, Batch], tuple[TrainState, Metrics]]:
   """Returns step(state, frozen, batch) -> (state, metrics), ready for jax.jit.
 
@@ -55,10 +57,12 @@ def make_train_step(
     ema_warmup: the decay is at most (1 + step) / (10 + step), so that it soon forgets the start.
     seed: of all randomness in the loss.
     accumulate: number of parts a batch is cut into, run one after the other to save memory.
+    mesh: that the step is compiled for; None is a single device.
   """
 
   def gradients(params, frozen, batch, key):
     def of_part(batch, places):
+      batch = jax.tree.map(sharding.split_clips, batch)
       return jax.value_and_grad(loss_fn, has_aux=True)(
         params, frozen, batch, base.clip_keys(key, places)
       )
@@ -95,4 +99,4 @@ def make_train_step(
     }
     return TrainState(state.step + 1, params, ema, opt), metrics
 
-  return step
+  return sharding.over(mesh, step)

@@ -1,0 +1,71 @@
+"""The programs of a config, lowered for a mesh without a weight or a clip: to be compiled and looked at."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fbjax import build, loading, sharding
+from fbjax.systems import base
+from fbjax.train import step
+
+Spec = Mapping[str, Any]
+
+
+def lower_step(config: Spec, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
+  """The training step of a config, encoders and optimizer included."""
+  tokenizer = build.make_tokenizer(config)
+  system = build.make_system(config, tokenizer)
+  tx = build.make_optimizer(config, system)
+  options = {k: config["train"][k] for k in ("ema_decay", "ema_warmup", "accumulate")}
+  loss = build.make_loss(config, system, build.make_formulation(config))
+  program = step.make_train_step(loss, tx, seed=config["seed"], mesh=mesh, **options)
+  state = placed(
+    jax.eval_shape(lambda key: step.init_state(system.init(key), tx), jax.random.key(0)), mesh
+  )
+  out = jax.tree.map(lambda x: x.sharding, state), sharding.replicated(mesh)
+  clips = batch(config, tokenizer.length, config["train"]["batch_size"], mesh)
+  return jax.jit(program, donate_argnums=0, out_shardings=out).lower(
+    state, placed(frozen_shapes(config, system), mesh), clips
+  )
+
+
+def lower_sampler(config: Spec, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
+  """The sampler of a config, from images to clips."""
+  tokenizer = build.make_tokenizer(config)
+  system = build.make_system(config, tokenizer)
+  sample = build.make_sample(config, system, build.make_formulation(config), mesh)
+  n = config["sampling"]["batch_size"]
+  clips = batch(config, tokenizer.length, n, None)
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), n))
+  params = placed(jax.eval_shape(system.init, jax.random.key(0)), mesh)
+  return sample.lower(params, placed(frozen_shapes(config, system), mesh), clips, keys)
+
+
+def frozen_shapes(config: Spec, system: base.System) -> base.Params:
+  """The frozen networks as a run has them, kernels in the dtype it computes in."""
+  shapes = jax.eval_shape(system.init_frozen, jax.random.key(0))
+  return loading.halved(shapes, build.DTYPES[config["system"]["dtype"]])
+
+
+def placed(shapes: Any, mesh: jax.sharding.Mesh) -> Any:
+  return sharding.placed(shapes, sharding.tree(shapes, mesh))
+
+
+def batch(
+  config: Spec, tokens: int, n: int, mesh: jax.sharding.Mesh | None
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """n clips as the data of a config has them; split over the mesh, if there is one."""
+  frames, size = build.clip_size(config)
+  shapes = {
+    "video": ((n, frames, *size, 3), jnp.uint8),
+    "tokens": ((n, tokens), jnp.int32),
+    "stride": ((n,), jnp.int32),
+    "label": ((n,), jnp.int32),
+  }
+  place = None if mesh is None else sharding.batch(mesh)
+  return {
+    name: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+    for name, (shape, dtype) in shapes.items()
+  }
