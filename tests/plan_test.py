@@ -6,41 +6,54 @@ import jax
 import pytest
 import recipes_test
 
-from fbjax import compiled, plan, sharding, trees
+from fbjax import build, compiled, plan, sharding, trees
 
 DEVICES = 4
+CLIPS = 16  # of a device in a step: what flows between blocks is then larger than any weight
+SLACK = 1.1
 CONFIGS = ("webvid_saf", "ucf101_bridge", "webvid_saf_cogvideox")
-LOWER = {"step": plan.lower_step, "sampler": plan.lower_sampler}
 
 
-def recipe(name):
+def recipe(name, samples=DEVICES):
   config = recipes_test.recipe(name, "")
-  config["train"].update(batch_size=2 * DEVICES, accumulate=1)
-  config["sampling"].update(batch_size=DEVICES - 1)  # to be filled up
+  config["train"].update(batch_size=CLIPS * DEVICES, accumulate=1)
+  config["sampling"].update(batch_size=samples, steps=2, guidance=1.0)
   return config
 
 
 @functools.cache
-def compile_for(program: str, name: str, data: int, fsdp: int) -> jax.stages.Compiled:
+def compile_step(name: str, data: int, fsdp: int) -> jax.stages.Compiled:
   mesh = sharding.make_mesh(data, fsdp, jax.devices()[: data * fsdp])
-  return LOWER[program](recipe(name), mesh).compile()
+  return plan.lower_step(recipe(name), mesh).compile()
 
 
-def weights(name) -> dict[str, int]:
-  """Numbers in each leaf of each block, or outside of blocks, of the networks of a recipe."""
-  from fbjax import build
-
+def largest_weight(name) -> int:
+  """Bytes of the largest leaf of any block."""
   config = recipe(name)
   system = build.make_system(config, build.make_tokenizer(config))
-  shapes = jax.eval_shape(system.init, jax.random.key(0)), plan.frozen_shapes(config, system)
-  return {path: x.size for tree in shapes for path, x in trees.flatten(tree).items()}
+  shapes = jax.eval_shape(system.init, jax.random.key(0)) | plan.frozen_shapes(config, system)
+  return max(4 * x.size for x in trees.flatten(shapes).values())
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize(("data", "fsdp"), [(1, DEVICES), (2, 2)])
-def test_a_device_does_its_share_of_a_step(name, data, fsdp):
-  whole = compiled.flops(compile_for("step", name, 1, 1))
-  split = compile_for("step", name, data, fsdp)
-  assert compiled.flops(split) * DEVICES < 1.1 * whole
-  for found in compiled.collectives(split):
-    print(found)
+def test_a_device_does_its_share_of_a_step_and_sends_weights_alone(name, data, fsdp):
+  whole, split = compile_step(name, 1, 1), compile_step(name, data, fsdp)
+  assert compiled.flops(split) * DEVICES < SLACK * compiled.flops(whole)
+  sent, limit = compiled.collectives(split), largest_weight(name)
+  gathered = [message for message in sent if message.kind == "all-gather"]
+  assert gathered, "no weight is gathered, so none is split"
+  # Sums of gradients are sent together; all else is a weight, or smaller.
+  assert max(m.size for m in sent if m.kind not in ("all-reduce", "reduce-scatter")) <= limit
+  config = recipe(name)
+  frames, size = build.clip_size(config)
+  assert limit < CLIPS * DEVICES * frames * size[0] * size[1] * 3 * 4
+
+
+@pytest.mark.parametrize("name", CONFIGS[1:])
+def test_a_device_samples_its_share_of_clips_also_where_these_must_be_filled_up(name):
+  mesh = sharding.make_mesh(1, DEVICES, jax.devices()[:DEVICES])
+  one = sharding.make_mesh(1, 1, jax.devices()[:1])
+  whole = plan.lower_sampler(recipe(name), one).compile()
+  split = plan.lower_sampler(recipe(name, samples=DEVICES - 1), mesh).compile()
+  assert compiled.flops(split) * DEVICES < SLACK * compiled.flops(whole)
