@@ -2,8 +2,8 @@
 
 clips of the held-out split -> samples from their first frames -> numbers -> card
 
-The numbers that need no network are always there. FVD is, where the weights of its network are in
-$FBJAX_METRICS (~/.cache/fbjax/metrics); otherwise the log says how to get them.
+The numbers that need no network are always there. Those of `metrics` are, where the weights of their
+networks are in $FBJAX_METRICS (~/.cache/fbjax/metrics); otherwise the log says how to get them.
 """
 
 import datetime
@@ -23,27 +23,32 @@ from fbjax import pipe as pipes
 from fbjax.data import folder as folders
 from fbjax.data import pipeline, sources, video
 from fbjax.evaluation import card as cards
-from fbjax.evaluation import fvd, measures, networks
+from fbjax.evaluation import fvd, measures, metrics
 from fbjax.modes import sample
 
 logger = logging.getLogger(__name__)
 
 CLIPS = 256  # unless the protocol says how many
 BATCH = 16  # clips of a folder at a time
-VERSION = 1  # of what the measures mean; cards of others are not compared
+VERSION = 2  # of what the measures mean; cards of others are not compared
 RESIZE = "until it covers, antialiased bilinear, centre"
+
+
+# Made clips, true clips, captions of either; each may be None.
+Pair = tuple[
+  measures.Clips | None, measures.Clips | None, Sequence[str] | None, Sequence[str] | None
+]
 
 
 class Subject(NamedTuple):
   """Clips to measure, and what is to be kept of where they come from.
 
-  batches: of (made clips, true clips), either of which may be None. paired: whether a made clip has its
-  truth at the same place. frames: of a clip. protocol, told: see `card`.
+  batches: of what `measures.Measures.add` takes. facts: what is known of the clips. protocol, told: see
+  `card`.
   """
 
-  batches: Iterator[tuple[measures.Clips | None, measures.Clips | None]]
-  paired: bool
-  frames: int
+  batches: Iterator[Pair]
+  facts: metrics.Facts
   protocol: dict[str, Any]
   told: dict[str, Any]
 
@@ -106,12 +111,11 @@ def evaluate(
     mesh = pipe.mesh
     if workdir and not out:
       out = os.path.join(workdir, "evaluation", f"{subject.told['step']:07}.json")
-  features, found = fvd_features(protocol, subject.frames, mesh)
-  measured = measures.Measures(paired=subject.paired, features=features, unbiased=protocol.unbiased)
-  for made_clips, true_clips in subject.batches:
-    measured.add(made_clips, true_clips)
-  under = {"version": VERSION, "resize": RESIZE} | subject.protocol
-  under |= {"fvd": fvd_protocol, "i3d": found} if features else {}
+  looks, found = metrics.opened(subject.facts, fvd_protocol, mesh)
+  under = {"version": VERSION, "resize": RESIZE, "metrics": found} | subject.protocol
+  measured = measures.Measures(paired=subject.facts.paired, metrics=looks)
+  for batch in subject.batches:
+    measured.add(*batch)
   card = cards.make(under, subject.told, measured.numbers(), made_by())
   if jax.process_index() == 0:
     print(cards.table(card))
@@ -128,20 +132,6 @@ def compared(files: Sequence[str]) -> str:
   stems = [pathlib.Path(file).stem for file in files]
   names = stems if len(set(stems)) == 2 else files
   return cards.compare(*map(cards.read, files), names=tuple(names))
-
-
-def fvd_features(
-  protocol: fvd.Protocol, frames: int, mesh: jax.sharding.Mesh
-) -> tuple[measures.Features | None, str | None]:
-  """The features of FVD and the digest of the network's weights; says why where there are none."""
-  if frames < fvd.LEAST:
-    logger.info("No FVD: it needs clips of %d frames, and these have %d.", fvd.LEAST, frames)
-  elif not networks.is_there("i3d"):
-    logger.info("No FVD: %s.", networks.how_to_get("i3d"))
-  else:
-    params, found = networks.read("i3d", mesh)
-    return networks.i3d_logits(params, protocol, mesh), found
-  return None, None
 
 
 def made_by() -> dict[str, str]:
@@ -206,8 +196,9 @@ def of_model(
     "system": config["system"]["name"],
     "weights": digest.of_json(digest.of_tree({"p": params, "f": frozen})),
   }
+  captions = [source.caption(row) for row in range(count)]
 
-  def batches() -> Iterator[tuple[measures.Clips, measures.Clips]]:
+  def batches() -> Iterator[Pair]:
     began = time.perf_counter()
     for first in range(0, count, spec.batch_size):
       rows = list(range(first, min(first + spec.batch_size, count)))
@@ -223,12 +214,20 @@ def of_model(
       clips = list(clips)
       if bad := [rows[i] for i, clip in enumerate(clips) if clip is None]:
         raise errors.UserError(f"the sample of clip {bad[0]}: {pipes.NOT_FINITE}")
-      yield np.stack(clips), batch["video"]
+      own = captions[first : first + len(rows)] if facts.captions else None
+      yield np.stack(clips), batch["video"], own, own
       done = first + len(rows)
       seconds = time.perf_counter() - began
       logger.info("%d of %d clips, %.2f clips/s.", done, count, done / seconds)
 
-  return Subject(batches(), True, data["frames"], protocol, told)
+  size = build.clip_size(config)[1]
+  facts = metrics.Facts(count, data["frames"], size, paired=True, captions=known(captions))
+  return Subject(batches(), facts, protocol, told)
+
+
+def known(captions: Sequence[str]) -> str | None:
+  """A digest of captions; None where one is empty."""
+  return digest.of_json(list(captions)) if all(captions) else None
 
 
 # --- videos that are there
@@ -276,17 +275,31 @@ def of_folder(
   else:
     source = None
   true_count = 0 if source is None else count if paired else how_many(len(source), asked, None)
+  captions = folders.told_captions(made, files)
+  if truth:
+    true_captions = folders.told_captions(truth, true_files[:true_count])
+  else:
+    true_captions = [source.caption(row) for row in range(true_count)]
+  if paired:
+    captions = [a or b for a, b in zip(captions, true_captions, strict=True)]
+    true_captions = captions
   if source is not None and not paired:
     logger.info("The videos of %s have no pairs: psnr and ssim are left out.", made)
 
-  def batches() -> Iterator[tuple[measures.Clips | None, measures.Clips | None]]:
+  def batches() -> Iterator[Pair]:
     for start in range(0, max(count, true_count), BATCH):
       mine = [whole(file, frames, size) for file in files[start : start + BATCH]]
       rows = range(start, min(start + BATCH, true_count))
       true = [source.read(i, np.random.default_rng((0, i))).video for i in rows]
-      yield (np.stack(mine) if mine else None), (np.stack(true) if true else None)
+      yield (
+        np.stack(mine) if mine else None,
+        np.stack(true) if true else None,
+        captions[start : start + BATCH] if all(captions) else None,
+        true_captions[start : start + BATCH] if all(true_captions) else None,
+      )
 
-  return Subject(batches(), paired, frames, protocol, {"videos": digest_of_files(files)})
+  facts = metrics.Facts(count, frames, size, paired=paired, captions=known(captions))
+  return Subject(batches(), facts, protocol, {"videos": digest_of_files(files)})
 
 
 def whole(file: str, frames: int, size: tuple[int, int]) -> np.ndarray:
