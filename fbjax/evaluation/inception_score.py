@@ -33,5 +33,6 @@ def score(logits: Float[np.ndarray, "n classes"]) -> Number:
 
 def _of_part(log: Float[np.ndarray, "n classes"]) -> float:
   p = np.exp(log)
-  entropy_of_all = -(p.mean(0) * np.log(p.mean(0))).sum()
-  return float(np.exp(entropy_of_all + (p * log).sum(1).mean()))
+  # A class that no clip may be of adds nothing, and has no logarithm.
+  log_of_all = np.log(np.maximum(p.mean(0), np.finfo(np.float64).tiny))
+  return float(np.exp((p * (log - log_of_all)).sum(1).mean()))
