@@ -4,6 +4,8 @@ As Latte and StyleGAN-V have it (isv2048_ucf is of 2,048 clips): clips are shuff
 into ten parts, of each of which exp(mean KL(class of a clip || class of any)) is taken.
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
@@ -15,7 +17,10 @@ SEED, SPLITS = 42, 10
 FRAMES = c3d.FRAMES
 
 
-def logits(network: c3d.C3D, clips: UInt8[Array, "n t h w 3"]) -> Float[Array, "n 101"]:
+def logits(
+  network: Callable[[Array], Array], clips: UInt8[Array, "n t h w 3"]
+) -> Float[Array, "n classes"]:
+  """What `models.c3d.C3D` makes of clips."""
   return network(clips.astype(jnp.float32) / 127.5 - 1)
 
 
