@@ -14,6 +14,7 @@ from fbjax.evaluation.numbers import Number
 from fbjax.models import c3d
 
 SEED, SPLITS = 42, 10
+LEAST = 2 * SPLITS  # clips: that of a single one is 1 whatever it shows
 FRAMES = c3d.FRAMES
 
 

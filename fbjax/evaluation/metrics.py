@@ -82,7 +82,7 @@ def kinds(facts: Facts, protocol: str) -> dict[str, Kind]:
       "c3d",
       lacking(
         (facts.frames == c3d.FRAMES, f"clips of {c3d.FRAMES} frames"),
-        (facts.clips >= c3d.SPLITS, f"{c3d.SPLITS} clips or more"),
+        (facts.clips >= c3d.LEAST, f"{c3d.LEAST} clips or more"),
       ),
       _inception_score,
       {"splits": c3d.SPLITS, "seed": c3d.SEED},
