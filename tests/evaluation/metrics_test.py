@@ -130,7 +130,7 @@ def test_each_is_what_its_network_says_of_the_frames_that_count(home, clips, cap
   score = inception_score.score(np.asarray(logits)).value
   assert found["made"]["is"].value == pytest.approx(score, rel=1e-4)
   colours = (fid.prepare(x.reshape(-1, 32, 32, 3)).mean((1, 2)) for x in (truth, made))
-  apart = frechet.distance(*map(frechet.statistics, colours))
+  apart = frechet.distance(*(frechet.statistics(np.asarray(x)) for x in colours))
   assert found["made"]["fid"].value == pytest.approx(apart, rel=1e-3)
 
 
