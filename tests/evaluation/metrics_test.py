@@ -129,8 +129,9 @@ def test_each_is_what_its_network_says_of_the_frames_that_count(home, clips, cap
   logits = look("c3d", lambda network, x: network(x), made / 127.5 - 1)
   score = inception_score.score(np.asarray(logits)).value
   assert found["made"]["is"].value == pytest.approx(score, rel=1e-4)
-  colours = (fid.prepare(x.reshape(-1, 32, 32, 3)).mean((1, 2)) for x in (truth, made))
-  apart = frechet.distance(*(frechet.statistics(np.asarray(x)) for x in colours))
+  squares = (fid.prepare(x.reshape(-1, 32, 32, 3)) for x in (truth, made))
+  features = [look("inception", lambda network, x: network(x), x) for x in squares]
+  apart = frechet.distance(*(frechet.statistics(np.asarray(x)) for x in features))
   assert found["made"]["fid"].value == pytest.approx(apart, rel=1e-3)
 
 

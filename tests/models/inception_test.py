@@ -18,7 +18,7 @@ def tensors():
 def test_features_are_those_of_pytorch_fid(tensors):
   params = port.to_flax("inception", tensors, {})
   forward = networks.call(networks.split(inception.Inception)[0])
-  image = references.images(2, 79).astype(np.float32) / 127.5 - 1
+  image = references.images(2, 111).astype(np.float32) / 127.5 - 1
   with np.load(references.FILE) as theirs:
     assert golden.error(forward(params, image), theirs["inception"]) < 1e-4
 
