@@ -84,6 +84,24 @@ def video_files(top: video_lib.Path) -> list[str]:
   return files
 
 
+def told_captions(top: video_lib.Path, files: Sequence[str]) -> list[str]:
+  """Captions of files of a folder, by its table or the texts beside them; "" where there is neither.
+
+  Their names are no captions here: those of results often are numbers.
+  """
+  root = storage.folder(top)
+  _, captions = _captions(root)
+
+  def caption(file: str) -> str:
+    relative = os.path.relpath(file, top)
+    beside = root / f"{os.path.splitext(relative)[0]}.txt"
+    if not captions.get(relative) and beside.is_file():
+      return " ".join(text.read(beside).split())
+    return captions.get(relative, "")
+
+  return [caption(file) for file in files]
+
+
 def _captions(root: objects.Place) -> tuple[objects.Place, dict[str, str]]:
   """The table of captions of a folder, if there is one, and what it says, by file."""
   for name in ("captions.csv", "metadata.jsonl", "metadata.csv"):

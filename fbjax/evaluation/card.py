@@ -1,7 +1,7 @@
 """A card: numbers with the protocol that they were measured under, so that they can be compared.
 
 protocol   what must be equal where two numbers are compared: the true clips, how they were cut, how
-           many, which FVD, the weights of its network
+           many; under `metrics`, of each measure that looks through a network, which one, and its weights
 subject    what was measured: weights, sampler, evaluations, guidance, seed
 numbers    by whose clips they are of, then by name: [value, error]
 made_by    version and time; no part of the digest
@@ -14,7 +14,7 @@ from typing import Any
 
 from fbjax import digest as digests
 from fbjax import errors, places
-from fbjax.evaluation.measures import Number
+from fbjax.evaluation.numbers import Number
 
 LABELS = {"made": "made", "still": "still image", "truth": "truth"}
 SURE = 2  # deviations apart
@@ -74,8 +74,9 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str]) 
   Raises:
     UserError: where they were measured under different protocols; names the first field.
   """
-  for field in sorted(a["protocol"].keys() | b["protocol"].keys()):
-    one, two = (card["protocol"].get(field) for card in (a, b))
+  protocols = comparable(a["protocol"], b["protocol"])
+  for field in sorted(set().union(*protocols)):
+    one, two = (protocol.get(field) for protocol in protocols)
     if one != two:
       raise errors.UserError(
         f"{names[0]} and {names[1]} cannot be compared: {field} is {one!r} in the one and {two!r} in "
@@ -92,6 +93,18 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str]) 
     for row in rows[1:]:
       row.append(told(still.get(row[0])))
   return f"{aligned(rows)}\n* more than {SURE} deviations apart"
+
+
+def comparable(*protocols: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """What must be equal where cards are compared: of the measures' own protocols, those that all have."""
+  measures = [protocol.get("metrics", {}) for protocol in protocols]
+  common = set(measures[0]).intersection(*measures)
+  flat = []
+  for protocol, own in zip(protocols, measures, strict=True):
+    fields = {field: x for field, x in protocol.items() if field != "metrics"}
+    fields |= {f"{name}.{field}": x for name in common for field, x in own[name].items()}
+    flat.append(fields)
+  return flat
 
 
 def told(number: list[float] | None) -> str:

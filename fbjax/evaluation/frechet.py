@@ -26,13 +26,13 @@ class Statistics(NamedTuple):
   root: Float[np.ndarray, "k d"]
 
 
-def statistics(features: Float[np.ndarray, "n d"]) -> Statistics:
-  """Statistics of a set of features.
+def statistics(features: Float[np.ndarray, "n *k d"]) -> Statistics:
+  """Statistics of a set of features, of which each sample may have several: a clip those of its frames.
 
   Raises:
     UserError: for fewer than two, or any that is not finite.
   """
-  x = np.asarray(features, np.float64)
+  x = np.asarray(features, np.float64).reshape(-1, features.shape[-1])
   if len(x) < 2:
     raise errors.UserError(f"a Fréchet distance needs two samples at least, and there are {len(x)}")
   if not np.isfinite(x).all():
@@ -65,8 +65,8 @@ def distance(a: Statistics, b: Statistics, *, unbiased: bool = True) -> float:
 
 
 def error_bar(
-  real: Float[np.ndarray, "n d"],
-  made: Float[np.ndarray, "m d"],
+  real: Float[np.ndarray, "n *k d"],
+  made: Float[np.ndarray, "m *k d"],
   *,
   draws: int = 20,
   seed: int = 0,
@@ -82,8 +82,8 @@ def error_bar(
 
 
 def of_infinite_samples(
-  real: Float[np.ndarray, "n d"],
-  made: Float[np.ndarray, "m d"],
+  real: Float[np.ndarray, "n *k d"],
+  made: Float[np.ndarray, "m *k d"],
   *,
   sizes: Sequence[float] = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
   draws: int = 5,

@@ -10,11 +10,11 @@ videogpt     shorter side to 224, centre; epsilon 1e-5 in the norms; mean over t
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from fbjax import errors
+from fbjax.evaluation import resizing
 
 SIZE = 224  # of the network's frames
 LEAST = 9  # frames, of which the network makes one place in time
@@ -43,7 +43,7 @@ def check_frames(frames: int) -> None:
 
 def squeezed(clips: UInt8[Array, "b t h w 3"]) -> Float[Array, "b t 224 224 3"]:
   """Frames of any shape as squares, in [-1, 1]."""
-  return _resize(clips.astype(jnp.float32), SIZE, SIZE) / 127.5 - 1
+  return resizing.bilinear(clips.astype(jnp.float32), SIZE, SIZE) / 127.5 - 1
 
 
 def cropped(clips: UInt8[Array, "b t h w 3"]) -> Float[Array, "b t 224 224 3"]:
@@ -51,14 +51,9 @@ def cropped(clips: UInt8[Array, "b t h w 3"]) -> Float[Array, "b t 224 224 3"]:
   h, w = clips.shape[2:4]
   short = min(h, w)
   height, width = (-(-x * SIZE // short) for x in (h, w))
-  x = _resize(clips.astype(jnp.float32), height, width)
+  x = resizing.bilinear(clips.astype(jnp.float32), height, width)
   top, left = (height - SIZE) // 2, (width - SIZE) // 2
   return x[:, :, top : top + SIZE, left : left + SIZE] / 127.5 - 1
-
-
-def _resize(x: Float[Array, "b t h w c"], h: int, w: int) -> Float[Array, "b t h2 w2 c"]:
-  """Bilinear between centres of pixels, and like torch without a filter where it makes smaller."""
-  return jax.image.resize(x, (*x.shape[:2], h, w, 3), "linear", antialias=False)
 
 
 PROTOCOLS = {

@@ -5,7 +5,7 @@ that were made, the same is said of the still image, the truth's first frame rep
 without that row flatters every model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from fbjax import processes
-from fbjax.evaluation import frechet, images, motion
+from fbjax.evaluation import images, motion
+from fbjax.evaluation.numbers import Number, mean, ratio
 
 Clips = UInt8[np.ndarray, "n t h w 3"]
-Features = Callable[[Clips], Float[np.ndarray, "n d"]]
 
 OF_CLIPS = {
   "motion": motion.motion,
@@ -24,14 +24,32 @@ OF_CLIPS = {
   "colour_drift": motion.colour_drift,
   "flicker": motion.flicker,
 }
-DRAWS = 200  # of the bootstrap of a ratio
 
 
-class Number(NamedTuple):
-  """A measured value; `error` is its standard deviation over other draws of as many clips."""
+class Batch(NamedTuple):
+  """Clips of one set, and what goes with each; None where there is none.
 
-  value: float
-  error: float
+  given: the image that the clip goes on from. truth: the clip that it should have become. captions: what
+  it should show.
+  """
+
+  clips: Clips
+  given: UInt8[np.ndarray, "n h w 3"] | None = None
+  truth: Clips | None = None
+  captions: Sequence[str] | None = None
+
+
+class Metric(NamedTuple):
+  """A measure that looks through a network.
+
+  of: values of each clip, of any shape; None where the batch lacks what it compares with.
+  numbers: by name, from the values of a set and those of the truth, which may be None.
+  """
+
+  of: Callable[[Batch], Float[np.ndarray, "n *rest"] | None]
+  numbers: Callable[
+    [Float[np.ndarray, "n *rest"], Float[np.ndarray, "m *rest"] | None], dict[str, Number]
+  ]
 
 
 class Measures:
@@ -44,28 +62,36 @@ class Measures:
   flicker            changes of brightness that the next frame takes back, in grey levels
   first_frame_psnr   dB, of the first frame against the truth's
   psnr, ssim         of the frames behind the first, which was given, against the truth's
-  fvd                Fréchet distance to the truth of `features`
-  fvd_infinite       that of infinitely many clips (arXiv:1911.07023)
+
+  and those of networks, see `metrics`.
   """
 
-  def __init__(self, *, paired: bool, features: Features | None = None, unbiased: bool = False):
+  def __init__(self, *, paired: bool, metrics: Mapping[str, Metric] | None = None):
     """
     Args:
       paired: whether a made clip has the truth at the same place: it has its first frame, and psnr and
         ssim compare the two.
-      features: of clips, for the Fréchet distance; None goes without.
-      unbiased: see `frechet.distance`.
+      metrics: measures that look through networks, by names of no other measure.
     """
-    self._paired, self._features, self._unbiased = paired, features, unbiased
+    self._paired, self._metrics = paired, dict(metrics or {})
     self._found: dict[str, dict[str, list[np.ndarray]]] = {"made": {}, "still": {}, "truth": {}}
 
-  def add(self, made: Clips | None, truth: UInt8[np.ndarray, "m t h w 3"] | None) -> None:
+  def add(
+    self,
+    made: Clips | None,
+    truth: UInt8[np.ndarray, "m t h w 3"] | None,
+    captions: Sequence[str] | None = None,
+    true_captions: Sequence[str] | None = None,
+  ) -> None:
     """Measures clips; without pairs the two may be of other numbers, or only one there."""
     if truth is not None:
-      self._add("truth", truth, None)
-      self._add("still", np.repeat(truth[:, :1], truth.shape[1], axis=1), truth)
+      first = truth[:, 0]
+      still = np.repeat(truth[:, :1], truth.shape[1], axis=1)
+      self._add("truth", Batch(truth, first, None, true_captions))
+      self._add("still", Batch(still, first, truth, true_captions))
     if made is not None:
-      self._add("made", made, truth if self._paired else None)
+      pair = (truth[:, 0], truth) if self._paired and truth is not None else (None, None)
+      self._add("made", Batch(made, *pair, captions))
 
   def gather(self) -> None:
     """Takes in what all processes have measured: the clips of the first, then those of the second."""
@@ -81,33 +107,24 @@ class Measures:
     sets = {name: _joined(values) for name, values in self._found.items() if values}
     return {name: self._of(sets, name) for name in sets}
 
-  def _add(self, name: str, clips: Clips, truth: Clips | None) -> None:
-    found = {key: of(clips) for key, of in OF_CLIPS.items()}
-    if truth is not None:
-      psnr = np.asarray(_psnr(clips, truth))
-      found["first_frame_psnr"] = psnr[:, 0]
-      if clips.shape[1] > 1:
-        found["psnr"] = psnr[:, 1:].mean(1)
-      if clips.shape[1] > 1 and min(clips.shape[2:4]) >= images.WINDOW:
-        found["ssim"] = np.asarray(_ssim(clips[:, 1:], truth[:, 1:])).mean(1)
-    if self._features is not None:
-      found["features"] = self._features(clips)
+  def _add(self, name: str, batch: Batch) -> None:
+    found = {key: of(batch.clips) for key, of in OF_CLIPS.items()}
+    if batch.truth is not None:
+      found |= _of_pairs(batch.clips, batch.truth)
+    found = {key: np.asarray(values, np.float64) for key, values in found.items()}
+    found |= {key: metric.of(batch) for key, metric in self._metrics.items()}
     for key, values in found.items():
-      self._found[name].setdefault(key, []).append(np.asarray(values, np.float64))
+      if values is not None:
+        self._found[name].setdefault(key, []).append(values)
 
   def _of(self, sets: dict[str, dict[str, np.ndarray]], name: str) -> dict[str, Number]:
     own, truth = sets[name], sets.get("truth", {})
-    numbers = {key: mean(values) for key, values in own.items() if key != "features"}
-    if name == "truth" or not truth:
-      return numbers
-    numbers["motion_ratio"] = ratio(own["motion"], truth["motion"], paired=self._are_pairs(name))
-    if self._features is not None:
-      there, here = truth["features"], own["features"]
-      value = frechet.distance(*map(frechet.statistics, (there, here)), unbiased=self._unbiased)
-      error = frechet.error_bar(there, here, unbiased=self._unbiased)
-      numbers["fvd"] = Number(value, error)
-      infinite = frechet.of_infinite_samples(there, here, unbiased=self._unbiased)
-      numbers["fvd_infinite"] = Number(infinite, error)
+    numbers = {key: mean(values) for key, values in own.items() if key not in self._metrics}
+    if name != "truth" and truth:
+      numbers["motion_ratio"] = ratio(own["motion"], truth["motion"], paired=self._are_pairs(name))
+    for key, metric in self._metrics.items():
+      if key in own:
+        numbers |= metric.numbers(own[key], None if name == "truth" else truth.get(key))
     return numbers
 
   def _are_pairs(self, name: str) -> bool:
@@ -117,28 +134,16 @@ class Measures:
 _psnr, _ssim = jax.jit(images.psnr), jax.jit(images.ssim)
 
 
+def _of_pairs(clips: Clips, truth: Clips) -> dict[str, np.ndarray]:
+  """Values of each clip against its truth."""
+  psnr = np.asarray(_psnr(clips, truth))
+  found = {"first_frame_psnr": psnr[:, 0]}
+  if clips.shape[1] > 1:
+    found["psnr"] = psnr[:, 1:].mean(1)
+  if clips.shape[1] > 1 and min(clips.shape[2:4]) >= images.WINDOW:
+    found["ssim"] = np.asarray(_ssim(clips[:, 1:], truth[:, 1:])).mean(1)
+  return found
+
+
 def _joined(values: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
   return {key: np.concatenate(parts) for key, parts in values.items()}
-
-
-def mean(values: Float[np.ndarray, " n"]) -> Number:
-  """The mean of clips, and its standard error."""
-  n = len(values)
-  return Number(float(values.mean()), float(values.std(ddof=1) / n**0.5) if n > 1 else 0.0)
-
-
-def ratio(
-  made: Float[np.ndarray, " n"], truth: Float[np.ndarray, " m"], *, paired: bool, seed: int = 0
-) -> Number:
-  """Mean over mean, with its deviation over bootstrapped clips; 1 where there is nothing on top either."""
-
-  def of(a: np.ndarray, b: np.ndarray) -> float:
-    return float(a.mean() / b.mean()) if b.mean() else 1.0
-
-  rng = np.random.default_rng(seed)
-  draws = []
-  for _ in range(DRAWS):
-    rows = rng.integers(0, len(made), len(made))
-    others = rows if paired else rng.integers(0, len(truth), len(truth))
-    draws.append(of(made[rows], truth[others]))
-  return Number(of(made, truth), float(np.std(draws, ddof=1)))

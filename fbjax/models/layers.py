@@ -143,6 +143,22 @@ class GroupNorm(nnx.Module):
     return jnp.repeat(mean, rows.shape[2] // self.groups, axis=1)[:, None]
 
 
+class BatchNorm(nnx.Module):
+  """Normalizes channels by the mean and the variance of training; float32."""
+
+  def __init__(self, c: int, *, epsilon: float):
+    self.scale = nnx.Param(jnp.ones(c))
+    self.bias = nnx.Param(jnp.zeros(c))
+    self.mean = nnx.Param(jnp.zeros(c))
+    self.var = nnx.Param(jnp.ones(c))
+    self.epsilon = epsilon
+
+  def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+    scale = self.scale[...] * jax.lax.rsqrt(self.var[...] + self.epsilon)
+    shift = self.bias[...] - self.mean[...] * scale
+    return x.astype(jnp.float32) * per_channel(scale, x) + per_channel(shift, x)
+
+
 def per_channel(v: Float[Array, " c"], x: Float[Array, "... c"]) -> Float[Array, "... c"]:
   """Gives v the rank of x: implicit promotion of ranks is an error in the tests."""
   return v.reshape((1,) * (x.ndim - 1) + v.shape)

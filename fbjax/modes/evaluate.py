@@ -5,8 +5,8 @@ clips of the held-out split -> samples from their first frames -> numbers -> car
 In several processes each samples and measures a stretch of the clips; what they found is put together in
 the order of the clips, so that the card is the one that a single process writes.
 
-The numbers that need no network are always there. FVD is, where the weights of its network are in
-$FBJAX_METRICS (~/.cache/fbjax/metrics); otherwise the log says how to get them.
+The numbers that need no network are always there. Those of `metrics` are, where the weights of their
+networks are in $FBJAX_METRICS (~/.cache/fbjax/metrics); otherwise the log says how to get them.
 """
 
 import datetime
@@ -27,27 +27,32 @@ from fbjax import pipe as pipes
 from fbjax.data import folder as folders
 from fbjax.data import pipeline, sources, video
 from fbjax.evaluation import card as cards
-from fbjax.evaluation import fvd, measures, networks
+from fbjax.evaluation import fvd, measures, metrics
 from fbjax.modes import sample
 
 logger = logging.getLogger(__name__)
 
 CLIPS = 256  # unless the protocol says how many
 BATCH = 16  # clips of a folder at a time
-VERSION = 1  # of what the measures mean; cards of others are not compared
+VERSION = 2  # of what the measures mean; cards of others are not compared
 RESIZE = "until it covers, antialiased bilinear, centre"
+
+
+# Made clips, true clips, captions of either; each may be None.
+Pair = tuple[
+  measures.Clips | None, measures.Clips | None, Sequence[str] | None, Sequence[str] | None
+]
 
 
 class Subject(NamedTuple):
   """Clips to measure, and what is to be kept of where they come from.
 
-  batches: of (made clips, true clips), either of which may be None. paired: whether a made clip has its
-  truth at the same place. frames: of a clip. protocol, told: see `card`.
+  batches: of what `measures.Measures.add` takes. facts: what is known of the clips. protocol, told: see
+  `card`.
   """
 
-  batches: Iterator[tuple[measures.Clips | None, measures.Clips | None]]
-  paired: bool
-  frames: int
+  batches: Iterator[Pair]
+  facts: metrics.Facts
   protocol: dict[str, Any]
   told: dict[str, Any]
 
@@ -113,13 +118,12 @@ def evaluate(
     if workdir and not out:
       out = os.path.join(workdir, "evaluation", f"{subject.told['step']:07}.json")
   with processes.together():
-    features, found = fvd_features(protocol, subject.frames, sharding.local(mesh))
-  under = {"version": VERSION, "resize": RESIZE} | subject.protocol
-  under |= {"fvd": fvd_protocol, "i3d": found} if features else {}
+    looks, found = metrics.opened(subject.facts, fvd_protocol, sharding.local(mesh))
+  under = {"version": VERSION, "resize": RESIZE, "metrics": found} | subject.protocol
   check_same(under | subject.told)
-  measured = measures.Measures(paired=subject.paired, features=features, unbiased=protocol.unbiased)
-  for made_clips, true_clips in subject.batches:
-    measured.add(made_clips, true_clips)
+  measured = measures.Measures(paired=subject.facts.paired, metrics=looks)
+  for batch in subject.batches:
+    measured.add(*batch)
   measured.gather()
   card = cards.make(under, subject.told, measured.numbers(), made_by())
   if jax.process_index() == 0:
@@ -137,20 +141,6 @@ def compared(files: Sequence[str]) -> str:
   stems = [pathlib.Path(file).stem for file in files]
   names = stems if len(set(stems)) == 2 else files
   return cards.compare(*map(cards.read, files), names=tuple(names))
-
-
-def fvd_features(
-  protocol: fvd.Protocol, frames: int, mesh: jax.sharding.Mesh
-) -> tuple[measures.Features | None, str | None]:
-  """The features of FVD and the digest of the network's weights; says why where there are none."""
-  if frames < fvd.LEAST:
-    logger.info("No FVD: it needs clips of %d frames, and these have %d.", fvd.LEAST, frames)
-  elif not networks.is_there("i3d"):
-    logger.info("No FVD: %s.", networks.how_to_get("i3d"))
-  else:
-    params, found = networks.read("i3d", mesh)
-    return networks.i3d_logits(params, protocol, mesh), found
-  return None, None
 
 
 def made_by() -> dict[str, str]:
@@ -239,6 +229,7 @@ def of_model(
     "system": config["system"]["name"],
     "weights": digest.of_json(digest.of_tree({"p": params, "f": frozen})),
   }
+  captions = [source.caption(row) for row in range(count)]
 
   @jax.jit
   def keys(numbers: jax.Array) -> jax.Array:
@@ -253,7 +244,7 @@ def of_model(
       )
     return {name: batch[name] for name in ("video", "tokens", "stride", "label")}
 
-  def batches() -> Iterator[tuple[measures.Clips | None, measures.Clips | None]]:
+  def batches() -> Iterator[Pair]:
     began = time.perf_counter()
     here = len(mesh.local_devices)
     size = -(-spec.batch_size // here) * here
@@ -271,14 +262,22 @@ def of_model(
         for row in np.flatnonzero(~finite):
           raise errors.UserError(f"the sample of clip {own[row]}: {pipes.NOT_FINITE}")
       if len(own):
-        yield clips, batch["video"]
+        words = [captions[row] for row in own] if facts.captions else None
+        yield clips, batch["video"], words, words
         done = own.stop - processes.share(count).start
         seconds = time.perf_counter() - began
         logger.info(
           "%d of %d clips, %.2f clips/s.", done, len(processes.share(count)), done / seconds
         )
 
-  return Subject(batches(), True, data["frames"], protocol, told)
+  size = build.clip_size(config)[1]
+  facts = metrics.Facts(count, data["frames"], size, paired=True, captions=known(captions))
+  return Subject(batches(), facts, protocol, told)
+
+
+def known(captions: Sequence[str]) -> str | None:
+  """A digest of captions; None where one is empty."""
+  return digest.of_json(list(captions)) if all(captions) else None
 
 
 # --- videos that are there
@@ -326,18 +325,32 @@ def of_folder(
   else:
     source = None
   true_count = 0 if source is None else count if paired else how_many(len(source), asked, None)
+  captions = folders.told_captions(made, files)
+  if truth:
+    true_captions = folders.told_captions(truth, true_files[:true_count])
+  else:
+    true_captions = [source.caption(row) for row in range(true_count)]
+  if paired:
+    captions = [a or b for a, b in zip(captions, true_captions, strict=True)]
+    true_captions = captions
   if source is not None and not paired:
     logger.info("The videos of %s have no pairs: psnr and ssim are left out.", made)
 
-  def batches() -> Iterator[tuple[measures.Clips | None, measures.Clips | None]]:
+  def batches() -> Iterator[Pair]:
     own = (some_at_a_time(n, BATCH) for n in (count, true_count))
     for made_rows, true_rows in itertools.zip_longest(*own, fillvalue=()):
       with processes.together():
         mine = [whole(files[i], frames, size) for i in made_rows]
         true = [source.read(i, np.random.default_rng((0, i))).video for i in true_rows]
-      yield (np.stack(mine) if mine else None), (np.stack(true) if true else None)
+      yield (
+        np.stack(mine) if mine else None,
+        np.stack(true) if true else None,
+        [captions[i] for i in made_rows] if all(captions) else None,
+        [true_captions[i] for i in true_rows] if all(true_captions) else None,
+      )
 
-  return Subject(batches(), paired, frames, protocol, {"videos": digest_of_files(files)})
+  facts = metrics.Facts(count, frames, size, paired=paired, captions=known(captions))
+  return Subject(batches(), facts, protocol, {"videos": digest_of_files(files)})
 
 
 def whole(file: str, frames: int, size: tuple[int, int]) -> np.ndarray:

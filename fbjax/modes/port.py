@@ -88,24 +88,43 @@ def port_network(network: str, weights: Sequence[str], out: str | None) -> None:
 
   Args:
     network: one of `evaluation.networks.SPECS`.
-    weights: its checkpoint.
+    weights: its checkpoint, or several with a part each.
     out: another folder.
 
   Raises:
     UserError: for a file that does not hold the network, or a folder that already holds weights.
   """
-  if len(weights) != 1:
-    raise errors.UserError(f"--network={network} needs --weights=<its checkpoint>, one file")
+  if not weights:
+    raise errors.UserError(
+      f"--network={network} needs --weights=<its checkpoint>[,<another part>]: "
+      f"{metrics.SOURCES[network]}"
+    )
   out = out or metrics.folder(network)
   spec = metrics.SPECS[network]
-  opened = [files.read(weights[0])]
-  found = locate(network, spec, opened, {})
+  found = locate(network, spec, [together(weights)], {})
   params, report = fill(network, spec, found.tensors, {}, ())
   logger.info("%s", report)
   leaves = {weights_lib.network_path(network, p): x for p, x in trees.flatten(params).items()}
   about = {"network": spec.network, "prefix": found.prefix, "layout": "pytorch"}
   weights_lib.write(out, leaves, check, {"files": list(weights), "parts": {network: about}})
   logger.info("Wrote %s parameters to %s.", f"{report.count:,}", out)
+
+
+def together(weights: Sequence[str]) -> files.Checkpoint:
+  """The tensors of several files.
+
+  Raises:
+    UserError: when two of them hold one of the same name.
+  """
+  first, *others = (files.read(file) for file in weights)
+  for file, other in zip(weights[1:], others, strict=True):
+    if twice := sorted(first.tensors.keys() & other.tensors.keys()):
+      raise errors.UserError(
+        f"{file} holds {files.printable(twice[0])}, as another of --weights does: name files with a part of "
+        "the network each"
+      )
+    first = first._replace(tensors=first.tensors | other.tensors)
+  return first
 
 
 def check_ignore(spec: Mapping[str, Any], system: base.System) -> dict[str, tuple[str, ...]]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fbjax import errors
-from fbjax.port import dtypes, folders, keys, limits, safetensors, torch_files, writing, zips
+from fbjax.port import dtypes, folders, keys, limits, npz, safetensors, torch_files, writing, zips
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # of files that `write` writes
 printable = keys.printable
@@ -102,14 +102,18 @@ def _read_file(path: pathlib.Path) -> Checkpoint:
       tensors = safetensors.read(_mapped(file), path)
       return Checkpoint(keys.unwrap(tensors), "a safetensors file")
     if start.startswith(b"PK"):
-      found = torch_files.read(zips.Archive(path, _mapped(file)), path)
+      archive = zips.Archive(path, _mapped(file))
+      if npz.is_one(archive):
+        return Checkpoint(npz.read(path), "a NumPy file")
+      found = torch_files.read(archive, path)
       return Checkpoint(keys.unwrap(found.tensors), found.kind, found.inert)
   for beginning, what in OTHERS.items():
     if start.lstrip().startswith(beginning):
       raise limits.Refused(what)
   if LEGACY in start:
     raise limits.Refused(
-      "is in torch's format of before 2020: convert it once with torch.save(torch.load(path), path)"
+      "is in torch's format of before 2020: convert it once with "
+      "torch.save(torch.load(path, map_location='cpu'), path)"
     )
   if path.suffix == ".safetensors":
     raise limits.Refused("is truncated or no safetensors file: download it again")

@@ -7,10 +7,14 @@ from typing import Any, NamedTuple
 from fbjax import errors
 from fbjax.port import leaf
 from fbjax.port.names import (
+  c3d,
   clip,
   cogvideox,
+  dreamsim,
   i3d,
+  inception,
   latte,
+  lpips,
   resampler,
   t5,
   unet3d,
@@ -187,6 +191,43 @@ NETWORKS: dict[str, dict[str, Layout]] = {
       mark="num_classes",
       sign=r"Conv3d_1a_7x7\.conv3d\.weight",
       left_over=i3d.LEFT_OVER,
+    )
+  },
+  "inception": {
+    "pytorch-fid": Layout(
+      inception.table,
+      inception.sizes,
+      mark="aux_logits",
+      sign=r"Mixed_7c\.branch3x3dbl_3a\.conv\.weight",
+      left_over=inception.LEFT_OVER,
+    )
+  },
+  "c3d": {
+    "tgan2": Layout(
+      c3d.table,
+      c3d.sizes,
+      mark="num_classes",
+      sign=r"conv5b/W",
+      aliases=c3d.ALIASES,
+    )
+  },
+  "lpips": {
+    "lpips": Layout(
+      lpips.table,
+      lpips.sizes,
+      mark="pnet_type",
+      sign=r"lin0\.model\.1\.weight",
+      aliases=lpips.ALIASES,
+      left_over=lpips.LEFT_OVER,
+    )
+  },
+  "dreamsim": {
+    "dreamsim": Layout(
+      dreamsim.table,
+      dreamsim.sizes,
+      mark="model_type",
+      sign=r"extractor_list\.0\.model\.cls_token",
+      left_over=dreamsim.LEFT_OVER,
     )
   },
   "latte": {

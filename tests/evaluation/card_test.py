@@ -4,7 +4,7 @@ import pytest
 
 from fbjax import errors
 from fbjax.evaluation import card
-from fbjax.evaluation.measures import Number
+from fbjax.evaluation.numbers import Number
 
 PROTOCOL = {"source": "ucf101", "clips": 256, "size": 256, "fvd": "styleganv"}
 
@@ -53,3 +53,12 @@ def test_numbers_of_two_protocols_are_not_compared(field):
   ((name, value),) = field.items()
   with pytest.raises(errors.UserError, match=f"cannot be compared: {name} is .* and {value!r} in"):
     card.compare(made(), made(**field), ("a", "b"))
+
+
+def test_a_measure_that_one_card_lacks_does_not_matter_and_one_of_other_weights_does():
+  fvd, fid = {"i3d": "a", "protocol": "styleganv"}, {"inception": "b"}
+  one, two = made(metrics={"fvd": fvd}), made(150.0, metrics={"fvd": fvd, "fid": fid})
+  assert "150 +- 3" in card.compare(one, two, ("a", "b"))
+  other = made(metrics={"fvd": fvd | {"i3d": "c"}})
+  with pytest.raises(errors.UserError, match="fvd.i3d is 'a' in the one and 'c' in the other"):
+    card.compare(one, other, ("a", "b"))

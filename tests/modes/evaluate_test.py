@@ -189,7 +189,9 @@ def test_fvd_looks_through_weights_that_were_ported(
   port.port_network("i3d", [str(tmp_path / "i3d.pt")], None)
   assert networks.is_there("i3d")
   found = evaluate.evaluate(None, None, made=truth, truth=truth)
-  assert found["protocol"]["fvd"] == "styleganv" and len(found["protocol"]["i3d"]) == 32
+  assert found["protocol"]["metrics"].keys() == {"fvd"}
+  under = found["protocol"]["metrics"]["fvd"]
+  assert under["protocol"] == "styleganv" and len(under["i3d"]) == 32
   numbers = found["numbers"]
   assert 0 <= numbers["made"]["fvd"][0] < 1e-6 < numbers["still"]["fvd"][0]
   with pytest.raises(errors.UserError, match="FVD needs clips of 9 frames or more"):

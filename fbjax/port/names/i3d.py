@@ -42,6 +42,10 @@ def table(classes: int = 400, **_: Any) -> Table:
 def unit(c_in: int, c_out: int, size: int) -> Table:
   """A convolution and a norm with the statistics of training."""
   leaves = at("conv", "conv3d", conv(c_in, c_out, size, size, size, bias=False))
-  norm = same("scale", "weight", c_out) + same("bias", "bias", c_out)
-  norm += same("mean", "running_mean", c_out) + same("var", "running_var", c_out)
-  return leaves + at("norm", "bn", norm)
+  return leaves + at("norm", "bn", norm(c_out))
+
+
+def norm(c: int) -> Table:
+  """A norm with the statistics of training."""
+  leaves = same("scale", "weight", c) + same("bias", "bias", c)
+  return leaves + same("mean", "running_mean", c) + same("var", "running_var", c)
