@@ -8,7 +8,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "fbjax"
 
 FLOORS = [
-  {"errors", "lazy", "trees"},
+  {"compiled", "errors", "lazy", "trees"},
   {"checks", "digest", "places", "processes"},
   {"seal", "sharding"},
   {"checkpoint", "tracker", "workdir"},
@@ -16,8 +16,8 @@ FLOORS = [
   {"systems", "weights"},
   {"train", "sampling", "start", "evaluation"},
   {"build"},
-  {"loading", "caches", "plan"},
-  {"pipe", "app"},
+  {"loading", "caches"},
+  {"pipe", "plan", "app"},
   {"modes", "options"},
   {"main"},
   {"command", "prepare"},
