@@ -15,12 +15,13 @@ import textwrap
 from absl import flags
 
 from fbjax import main, options
-from fbjax.modes import cache, doctor, evaluate, export, pack, port, sample, train
+from fbjax.modes import cache, doctor, evaluate, export, pack, plan, port, sample, train
 
 COMMANDS = {
   "train": train,
   "sample": sample,
   "evaluate": evaluate,
+  "plan": plan,
   "doctor": doctor,
   "cache": cache,
   "port": port,
@@ -34,11 +35,12 @@ CONFIG = {
   ),
   "--config.KEY=VALUE": "any key of the config, such as --config.train.batch_size=32",
 }
-CONFIGURED = ("train", "sample", "evaluate", "doctor", "cache", "port", "export")
+CONFIGURED = ("train", "sample", "evaluate", "plan", "doctor", "cache", "port", "export")
 EXAMPLES = {
   "train": "--config=quickstart --workdir=runs/quickstart",
   "sample": "--model=zoo/shapes --image=cat.png --prompt='a small red circle grows' --out=cat.mp4",
   "evaluate": "--workdir=runs/quickstart",
+  "plan": "--config=webvid_saf --config.mesh.fsdp=16 --topology=v5e:4x4",
   "doctor": "--config=folder --config.data.path=my_videos --out=report",
   "cache": "--config=webvid_saf --config.data.path=webvid --out=caches/webvid",
   "port": "--config=webvid_saf --weights=vc1.ckpt,open_clip.safetensors --out=weights/vc1",

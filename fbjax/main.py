@@ -20,7 +20,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from fbjax import build, errors, options, processes
-from fbjax.modes import cache, doctor, evaluate, export, pack, port, sample, train
+from fbjax.modes import cache, doctor, evaluate, export, pack, plan, port, sample, train
 
 ROOT = pathlib.Path(__file__).parent.parent  # the checkout
 FORMAT = logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S")
@@ -42,6 +42,8 @@ def main(config: dict[str, Any] | None) -> None:
       sample.sample(config, **taken)
     case "evaluate":
       evaluate.evaluate(config, fvd_protocol=taken.pop("fvd"), **taken)
+    case "plan":
+      plan.plan(config, **taken)
     case "doctor":
       doctor.doctor(config, **taken)
     case "cache":
@@ -154,11 +156,13 @@ def check_flags(config: ConfigDict | None, overrides: list[str]) -> None:
       raise errors.UserError(f"--{name} is a flag of {modes}; this is --mode={mode}")
   if mode == "train" and (config is None or not flags.FLAGS.workdir):
     raise errors.UserError("give both --config=configs/<experiment>.py and --workdir=<folder>")
-  if mode in ("doctor", "cache") and config is None:
-    what = {"doctor": "look at", "cache": "encode"}[mode]
-    raise errors.UserError(
-      f"--mode={mode} needs --config=configs/<experiment>.py, whose data to {what}"
-    )
+  if mode in ("doctor", "cache", "plan") and config is None:
+    what = {
+      "doctor": "whose data to look at",
+      "cache": "whose data to encode",
+      "plan": "to compile",
+    }[mode]
+    raise errors.UserError(f"--mode={mode} needs --config=configs/<experiment>.py, {what}")
   if mode == "port" and (config is None) == (flags.FLAGS.network is None):
     raise errors.UserError(
       "--mode=port needs --config=configs/<experiment>.py, or --network=<one that a measure needs>"

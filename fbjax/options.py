@@ -10,7 +10,7 @@ from absl import flags
 from fbjax import checks, errors
 from fbjax.evaluation import fvd, networks
 
-MODES = ("train", "sample", "evaluate", "doctor", "cache", "port", "export", "pack")
+MODES = ("train", "sample", "evaluate", "plan", "doctor", "cache", "port", "export", "pack")
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do: see `fbjax --help`")
 # The flags that a mode takes beside --config and --mode, each with what is made of its value.
 TAKES: dict[str, dict[str, Callable[[Any], Any]]] = {mode: {} for mode in MODES}
@@ -136,6 +136,7 @@ flag(
   {
     "sample": "an .mp4 or .gif, which is written anew, or a folder, whose clips are kept",
     "evaluate": "a .json for the card; default: a trained run's own folder",
+    "plan": "a .json for the figures",
     "doctor": "a folder for the report",
     "cache": "a folder for the cache",
     "port": "a folder for the weights",
@@ -178,3 +179,10 @@ flag(
   lower_bound=1,
 )
 flag("fps", "sample", WHOLE, "frames a second; default: the config's", lower_bound=1)
+flag(
+  "topology",
+  "plan",
+  TEXT,
+  "TPUs to plan for, such as v5e:4x4 or v5p:2x2x4; default: the devices of this machine",
+)
+flag("price", "plan", REAL, "of one chip for an hour, to tell what the training costs at best")

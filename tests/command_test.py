@@ -51,7 +51,7 @@ def test_help_and_mistakes(tmp_path):
   for args, sentence in (
     (
       ["fly"],
-      "has no command 'fly'; it has train, sample, evaluate, doctor, cache, port, export, pack",
+      "has no command 'fly'; it has train, sample, evaluate, plan, doctor, cache, port, export, pack",
     ),
     (
       ["pack", "--seed=1"],

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "fbjax"
 
 FLOORS = [
-  {"compiled", "errors", "lazy", "trees"},
+  {"compiled", "errors", "flops", "hardware", "lazy", "trees"},
   {"checks", "digest", "places", "processes"},
   {"seal", "sharding"},
   {"checkpoint", "tracker", "workdir"},
@@ -17,7 +17,7 @@ FLOORS = [
   {"train", "sampling", "start", "evaluation"},
   {"build"},
   {"loading", "caches"},
-  {"pipe", "plan", "app"},
+  {"pipe", "programs", "app"},
   {"modes", "options"},
   {"main"},
   {"command", "prepare"},

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from fbjax import tracker
+from fbjax import hardware, tracker
 from fbjax.tracker import progress, tensorboard
 
 
 def test_a_line_of_progress_tells_everything(monkeypatch, tmp_path, caplog):
-  monkeypatch.setattr(tracker, "peak_flops", lambda device: 1e12)
+  monkeypatch.setattr(hardware, "chip", lambda device: hardware.Chip(1e12, 1e9, 1e9))
   clock = iter([0.0, 10.0])
   monkeypatch.setattr(tracker, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
   log = tracker.Tracker(str(tmp_path), steps=400, batch_size=16)

@@ -1,5 +1,6 @@
 """What a training is made of besides its networks: devices, data, bridge, loss and optimizer."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,8 +27,9 @@ def set_precision(config: Spec) -> None:
   jax.config.update("jax_default_matmul_precision", config["precision"])
 
 
-def make_mesh(config: Spec) -> jax.sharding.Mesh:
-  return calls.call(sharding.make_mesh, config["mesh"], "mesh")
+def make_mesh(config: Spec, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+  """The mesh of a config, of the devices of this run unless others are given."""
+  return calls.call(sharding.make_mesh, config["mesh"], "mesh", devices=devices)
 
 
 def make_source(config: Spec, split: str) -> Any:

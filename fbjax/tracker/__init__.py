@@ -12,10 +12,10 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from fbjax import places
+from fbjax import hardware, places
 from fbjax.tracker import plots, writers
 from fbjax.tracker.plots import contact_sheet, moving_sheet, plot_loss, write_png
-from fbjax.tracker.progress import duration, peak_flops, progress_line
+from fbjax.tracker.progress import duration, progress_line
 from fbjax.tracker.writers import read_metrics
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
   "contact_sheet",
   "moving_sheet",
   "duration",
-  "peak_flops",
   "plot_loss",
   "progress_line",
   "read_metrics",
@@ -52,7 +51,7 @@ class Tracker:
     self.workdir = places.local(workdir)
     self.steps, self.batch_size = steps, batch_size
     self._active = jax.process_index() == 0
-    self._peak = peak_flops(jax.devices()[0])
+    self._peak = getattr(hardware.chip(jax.devices()[0]), "flops", None)
     self.restart_clock(start)
     self._failed: set[str] = set()
     self._writers: list[writers.Writer] = []

@@ -1,28 +1,7 @@
-"""The line of progress, and what a device could do at best."""
+"""The line of progress."""
 
 import math
 from collections.abc import Mapping
-
-import jax
-
-# Dense bf16 FLOP/s of one device, from the vendors' data sheets.
-PEAK_FLOPS = {
-  "TPU v4": 275e12,
-  "TPU v5 lite": 197e12,
-  "TPU v5p": 459e12,
-  "TPU v6 lite": 918e12,
-  "NVIDIA A100": 312e12,
-  "NVIDIA H100": 989e12,
-  "NVIDIA H200": 989e12,
-}
-
-
-def peak_flops(device: jax.Device) -> float | None:
-  """Dense bf16 FLOP/s of a device, or None where it is not known."""
-  for kind, flops in PEAK_FLOPS.items():
-    if device.device_kind.startswith(kind):
-      return flops
-  return None
 
 
 def progress_line(step: int, steps: int, row: Mapping[str, float]) -> str:

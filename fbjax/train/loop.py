@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from fbjax import checkpoint, checks, errors, processes, sharding, tracker
+from fbjax import checkpoint, checks, errors, flops, processes, sharding, tracker
 from fbjax.train import optim
 from fbjax.train import step as train_step
 
@@ -135,7 +135,7 @@ def train(
       accumulate=accumulate,
       mesh=mesh,
     )
-    programs = _Programs(made, state_sharding, mesh, accumulate)
+    programs = _Programs(made, state_sharding, mesh)
     with processes.ending_when_asked(resumed):
       host, batch = _next_batch(data, mesh)
       programs.make(state, frozen, batch)
@@ -231,11 +231,10 @@ class _Program(NamedTuple):
 class _Programs:
   """The step, compiled once for each shape that batches have."""
 
-  def __init__(self, step: Any, state_sharding: Any, mesh: Mesh, accumulate: int):
+  def __init__(self, step: Any, state_sharding: Any, mesh: Mesh):
     self._step = jax.jit(
       step, donate_argnums=0, out_shardings=(state_sharding, sharding.replicated(mesh))
     )
-    self._accumulate = accumulate
     self._made: dict[Any, _Program] = {}
 
   def get(self, batch: train_step.Batch) -> _Program | None:
@@ -244,10 +243,9 @@ class _Programs:
 
   def make(self, state: train_step.TrainState, frozen: Any, batch: train_step.Batch) -> _Program:
     began = time.perf_counter()
-    lowered = self._step.lower(state, frozen, batch)
-    # Counted before partitioning; the body of the accumulation's loop is counted once.
-    flops = (lowered.cost_analysis() or {}).get("flops") or 0.0
-    made = self._made[_shapes(batch)] = _Program(lowered.compile(), flops * self._accumulate)
+    traced = self._step.trace(state, frozen, batch)
+    work = flops.of(traced.jaxpr).model
+    made = self._made[_shapes(batch)] = _Program(traced.lower().compile(), work)
     shapes = {name: "x".join(map(str, shape)) for name, shape, _ in _shapes(batch)}
     told = shapes.get("video") or ", ".join(f"{name} {shape}" for name, shape in shapes.items())
     logger.info("Compiled the step for batches of %s in %.0f s.", told, time.perf_counter() - began)

@@ -6,7 +6,7 @@ import jax
 import pytest
 import recipes_test
 
-from fbjax import build, compiled, plan, sharding, trees
+from fbjax import build, compiled, programs, sharding, trees
 
 DEVICES = 4
 CLIPS = 16  # of a device in a step: what flows between blocks is then larger than any weight
@@ -24,14 +24,14 @@ def recipe(name, samples=DEVICES):
 @functools.cache
 def compile_step(name: str, data: int, fsdp: int) -> jax.stages.Compiled:
   mesh = sharding.make_mesh(data, fsdp, jax.devices()[: data * fsdp])
-  return plan.lower_step(recipe(name), mesh).compile()
+  return programs.trace_step(recipe(name), mesh).lower().compile()
 
 
 def largest_weight(name) -> int:
   """Bytes of the largest leaf of any block."""
   config = recipe(name)
   system = build.make_system(config, build.make_tokenizer(config))
-  shapes = jax.eval_shape(system.init, jax.random.key(0)) | plan.frozen_shapes(config, system)
+  shapes = jax.eval_shape(system.init, jax.random.key(0)) | programs.frozen_shapes(config, system)
   return max(4 * x.size for x in trees.flatten(shapes).values())
 
 
@@ -54,6 +54,6 @@ def test_a_device_does_its_share_of_a_step_and_sends_weights_alone(name, data, f
 def test_a_device_samples_its_share_of_clips_also_where_these_must_be_filled_up(name):
   mesh = sharding.make_mesh(1, DEVICES, jax.devices()[:DEVICES])
   one = sharding.make_mesh(1, 1, jax.devices()[:1])
-  whole = plan.lower_sampler(recipe(name), one).compile()
-  split = plan.lower_sampler(recipe(name, samples=DEVICES - 1), mesh).compile()
+  whole = programs.trace_sampler(recipe(name), one).lower().compile()
+  split = programs.trace_sampler(recipe(name, samples=DEVICES - 1), mesh).lower().compile()
   assert compiled.flops(split) * DEVICES < SLACK * compiled.flops(whole)

@@ -1,4 +1,4 @@
-"""The programs of a config, lowered for a mesh without a weight or a clip: to be compiled and looked at."""
+"""The programs of a config, traced for a mesh without a weight or a clip: to be compiled and looked at."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,12 +13,13 @@ from fbjax.train import step
 Spec = Mapping[str, Any]
 
 
-def lower_step(config: Spec, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
+def trace_step(config: Spec, mesh: jax.sharding.Mesh) -> jax.stages.Traced:
   """The training step of a config, encoders and optimizer included."""
   tokenizer = build.make_tokenizer(config)
   system = build.make_system(config, tokenizer)
   tx = build.make_optimizer(config, system)
-  options = {k: config["train"][k] for k in ("ema_decay", "ema_warmup", "accumulate")}
+  names = ("ema_decay", "ema_warmup", "accumulate")
+  options = {name: config["train"][name] for name in names if name in config["train"]}
   loss = build.make_loss(config, system, build.make_formulation(config))
   program = step.make_train_step(loss, tx, seed=config["seed"], mesh=mesh, **options)
   state = placed(
@@ -26,12 +27,12 @@ def lower_step(config: Spec, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
   )
   out = jax.tree.map(lambda x: x.sharding, state), sharding.replicated(mesh)
   clips = batch(config, tokenizer.length, config["train"]["batch_size"], mesh)
-  return jax.jit(program, donate_argnums=0, out_shardings=out).lower(
+  return jax.jit(program, donate_argnums=0, out_shardings=out).trace(
     state, placed(frozen_shapes(config, system), mesh), clips
   )
 
 
-def lower_sampler(config: Spec, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
+def trace_sampler(config: Spec, mesh: jax.sharding.Mesh) -> jax.stages.Traced:
   """The sampler of a config, from images to clips."""
   tokenizer = build.make_tokenizer(config)
   system = build.make_system(config, tokenizer)
@@ -40,7 +41,15 @@ def lower_sampler(config: Spec, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
   clips = batch(config, tokenizer.length, n, None)
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), n))
   params = placed(jax.eval_shape(system.init, jax.random.key(0)), mesh)
-  return sample.lower(params, placed(frozen_shapes(config, system), mesh), clips, keys)
+  return sample.trace(params, placed(frozen_shapes(config, system), mesh), clips, keys)
+
+
+def parameters(config: Spec) -> dict[str, int]:
+  """How many numbers train, and how many do not."""
+  system = build.make_system(config, build.make_tokenizer(config))
+  trees = {"trained": system.init, "frozen": system.init_frozen}
+  shapes = {name: jax.eval_shape(init, jax.random.key(0)) for name, init in trees.items()}
+  return {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in shapes.items()}
 
 
 def frozen_shapes(config: Spec, system: base.System) -> base.Params:

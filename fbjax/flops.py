@@ -1,0 +1,118 @@
+"""Floating-point operations of a traced program: its products and convolutions, loops as often as they run.
+
+XLA's own count of a compiled program takes the body of a loop once, so it tells a network of scanned blocks a
+fraction of what it does. Elementwise work is left out, as usual for MFU.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend import core
+from jax.interpreters import partial_eval
+
+RECOMPUTED = "rematted_computation"  # in the name stack of what `jax.checkpoint` runs once more
+
+
+class Flops(NamedTuple):
+  """Of all devices together.
+
+  model: what the mathematics asks for. recomputed: what is done once more to save memory.
+  """
+
+  model: float = 0.0
+  recomputed: float = 0.0
+
+  @property
+  def total(self) -> float:
+    return self.model + self.recomputed
+
+  def __add__(self, other: "Flops") -> "Flops":
+    return Flops(self.model + other.model, self.recomputed + other.recomputed)
+
+  def times(self, n: float) -> "Flops":
+    return Flops(n * self.model, n * self.recomputed)
+
+
+def of(program: core.ClosedJaxpr) -> Flops:
+  """Counts what a program, such as `jax.jit(f).trace(*args).jaxpr`, does for its results.
+
+  A loop whose number of turns is not known counts once, of the branches of a condition the longest counts,
+  and a kernel by the cost that it was given.
+  """
+  # What nobody uses, such as the gradients of frozen weights, XLA leaves out too.
+  needed, _ = partial_eval.dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
+  return _of(needed)
+
+
+def _of(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> Flops:
+  jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+  return sum((_of_equation(equation) for equation in jaxpr.eqns), Flops())
+
+
+def _of_equation(equation: core.JaxprEqn) -> Flops:
+  name, params = equation.primitive.name, equation.params
+  count = COUNTED.get(name)
+  if count is not None:
+    n = count(equation)
+  elif name == "cond":
+    return max(map(_of, params["branches"]), key=lambda found: found.total)
+  elif name == "pallas_call":
+    n = getattr(params.get("cost_estimate"), "flops", 0)
+  else:
+    inner = sum((_of(jaxpr) for value in params.values() for jaxpr in _jaxprs(value)), Flops())
+    return inner.times(params["length"]) if name == "scan" else _marked(equation, inner)
+  return _marked(equation, Flops(n))
+
+
+def _marked(equation: core.JaxprEqn, found: Flops) -> Flops:
+  again = RECOMPUTED in str(equation.source_info.name_stack)
+  return Flops(0.0, found.total) if again else found
+
+
+def _jaxprs(value: Any) -> list[Any]:
+  values = value if isinstance(value, tuple | list) else [value]
+  return [x for x in values if isinstance(x, core.ClosedJaxpr | core.Jaxpr)]
+
+
+def _product(equation: core.JaxprEqn) -> float:
+  lhs, rhs = (x.aval.shape for x in equation.invars)
+  (contracted, _), (batch, _) = equation.params["dimension_numbers"]
+  shared = math.prod(lhs[i] for i in (*contracted, *batch))
+  batches = math.prod(lhs[i] for i in batch)
+  return 2.0 * math.prod(lhs) * math.prod(rhs) / shared if batches else 0.0
+
+
+def _convolution(equation: core.JaxprEqn) -> float:
+  """Without the products with padding, and with the zeros between the pixels of a dilated one."""
+  lhs, rhs = (x.aval.shape for x in equation.invars)
+  out, params = equation.outvars[0].aval.shape, equation.params
+  lhs_spec, rhs_spec, out_spec = params["dimension_numbers"]
+  pairs = 1.0
+  for i in range(len(out) - 2):
+    pairs *= _pairs(
+      lhs[lhs_spec[i + 2]],
+      rhs[rhs_spec[i + 2]],
+      out[out_spec[i + 2]],
+      stride=params["window_strides"][i],
+      low=params["padding"][i][0],
+      spread=params["lhs_dilation"][i],
+      reach=params["rhs_dilation"][i],
+    )
+  return 2.0 * out[out_spec[0]] * out[out_spec[1]] * rhs[rhs_spec[1]] * pairs
+
+
+def _pairs(n: int, k: int, m: int, *, stride: int, low: int, spread: int, reach: int) -> int:
+  """How often, along one axis, one of k weights meets one of n inputs on the way to m outputs."""
+  places = np.arange(m)[:, None] * stride + np.arange(k)[None] * reach - low
+  met = (places >= 0) & (places < (n - 1) * spread + 1) & (places % spread == 0)
+  return int(met.sum())
+
+
+COUNTED = {"dot_general": _product, "conv_general_dilated": _convolution}
+
+
+def traced(f: Any, *args: Any) -> Flops:
+  """Of a function and the arrays, or their shapes, that it is called with."""
+  return of(jax.jit(f).trace(*args).jaxpr)

@@ -1,0 +1,32 @@
+"""What devices can do at best, from the vendors' data sheets and, for a TPU's memory, from its compiler."""
+
+from typing import NamedTuple
+
+import jax
+
+GIB = 2**30
+
+
+class Chip(NamedTuple):
+  """flops: dense bf16 FLOP/s. bandwidth: bytes/s of its memory. memory: bytes that a program may take."""
+
+  flops: float
+  bandwidth: float
+  memory: float
+
+
+# By how a device names its kind; the longer name first where one begins with another.
+CHIPS = {
+  "TPU v4": Chip(275e12, 1228e9, 30.5 * GIB),
+  "TPU v5 lite": Chip(197e12, 819e9, 15.75 * GIB),
+  "TPU v5": Chip(459e12, 2765e9, 95.73 * GIB),
+  "TPU v6 lite": Chip(918e12, 1640e9, 31.24 * GIB),
+  "NVIDIA A100": Chip(312e12, 2039e9, 79 * GIB),
+  "NVIDIA H100": Chip(989e12, 3350e9, 79 * GIB),
+  "NVIDIA H200": Chip(989e12, 4800e9, 139 * GIB),
+}
+
+
+def chip(device: jax.Device) -> Chip | None:
+  """What is known of a device."""
+  return next((x for kind, x in CHIPS.items() if device.device_kind.startswith(kind)), None)

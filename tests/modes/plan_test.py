@@ -1,0 +1,90 @@
+import importlib.util
+
+import jax
+import pytest
+
+import toy
+from fbjax import build, errors, flops, hardware, programs, sharding
+from fbjax.modes import plan
+
+
+@pytest.fixture(scope="module")
+def config():
+  return toy.config()
+
+
+def test_a_plan_for_this_machine_says_what_the_step_needs(config, monkeypatch):
+  config["mesh"] = {"data": 1, "fsdp": 8}
+  real = lambda config, devices: sharding.make_mesh(devices=devices, **config["mesh"])  # noqa: E731
+  monkeypatch.setattr(build, "make_mesh", real)
+  chip = hardware.Chip(1e12, 1e9, 2**30)
+  monkeypatch.setattr(hardware, "chip", lambda device: chip)
+  row = plan.measure(config, None, "train step")
+  assert row["mesh"] == {"data": 1, "fsdp": 8} and row["devices"] == 8
+  assert row["fits"] and row["bytes"]["total"] < chip.memory
+  assert row["parameters"]["trained"] > 0
+  assert row["least_seconds"] == pytest.approx(row["model_flops"] / 8 / chip.flops)
+  assert row["sent"]["all-gather"]["count"] > 0
+  said = plan.told(row, config, price=3.6e18)
+  assert "fits" in said and "8 x cpu, mesh data 1 x fsdp 8" in said
+  # Steps x seconds x devices x price / 3600, of the 4 steps of a toy.
+  assert f"{4 * row['least_seconds'] * 8 * 1e15:,.0f} at best for 4 steps" in said
+
+
+def test_what_does_not_fit_is_told_with_how_much_is_missing(config):
+  row = {
+    "program": "sampler",
+    "topology": "v5e:4x4",
+    "devices": 16,
+    "kind": "TPU v5 lite",
+    "mesh": {"data": 1, "fsdp": 16},
+    "clips": 16,
+    "parameters": {"trained": 10, "frozen": 5},
+    "model_flops": 2e15,
+    "recomputed_flops": 5e14,
+    "limit_bytes": 10 * 2**30,
+    "least_seconds": 1.0,
+    "compile_seconds": 3.0,
+    "bytes": {"arguments": 8 * 2**30, "temporaries": 4 * 2**30, "total": 12 * 2**30},
+    "sent": {},
+  }
+  said = plan.told(row, config)
+  assert "does not fit by 2 GiB" in said and "2 PFLOP, and 25% of it once more" in said
+  refused = {k: x for k, x in row.items() if k not in ("bytes", "sent", "compile_seconds")}
+  refused["refused"] = plan.refusal("RESOURCE_EXHAUSTED: x\n  Used 74.0G of 15.75G hbm.\n y")
+  assert "does not fit: Used 74.0G of 15.75G hbm." in plan.told(refused, config)
+
+
+@pytest.mark.parametrize("topology", ["v5e", "v5litepod-16", "4x4", "v5e:4x", ""])
+def test_what_is_no_topology_is_one_sentence(config, topology):
+  with pytest.raises(errors.UserError, match="is not a kind of TPU and its shape, such as"):
+    plan.plan(config, topology=topology)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
+def test_without_a_tpus_compiler_one_sentence_says_how_to_get_it(config):
+  with pytest.raises(errors.UserError, match=r"pip install 'jax\[tpu\]=="):
+    plan.devices_of("v5e:4x4")
+
+
+def test_a_process_that_the_compiler_ends_is_told(config, monkeypatch):
+  monkeypatch.setattr(plan, "_measure", _ends)
+  with pytest.raises(errors.UserError, match="the compiler of v5e:4x4 ended with status 7"):
+    plan.apart(config, "v5e:4x4", "train step")
+
+
+def _ends(*_):
+  import os
+
+  os._exit(7)
+
+
+def test_the_work_of_scanned_blocks_is_counted_as_often_as_they_run():
+  def work(depth):
+    config = importlib.import_module("configs.ucf101_bridge").get_config("smoke").to_dict()
+    config["system"]["latte"] |= {"depth": depth}
+    mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+    return flops.of(programs.trace_step(config, mesh).jaxpr).model
+
+  two, four, six = map(work, (2, 4, 6))
+  assert four - two == six - four > 0
