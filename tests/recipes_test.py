@@ -29,7 +29,6 @@ RECIPES = [
   ("webvid_saf", "prior", ("image", "text", "stride"), ""),
   ("webvid_saf", "from_prior", TOLD, r"^(?!prior_)"),
   ("webvid_diffusion", "", TOLD, ""),
-  ("webvid_diffusion", "lora", TOLD, ADDED),
   ("folder", "", ("frame", "text", "stride"), ""),
   ("quickstart", "", ("frame", "text"), r"^(?!latte/positions)"),
   ("webvid_saf_cogvideox", "", ("frame", "text"), ""),
@@ -39,7 +38,6 @@ RECIPES = [
   ("ucf101_diffusion", "", ("frame", "label"), r"^(?!latte/positions)"),
   ("ucf101_bridge", "", ("frame", "label"), r"^(?!latte/positions)"),
   ("ucf101_prior", "", ("frame", "label"), r"^(?!.*positions)"),
-  ("ucf101_prior", "denoising", ("frame", "label"), r"^(?!.*positions)"),
   ("ucf101_prior", "combination", ("frame", "label"), r"^(?!.*positions)"),
   ("ucf101_bridge_prior", "", ("frame", "label"), r"^(?!prior_|latte/positions)"),
 ]

@@ -5,14 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import folder, ucf101_bridge, ucf101_bridge_prior, webvid_saf, webvid_saf_cogvideox
+from configs import ucf101_bridge, ucf101_bridge_prior, webvid_saf, webvid_saf_cogvideox
 from fbjax import build, trees
 from fbjax.systems import base, cached, cogvideox, neural_prior
 
 VAE = {"name": "autoencoder", "width": 8, "mult": (1, 2), "blocks": 1, "groups": 4, "c_latent": 4}
 EXACT = {"noisy_frame": False, "noisy_prior": False}
 SYSTEMS = {
-  "small UNet": (folder, "smoke", {}),
   "videocrafter": (webvid_saf, "smoke", {}),
   "videocrafter between two frames": (webvid_saf, "smoke", {"given": "ends"}),
   "latte": (ucf101_bridge, "smoke", {"codec": VAE}),
@@ -55,7 +54,7 @@ def kept(system, frozen, batch, of, dtype="float32"):
   return jax.jit(features)(frozen, batch), rest
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if name != "latte"])  # as behind a prior
 def test_what_is_drawn_of_features_is_what_encoding_gives_without_the_encoders(name):
   """Bit for bit in float32, of clips and of given frames."""
   system, frozen, batch = make(name)
@@ -117,9 +116,10 @@ def test_of_several_noisy_versions_frame_and_prior_get_one_each_by_the_key():
 
 def test_a_text_to_lead_away_from_needs_no_place_in_a_cache():
   system, frozen, batch = make("videocrafter")
-  nulls = system.nulls(frozen, {})
+  nulls = jax.jit(system.nulls)(frozen, {})
   assert set(nulls) == {"null_text", "null_image"} and all(len(x) == 1 for x in nulls.values())
-  away = system.nulls(frozen, {"null_tokens": batch["tokens"]})
+  away = jax.jit(system.nulls)(frozen, {"null_tokens": batch["tokens"]})
   assert len(away["null_text"]) == 2
   np.testing.assert_array_equal(away["null_image"], nulls["null_image"])
-  assert "clip/mean" in trees.flatten(system.features(frozen, batch, keys()[:, None]))
+  features = jax.eval_shape(system.features, frozen, batch, keys()[:, None])
+  assert "clip/mean" in trees.flatten(features)
