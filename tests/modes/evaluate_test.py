@@ -72,7 +72,7 @@ def test_a_folder_of_videos_is_measured_by_its_pairs(tmp_path, clips):
 
 # argv: compilation cache, folder, process, processes, port
 COMMAND = """
-import sys
+import functools, sys
 sys.path[:0] = ["tests", "tests/modes"]
 import jax
 jax.config.update("jax_compilation_cache_dir", sys.argv[1])
@@ -82,9 +82,12 @@ if processes > 1:
 import numpy as np
 from fbjax import errors
 from fbjax import processes as joined
+from fbjax.evaluation import metrics
 from fbjax.modes import evaluate
 joined.join()
-evaluate.fvd_features = lambda *_: (lambda clips: clips[:, :, 0, 0].reshape(len(clips), -1) / 7, "x")
+look = lambda batch: batch.clips[:, :, 0, 0].reshape(len(batch.clips), -1) / 7
+distance = functools.partial(metrics.distance, "fvd", unbiased=False)
+metrics.opened = lambda *_: ({"fvd": metrics.Metric(look, distance)}, {"fvd": {"i3d": "x"}})
 of = lambda name, **options: evaluate.evaluate(None, out=f"{folder}/{name}{processes}.json", **options)
 of("run", workdir=f"{folder}/run", clips=5)
 of("pairs", workdir=None, made=f"{folder}/made", truth=f"{folder}/truth")
