@@ -42,6 +42,17 @@ RECIPES = [
   ("ucf101_bridge_prior", "", ("frame", "label"), r"^(?!prior_|latte/positions)"),
 ]
 
+# Each of their parts is in another recipe as well.
+THOROUGH = (
+  ("webvid_saf", "temporal"),
+  ("webvid_saf", "recommended+lora"),
+  ("webvid_diffusion", ""),
+  ("webvid_saf_cogvideox", "from_prior"),
+  ("webvid_saf_cogvideox", "prior"),
+  ("ucf101_prior", "combination"),
+  ("ucf101_diffusion", ""),
+)
+
 
 def recipe(name, changes):
   arg = "+".join(filter(None, [changes, "smoke"]))
@@ -159,7 +170,11 @@ def perturbed(batch, what):
 
 
 @pytest.mark.parametrize(
-  ("name", "changes", "told", "trains"), RECIPES, ids=[":".join(r[:2]) for r in RECIPES]
+  ("name", "changes", "told", "trains"),
+  [
+    pytest.param(*r, id=":".join(r[:2]), marks=[pytest.mark.thorough] if r[:2] in THOROUGH else [])
+    for r in RECIPES
+  ],
 )
 def test_a_recipe_trains_what_it_says_and_heeds_all_that_it_is_told(
   name, changes, told, trains, tmp_path, monkeypatch

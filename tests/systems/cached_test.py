@@ -54,7 +54,13 @@ def kept(system, frozen, batch, of, dtype="float32"):
   return jax.jit(features)(frozen, batch), rest
 
 
-@pytest.mark.parametrize("name", [name for name in SYSTEMS if name != "latte"])  # as behind a prior
+@pytest.mark.parametrize("name", [
+  "videocrafter",
+  "latte behind a prior",
+  "cogvideox",
+  pytest.param("videocrafter between two frames", marks=pytest.mark.thorough),
+  pytest.param("cogvideox without noise", marks=pytest.mark.thorough),
+])  # fmt: skip
 def test_what_is_drawn_of_features_is_what_encoding_gives_without_the_encoders(name):
   """Bit for bit in float32, of clips and of given frames."""
   system, frozen, batch = make(name)
