@@ -44,6 +44,8 @@ RECIPES = [
 
 # Each of their parts is in another recipe as well.
 THOROUGH = (
+  ("folder", ""),
+  ("webvid_saf", "from_prior"),
   ("webvid_saf", "temporal"),
   ("webvid_saf", "recommended+lora"),
   ("webvid_diffusion", ""),
