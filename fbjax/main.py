@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import runpy
+import signal
 import sys
 from typing import Any
 
@@ -23,6 +24,7 @@ from fbjax import build, errors, options, processes
 from fbjax.modes import cache, doctor, evaluate, export, pack, plan, port, sample, train
 
 ROOT = pathlib.Path(__file__).parent.parent  # the checkout
+STOPPED = "Asked to stop: what is written is whole, and the same command makes the rest."
 FORMAT = logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S")
 
 
@@ -35,9 +37,16 @@ def main(config: dict[str, Any] | None) -> None:
   if config is not None:
     build.check(config)
   processes.join()
+  if mode == "train":  # which saves when it is asked to stop
+    train.train(config, **taken)
+    return
+  with processes.ending_when_asked(STOPPED, 128 + signal.SIGTERM):
+    run(mode, config, taken)
+
+
+def run(mode: str, config: dict[str, Any] | None, taken: dict[str, Any]) -> None:
+  """Does what one of the modes besides training says."""
   match mode:
-    case "train":
-      train.train(config, **taken)
     case "sample":
       sample.sample(config, **taken)
     case "evaluate":

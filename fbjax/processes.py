@@ -133,14 +133,15 @@ def meet(name: str) -> None:
 
 
 @contextlib.contextmanager
-def ending_when_asked(step: int) -> Iterator[None]:
+def ending_when_asked(what: str, status: int) -> Iterator[None]:
   """Ends all processes within seconds of a SIGTERM to any, while there is nothing to save.
 
-  For what can't ask at each step, such as the compilation of the first, which takes minutes. Does nothing
-  where JAX was not joined to the coordination service.
+  For what does not ask at each step, as the compilation of the first, which takes minutes. JAX takes the signal for
+  itself, so that by itself it ends nothing. Does nothing where JAX was not joined to the coordination service.
 
   Args:
-    step: that the run goes on from, for the message.
+    what: to say then.
+    status: to exit with.
   """
   client, done = distributed.global_state.client, threading.Event()
 
@@ -152,10 +153,10 @@ def ending_when_asked(step: int) -> Iterator[None]:
         continue  # nobody was told to stop
       if jax.process_index() == 0:
         done.wait(3 * NOTICE_EVERY)  # The others read the notice from this one.
-      logger.info("Asked to stop while compiling, at step %d; run the same command to go on.", step)
+      logger.info("%s", what)
       logging.shutdown()
       sys.stdout.flush()
-      os._exit(0)  # The main thread is in the compiler, which hears nothing.
+      os._exit(status)  # The main thread may be in the compiler, which hears nothing.
 
   if client is None:
     yield

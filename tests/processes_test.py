@@ -64,7 +64,7 @@ def slow(x):
   for i in range(10**9):
     x = x + i
   return x
-with processes.ending_when_asked(7):
+with processes.ending_when_asked("Asked to stop while compiling, at step 7", 0):
   print("running", flush=True)
   slow(0.0)
 """

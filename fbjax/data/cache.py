@@ -251,17 +251,25 @@ class Cached:
       return self._readers[shard]
 
   def _open(self, file: pathlib.Path) -> Any:
-    try:
-      reader = array_record_module.ArrayRecordReader(os.fspath(file), READING)
-      if reader.ok():  # a file that breaks off is opened all the same
-        return reader
-      why = "it breaks off"
-    except RuntimeError as error:
-      why = str(error).splitlines()[0]
-    # The same sentence for all its clips, so that it is told once.
-    raise video_lib.BrokenClip(
-      f"{file} is damaged as a whole ({why}): remove it and run the same --mode=cache again."
-    )
+    return opened(file)
+
+
+def opened(file: pathlib.Path) -> Any:
+  """A reader of a shard.
+
+  Raises:
+    BrokenData: for one that is damaged as a whole, since all its clips would be lost.
+  """
+  try:
+    reader = array_record_module.ArrayRecordReader(os.fspath(file), READING)
+    if reader.ok():  # a file that breaks off is opened all the same
+      return reader
+    why = "it breaks off"
+  except RuntimeError as error:
+    why = str(error).splitlines()[0]
+  raise video_lib.BrokenData(
+    f"{file} is damaged as a whole ({why}): run the same --mode=cache again, which makes it anew."
+  )
 
 
 class Reads:

@@ -85,6 +85,17 @@ def evenly(
   return range(start, start + stride * (frames - 1) + 1, stride), stride
 
 
+def the_first(
+  count: int, frames: int, strides: tuple[int, int], rng: np.random.Generator
+) -> tuple[range, int]:
+  """The first frames, at the least stride: a clip is then what follows its first image."""
+  del rng
+  stride = strides[0]
+  if count <= stride * (frames - 1):
+    raise BrokenClip(f"has {count} frames, fewer than the {frames} of a clip at stride {stride}")
+  return range(0, stride * (frames - 1) + 1, stride), stride
+
+
 def in_window(
   count: int, frames: int, strides: tuple[int, int], rng: np.random.Generator
 ) -> tuple[list[int], int]:

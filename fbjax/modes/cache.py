@@ -39,7 +39,7 @@ from fbjax import (
   sharding,
 )
 from fbjax.data import cache as records_lib
-from fbjax.data import pipeline, storage
+from fbjax.data import objects, pipeline, storage
 from fbjax.data import video as video_lib
 from fbjax.systems import base, cached
 from fbjax.tracker import progress
@@ -223,7 +223,9 @@ def write(
     if i % jax.process_count() == jax.process_index()
   }
   there = storage.listed(storage.place(out))
-  missing = {file: clips for file, clips in files.items() if file.name not in there}
+  missing = {
+    file: clips for file, clips in files.items() if file.name not in there or is_damaged(file)
+  }
   if len(missing) < len(files):
     logger.info("%s: %d of %d shards are there.", name, len(files) - len(missing), len(files))
   if not missing:
@@ -255,6 +257,18 @@ def write(
       records_lib.write(file, itertools.islice(made, len(clips) * split.windows))
   finally:
     batches.close()
+
+
+def is_damaged(file: objects.Place) -> bool:
+  """Whether a shard on this machine is damaged as a whole; those in a bucket were uploaded whole."""
+  if isinstance(file, objects.Address):
+    return False
+  try:
+    records_lib.opened(file)
+  except video_lib.BrokenData:
+    logger.warning("%s is damaged and made anew.", file)
+    return True
+  return False
 
 
 def batched(rows: Sequence[Any], size: int) -> list[Sequence[Any]]:

@@ -302,7 +302,13 @@ def of_folder(
     true_files = folders.video_files(truth)
     stems = {pathlib.Path(file).relative_to(truth).with_suffix(""): file for file in true_files}
     own = [pathlib.Path(file).relative_to(made).with_suffix("") for file in files]
-    paired = all(stem in stems for stem in own)
+    alone = [file for file, stem in zip(files, own, strict=True) if stem not in stems]
+    paired = not alone
+    if 0 < len(alone) < len(own):
+      raise errors.UserError(
+        f"{len(own) - len(alone)} of the {len(own)} videos of {made} have one of the same name in {truth}, and "
+        f"{alone[0]} has none: give each its pair, or other names to all"
+      )
     true_files = [stems[stem] for stem in own] if paired else true_files
     protocol |= {"source": "folder", "digest": digest_of_files(true_files)}
     source = sources.Videos(
@@ -312,6 +318,8 @@ def of_folder(
       size=size,
       strides=1,
     )
+    source.choose = video.the_first  # what a clip is told is the first frame of its truth
+    protocol |= {"paired": paired, "window": "the first frames"}
   elif config is not None:
     own = build.clip_size(config)
     if own != (frames, size):

@@ -101,7 +101,15 @@ def port_network(network: str, weights: Sequence[str], out: str | None) -> None:
     )
   out = out or metrics.folder(network)
   spec = metrics.SPECS[network]
-  found = locate(network, spec, [together(weights)], {})
+  there = together(weights)
+  prefix = port.locate(spec.network, there.tensors)
+  if prefix is None:
+    known = ", ".join(sorted(set(port.recognize(there.tensors).values())))
+    raise errors.UserError(
+      f"{', '.join(weights)}: {f'that is {known}' if known else 'no network known here'}, and not {network}; "
+      f"get {metrics.SOURCES[network]}"
+    )
+  found = locate(network, spec, [there], {})
   params, report = fill(network, spec, found.tensors, {}, ())
   logger.info("%s", report)
   leaves = {weights_lib.network_path(network, p): x for p, x in trees.flatten(params).items()}

@@ -136,7 +136,8 @@ def train(
       mesh=mesh,
     )
     programs = _Programs(made, state_sharding, mesh)
-    with processes.ending_when_asked(resumed):
+    asked = f"Asked to stop while compiling, at step {resumed}; run the same command to go on."
+    with processes.ending_when_asked(asked, 0):
       host, batch = _next_batch(data, mesh)
       programs.make(state, frozen, batch)
     logger.info("First batch and compilation took %.0f s.", time.perf_counter() - waited_from)

@@ -70,6 +70,20 @@ def test_a_folder_of_videos_is_measured_by_its_pairs(tmp_path, clips):
   assert set(alone) == {"made"}
 
 
+def test_a_pair_is_measured_by_the_first_frames_of_a_longer_truth(tmp_path, clips):
+  """What a clip was told is the first frame of its truth."""
+  longer = np.concatenate([clips, 255 - clips[:, ::-1]], axis=1)
+  truth, made = write(tmp_path / "truth", longer), write(tmp_path / "made", clips)
+  found = evaluate.evaluate(None, None, made=made, truth=truth)
+  assert found["numbers"]["made"]["first_frame_psnr"][0] > 30
+  assert found["numbers"]["made"]["psnr"][0] > 30 and found["protocol"]["paired"] is True
+  (tmp_path / "made/00.mp4").rename(tmp_path / "made/stray.mp4")
+  with pytest.raises(
+    errors.UserError, match=r"3 of the 4 .*stray.mp4 has none: give each its pair"
+  ):
+    evaluate.evaluate(None, None, made=made, truth=truth)
+
+
 # argv: compilation cache, folder, process, processes, port
 COMMAND = """
 import functools, sys
