@@ -164,6 +164,14 @@ def test_what_is_no_cache_or_a_damaged_one_is_told(made, tmp_path):
     cache.cache(config(), "nowhere://b/c")
 
 
+def test_a_shard_that_breaks_off_is_told_from_a_whole_one(made, tmp_path):
+  """So that the same command makes it anew."""
+  whole = next(pathlib.Path(made).glob("train-*.records"))
+  broken = tmp_path / whole.name
+  broken.write_bytes(whole.read_bytes()[: 1 << 15])
+  assert cache.is_damaged(broken) and not cache.is_damaged(whole)
+
+
 def test_a_folder_of_videos_is_read_in_windows_and_trains_when_it_is_gone(tmp_path, caplog):
   videos = tmp_path / "videos"
   videos.mkdir()

@@ -1,5 +1,6 @@
 import logging
 import pathlib
+import re
 import threading
 
 import av
@@ -13,6 +14,7 @@ from benchmarks import fake_checkpoint, port_memory
 from configs import webvid_saf, webvid_saf_cogvideox
 from fbjax import build, errors, loading, sharding, trees
 from fbjax import weights as weights_lib
+from fbjax.evaluation import networks as metrics
 from fbjax.modes import export, memory, port, sample, train
 from fbjax.port import convert, files, leaf, table
 
@@ -304,3 +306,12 @@ def test_what_may_be_left_over_is_named_by_lists_of_patterns(system, spec, sente
 def test_nothing_of_a_network_need_be_left_over(system):
   assert port.check_ignore({"unet": {}}, system) == {"": (), "unet": ()}
   assert port.check_ignore({"ignore": "a.*"}, system) == {"": ("a.*",)}
+
+
+@pytest.mark.parametrize("network", ["i3d", "c3d", "lpips"])
+def test_a_file_without_the_network_of_a_measure_says_which_is_wanted(network, tmp_path):
+  np.savez(tmp_path / "a.npz", x=np.zeros(3))
+  wanted = re.escape(metrics.SOURCES[network][:20])
+  told = f"no network known here, and not {network}; get {wanted}"
+  with pytest.raises(errors.UserError, match=told):
+    port.port_network(network, [str(tmp_path / "a.npz")], str(tmp_path / "out"))
