@@ -7,7 +7,6 @@ fraction of what it does. Elementwise work is left out, as usual for MFU.
 import math
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
@@ -111,8 +110,3 @@ def _pairs(n: int, k: int, m: int, *, stride: int, low: int, spread: int, reach:
 
 
 COUNTED = {"dot_general": _product, "conv_general_dilated": _convolution}
-
-
-def traced(f: Any, *args: Any) -> Flops:
-  """Of a function and the arrays, or their shapes, that it is called with."""
-  return of(jax.jit(f).trace(*args).jaxpr)

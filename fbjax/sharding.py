@@ -153,13 +153,18 @@ def whole(module: M) -> M:
   return nnx.merge(graph, params)
 
 
-def blockwise(call: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-  """Makes of `call(block, x, *args)` one that gathers the block's weights and keeps x split over clips."""
+def blockwise(
+  call: Callable[..., jax.Array], wrap: Callable[[Callable], Callable] | None = None
+) -> Callable[..., jax.Array]:
+  """Makes of `call(block, x, *args)` one that gathers the block's weights and keeps x split over clips.
+
+  `wrap` goes around all of it: behind `jax.checkpoint`, weights are gathered once more on the way back.
+  """
 
   def run(block: nnx.Module, x: jax.Array, *args: Any) -> jax.Array:
     return split_clips(call(whole(block), split_clips(x), *args))
 
-  return run
+  return run if wrap is None else wrap(run)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -224,7 +224,8 @@ class Cached:
     """The record of a window.
 
     Raises:
-      BrokenClip: when it is damaged, or its whole shard is.
+      BrokenClip: when it is damaged.
+      BrokenData: when its whole shard is.
     """
     shard, place = divmod(index, len(self._shards[0]))
     reader = self._reader(shard)
@@ -247,11 +248,8 @@ class Cached:
   def _reader(self, shard: int) -> Any:
     with self._lock:
       if shard not in self._readers:
-        self._readers[shard] = self._open(self._files[shard])
+        self._readers[shard] = opened(self._files[shard])
       return self._readers[shard]
-
-  def _open(self, file: pathlib.Path) -> Any:
-    return opened(file)
 
 
 def opened(file: pathlib.Path) -> Any:

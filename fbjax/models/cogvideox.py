@@ -197,8 +197,7 @@ class CogVideoX(nnx.Module):
     n = text.shape[1]
     x = jnp.concatenate([text, x], 1)
     is_text = jnp.arange(x.shape[1]) < n
-    run = sharding.blockwise(Block.__call__)
-    run = run if self.wrap is None else self.wrap(run)
+    run = sharding.blockwise(Block.__call__, self.wrap)
     x, _ = jax.lax.scan(lambda x, b: (run(b, x, emb, is_text, rotation), None), x, self.blocks)
 
     shift, scale = jnp.split(self.out_emb(emb)[:, None], 2, axis=-1)

@@ -251,8 +251,7 @@ class Latte(nnx.Module):
     x = einops.rearrange(x, "b t (h i) (w j) c -> b t (h w) (i j c)", **split)
     x = self.patches(x).astype(jnp.float32) + self.positions.of_places(rows, columns)[None, None]
     frames = self.positions.of_frames(t)
-    run = sharding.blockwise(Pair.__call__)
-    run = run if self.wrap is None else self.wrap(run)
+    run = sharding.blockwise(Pair.__call__, self.wrap)
 
     def step(x: Array, xs: tuple[Pair, Array]) -> tuple[Array, None]:
       pair, first = xs

@@ -277,8 +277,7 @@ class UNet3D(nnx.Module):
     text = text.astype(self.dtype)
     image = None if image is None else image.astype(self.dtype)
     places = itertools.count()  # of the stages, each of which drops out by itself
-    run = sharding.blockwise(Stage.__call__)
-    run = run if self.wrap is None else self.wrap(run)
+    run = sharding.blockwise(Stage.__call__, self.wrap)
 
     def call(stage: Stage, x: Array) -> Array:
       return run(stage, x, emb, text, image, layers.fold_in(keys, next(places)))

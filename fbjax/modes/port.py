@@ -102,14 +102,13 @@ def port_network(network: str, weights: Sequence[str], out: str | None) -> None:
   out = out or metrics.folder(network)
   spec = metrics.SPECS[network]
   there = together(weights)
-  prefix = port.locate(spec.network, there.tensors)
-  if prefix is None:
+  found = find(spec.network, [there])
+  if found is None:
     known = ", ".join(sorted(set(port.recognize(there.tensors).values())))
     raise errors.UserError(
       f"{', '.join(weights)}: {f'that is {known}' if known else 'no network known here'}, and not {network}; "
       f"get {metrics.SOURCES[network]}"
     )
-  found = locate(network, spec, [there], {})
   params, report = fill(network, spec, found.tensors, {}, ())
   logger.info("%s", report)
   leaves = {weights_lib.network_path(network, p): x for p, x in trees.flatten(params).items()}
@@ -155,6 +154,16 @@ def check_ignore(spec: Mapping[str, Any], system: base.System) -> dict[str, tupl
   return ignore
 
 
+def find(network: str, opened: Sequence[files.Checkpoint]) -> Found | None:
+  """The network in the first file that holds it."""
+  for i, file in enumerate(opened):
+    prefix = port.locate(network, file.tensors)
+    if prefix is not None:
+      own = {k.removeprefix(prefix): x for k, x in file.tensors.items() if k.startswith(prefix)}
+      return Found(i, prefix, own)
+  return None
+
+
 def locate(
   name: str,
   spec: networks.NetworkSpec,
@@ -166,11 +175,9 @@ def locate(
   Raises:
     UserError: when none does, and the rules do not let it.
   """
-  for i, file in enumerate(opened):
-    prefix = port.locate(spec.network, file.tensors)
-    if prefix is not None:
-      own = {k.removeprefix(prefix): x for k, x in file.tensors.items() if k.startswith(prefix)}
-      return Found(i, prefix, own)
+  found = find(spec.network, opened)
+  if found is not None:
+    return found
   if ".*" in checks.strings(f"config.start.{name}.new", rules.get("new", ())):
     return None
   there = sorted({network for file in opened for network in port.recognize(file.tensors).values()})

@@ -100,23 +100,9 @@ def batches(source, parts=None, **options):
   return clips.batches(source, parts=parts, seed=5, threads=2, **options)
 
 
-def take(iterator, n):
-  out = [next(iterator) for _ in range(n)]
-  iterator.close()
-  return out
-
-
-def assert_equal(ours, theirs):
-  assert len(ours) == len(theirs)
-  for a, b in zip(ours, theirs, strict=True):
-    assert a.keys() == b.keys()
-    for field in a:
-      np.testing.assert_array_equal(a[field], b[field], err_msg=field)
-
-
 def test_each_batch_is_of_one_bucket_and_no_clip_is_squeezed(source):
   shapes = collections.Counter()
-  for batch in take(batches(source), 16):
+  for batch in clips.take(batches(source), 16):
     shape = batch["video"].shape[1:4]
     shapes[shape] += 1
     names = {source.name(int(i)).rstrip("0123456789.mp") for i in batch["index"]}
@@ -131,7 +117,7 @@ def test_each_batch_is_of_one_bucket_and_no_clip_is_squeezed(source):
 
 def test_every_clip_comes_once_an_epoch_and_what_fits_nowhere_never(source, caplog):
   with caplog.at_level(logging.INFO, "fbjax"):
-    seen = take(batches(source, batch_size=2), 32)
+    seen = clips.take(batches(source, batch_size=2), 32)
   assert (
     "Clips by bucket (frames x height x width): 10 of 4x32x32, 22 of 4x32x56, 0 of 2" in caplog.text
   )
@@ -144,32 +130,36 @@ def test_every_clip_comes_once_an_epoch_and_what_fits_nowhere_never(source, capl
   assert sorted(first) == sorted(second) == expected and first != second
   # With more to a batch, all but what is left of each bucket.
   counts = collections.Counter(
-    np.concatenate([batch["index"] for batch in take(batches(source, batch_size=4), 7)]).tolist()
+    np.concatenate(
+      [batch["index"] for batch in clips.take(batches(source, batch_size=4), 7)]
+    ).tolist()
   )
   assert set(counts.values()) == {1} and len(counts) == 28
 
 
 def test_batches_of_buckets_are_those_of_their_position_alone(source):
   parts = buckets.parts(source, SMALL, buckets.Hosts())
-  whole = take(batches(source, parts), 9)
+  whole = clips.take(batches(source, parts), 9)
   assert len({batch["video"].shape for batch in whole}) == 2
   resumed = batches(source, parts)
   resumed.position = 4
-  assert_equal(take(resumed, 5), whole[4:])
-  hosts = [take(batches(source, parts, process_index=i, process_count=2), 9) for i in range(2)]
+  clips.assert_equal(clips.take(resumed, 5), whole[4:])
+  hosts = [
+    clips.take(batches(source, parts, process_index=i, process_count=2), 9) for i in range(2)
+  ]
   assert [a["video"].shape for a in hosts[0]] == [b["video"].shape for b in hosts[1]]
   joined = [{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*hosts, strict=True)]
-  assert_equal(joined, whole)
+  clips.assert_equal(joined, whole)
   resumed = batches(source, parts, process_index=1, process_count=2, workers=1)
   resumed.position = 6
-  assert_equal(take(resumed, 3), hosts[1][6:])
+  clips.assert_equal(clips.take(resumed, 3), hosts[1][6:])
 
 
 def test_a_clip_that_breaks_later_is_replaced_by_one_of_its_bucket(source):
   parts = buckets.parts(source, SMALL, buckets.Hosts())
   for i in range(5):
     (source.root / f"square{i}.mp4").write_bytes(b"")
-  for batch in take(batches(source, parts), 8):
+  for batch in clips.take(batches(source, parts), 8):
     if batch["video"].shape[1:4] == (4, 32, 32):
       names = [source.name(int(i)) for i in batch["index"]]
       assert all(name in {f"square{i}.mp4" for i in range(5, 10)} for name in names)

@@ -45,3 +45,17 @@ def encoded(level=0, frames=12):
   with tempfile.TemporaryDirectory() as folder:
     write_clip(pathlib.Path(folder, "a.mp4"), level, frames)
     return pathlib.Path(folder, "a.mp4").read_bytes()
+
+
+def take(iterator, n):
+  out = [next(iterator) for _ in range(n)]
+  iterator.close()
+  return out
+
+
+def assert_equal(ours, theirs):
+  assert len(ours) == len(theirs)
+  for a, b in zip(ours, theirs, strict=True):
+    assert a.keys() == b.keys()
+    for field in a:
+      np.testing.assert_array_equal(a[field], b[field], err_msg=field)

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from data import clips
 
 import settings
 from fbjax import errors
@@ -38,22 +39,8 @@ def batches(source, **options):
   return pipeline.Batches(source, tokenizers.Bytes(), **options)
 
 
-def take(iterator, n):
-  out = [next(iterator) for _ in range(n)]
-  iterator.close()
-  return out
-
-
-def assert_equal(ours, theirs):
-  assert len(ours) == len(theirs)
-  for a, b in zip(ours, theirs, strict=True):
-    assert a.keys() == b.keys()
-    for field in a:
-      np.testing.assert_array_equal(a[field], b[field], err_msg=field)
-
-
 def test_batches_have_the_promised_fields():
-  batch = take(batches(patchy()), 1)[0]
+  batch = clips.take(batches(patchy()), 1)[0]
   assert {k: (v.dtype.name, v.shape) for k, v in batch.items()} == {
     "video": ("uint8", (4, 2, 8, 8, 3)),
     "tokens": ("int32", (4, 16)),
@@ -69,57 +56,57 @@ def test_batches_have_the_promised_fields():
 
 
 def test_every_epoch_shows_every_clip_in_another_order():
-  order = np.concatenate([b["index"] for b in take(batches(patchy(clips=12)), 6)])
+  order = np.concatenate([b["index"] for b in clips.take(batches(patchy(clips=12)), 6)])
   first, second = order[:12], order[12:]
   assert sorted(first) == sorted(second) == list(range(12))
   assert first.tolist() != second.tolist() and first.tolist() != list(range(12))
-  other = np.concatenate([b["index"] for b in take(batches(patchy(clips=12), seed=6), 3)])
+  other = np.concatenate([b["index"] for b in clips.take(batches(patchy(clips=12), seed=6), 3)])
   assert first.tolist() != other.tolist()
 
 
 def test_unshuffled_batches_come_in_order():
-  order = np.concatenate([b["index"] for b in take(batches(patchy(), shuffle=False), 3)])
+  order = np.concatenate([b["index"] for b in clips.take(batches(patchy(), shuffle=False), 3)])
   assert order.tolist() == [*range(11), 0]
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_any_number_of_hosts_sees_the_same_global_batches(hosts):
-  whole = take(batches(patchy({1, 2, 3, 7})), 7)
+  whole = clips.take(batches(patchy({1, 2, 3, 7})), 7)
   parts = [
-    take(batches(patchy({1, 2, 3, 7}), process_index=p, process_count=hosts), 7)
+    clips.take(batches(patchy({1, 2, 3, 7}), process_index=p, process_count=hosts), 7)
     for p in range(hosts)
   ]
   joined = [
     {field: np.concatenate([part[k][field] for part in parts]) for field in whole[0]}
     for k in range(7)
   ]
-  assert_equal(joined, whole)
+  clips.assert_equal(joined, whole)
 
 
 def test_resuming_at_a_position_equals_never_having_stopped():
   source = patchy({0, 4})
-  whole = take(batches(source), 9)
+  whole = clips.take(batches(source), 9)
   resumed = batches(source)
   resumed.position = 6
-  assert_equal(take(resumed, 3), whole[6:])
+  clips.assert_equal(clips.take(resumed, 3), whole[6:])
   assert resumed.position == 9
   resumed.position = 2
-  assert_equal(take(resumed, 2), whole[2:4])
+  clips.assert_equal(clips.take(resumed, 2), whole[2:4])
 
 
 def test_worker_processes_give_what_threads_give_and_resume():
   source = patchy({1, 2, 3, 7})
-  whole = take(batches(source), 6)
+  whole = clips.take(batches(source), 6)
   workers = batches(source, workers=2)
   workers.position = 2
-  assert_equal(take(workers, 4), whole[2:])
+  clips.assert_equal(clips.take(workers, 4), whole[2:])
   assert workers.replaced == sum(int(b["replaced"].sum()) for b in whole[2:])
 
 
 def test_broken_clips_are_replaced_counted_and_named_once(caplog):
   iterator = batches(patchy({1, 2, 3}), threads=1)
   with caplog.at_level(logging.WARNING):
-    seen = take(iterator, 11)  # Four epochs.
+    seen = clips.take(iterator, 11)  # Four epochs.
   index = np.concatenate([b["index"] for b in seen])
   replaced = np.concatenate([b["replaced"] for b in seen])
   assert not set(index) & {1, 2, 3}
@@ -155,14 +142,14 @@ def test_a_worker_that_is_killed_ends_in_one_sentence_at_once(victim):
 
 
 def test_after_a_worker_was_killed_the_stream_goes_on_where_it_was():
-  whole = take(batches(patchy({1, 2})), 4)
+  whole = clips.take(batches(patchy({1, 2})), 4)
   iterator = batches(patchy({1, 2}), workers=1)
-  assert_equal([next(iterator)], whole[:1])
+  clips.assert_equal([next(iterator)], whole[:1])
   os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
   with pytest.raises(errors.UserError):
     [next(iterator) for _ in range(9)]
   iterator.position = 1
-  assert_equal(take(iterator, 3), whole[1:])
+  clips.assert_equal(clips.take(iterator, 3), whole[1:])
 
 
 def test_signals_to_the_group_are_for_the_process_that_trains():
@@ -171,7 +158,7 @@ def test_signals_to_the_group_are_for_the_process_that_trains():
   next(iterator)
   for sent in (signal.SIGTERM, signal.SIGINT):
     os.kill(multiprocessing.active_children()[0].pid, sent)
-  assert len(take(iterator, 4)) == 4
+  assert len(clips.take(iterator, 4)) == 4
 
 
 # Says which processes read for it, and is killed in the middle.
@@ -229,7 +216,7 @@ def test_what_no_text_can_hold_is_escaped_in_the_log(caplog):
   source = Odd(frames=2, size=8, clips=3)
   source.broken = frozenset({1})
   with caplog.at_level(logging.WARNING):
-    take(batches(source), 3)
+    clips.take(batches(source), 3)
   assert caplog.messages == [r"caf\udce9\n.mp4 is broken. Another clip takes its place."]
 
 
@@ -259,14 +246,14 @@ def test_numbers_that_make_no_sense_are_refused_by_their_key(key, value, words):
 
 
 def test_any_sensible_number_of_threads_and_batches_ahead_gives_the_same(caplog):
-  whole = take(batches(patchy()), 4)
+  whole = clips.take(batches(patchy()), 4)
   for threads, prefetch in ((1, 1), (8, 2), (2, 8)):
-    assert_equal(take(batches(patchy(), threads=threads, prefetch=prefetch), 4), whole)
+    clips.assert_equal(clips.take(batches(patchy(), threads=threads, prefetch=prefetch), 4), whole)
 
 
 def test_a_fixed_batch_is_the_same_every_time():
   source = patchy({2})
   a = pipeline.read(source, tokenizers.Bytes(), [5, 2, 5])
   b = pipeline.read(source, tokenizers.Bytes(), [5, 2, 5])
-  assert_equal([a], [b])
+  clips.assert_equal([a], [b])
   assert a["index"][0] == a["index"][2] == 5 and a["replaced"].tolist() == [False, True, False]
