@@ -261,7 +261,8 @@ def test_many_saves_and_logs_keep_no_files_open(tmp_path):
     return False
 
   run(tmp_path, steps=40, save_every=1, log_every=1, preempted=preempted)
-  assert max(opened[20:]) <= max(opened[5:20]) + 2
+  # The fewest: a save that is still being written holds files for a moment.
+  assert min(opened[30:]) <= min(opened[5:15]) + 2
 
 
 def test_a_checkpoint_that_is_damaged_costs_only_the_steps_behind_the_one_before(tmp_path, caplog):
