@@ -22,7 +22,7 @@ import numpy as np
 from absl import app, flags
 from flax import nnx
 
-from fbjax.models import layers, unet3d
+from fbjax.models import attention, layers, unet3d
 
 WIDTH = flags.DEFINE_integer("width", 64, "Channels of the first level.")
 FRAMES = flags.DEFINE_integer("frames", 16, "Frames of the clip.")
@@ -62,7 +62,7 @@ def record(network: unet3d.UNet3D, *args: Any) -> dict[Any, Any]:
   """How often each layer function is called at which shapes: {(kind, key): (times, f, shapes)}."""
   calls: dict[Any, Any] = collections.defaultdict(list)
   originals = {cls: cls.__call__ for cls in KINDS.values()}
-  attend = layers.attention
+  attend = attention.attention
 
   def spy(kind: str, cls: type, module: nnx.Module, x: jax.Array) -> jax.Array:
     leaves = [p.shape for p in jax.tree.leaves(nnx.state(module, nnx.Param))]
@@ -75,13 +75,13 @@ def record(network: unet3d.UNet3D, *args: Any) -> dict[Any, Any]:
 
   for kind, cls in KINDS.items():
     cls.__call__ = functools.partialmethod(lambda m, x, k, c: spy(k, c, m, x), k=kind, c=cls)
-  layers.attention = spy_attention
+  attention.attention = spy_attention
   try:
     jax.eval_shape(lambda: network(*args))
   finally:
     for cls, original in originals.items():
       cls.__call__ = original
-    layers.attention = attend
+    attention.attention = attend
   return calls
 
 

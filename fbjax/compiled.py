@@ -15,12 +15,23 @@ class Collective(NamedTuple):
   """A message among devices.
 
   kind: one of `KINDS`. size: bytes of the result on each device; of a tuple, of all its arrays.
-  times: how often it is sent, more than once in a loop.
+  times: how often it is sent, more than once in a loop. group: devices that take part, 0 if not known.
   """
 
   kind: str
   size: int
   times: int = 1
+  group: int = 0
+
+  @property
+  def received(self) -> float:
+    """Bytes that a device gets from others, each time."""
+    others = 1 - 1 / self.group if self.group else 1.0
+    if self.kind == "all-reduce":  # scattered, then gathered
+      return 2 * self.size * others
+    if self.kind == "reduce-scatter":
+      return self.size * max(self.group - 1, 1)
+    return self.size * (1.0 if self.kind == "collective-permute" else others)
 
 
 class Memory(NamedTuple):
@@ -57,40 +68,59 @@ def memory(program: jax.stages.Compiled) -> Memory:
 
 def collectives(program: jax.stages.Compiled) -> list[Collective]:
   """All messages of the program; those of a loop as often as it is known to run."""
-  bodies = _bodies(program.as_text())
+  return collectives_of(program.as_text())
+
+
+def collectives_of(text: str) -> list[Collective]:
+  """`collectives` of a compiled program's text."""
+  known = bodies(text)
   found: list[Collective] = []
-  for name, times in _runs(bodies).items():
-    for line in bodies[name]:
+  for name, times in runs(known).items():
+    for line in known[name]:
       match = re.search(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(", line)
       if match:
         shapes = re.findall(r"([a-z]\w*)\[([\d,]*)\]", match[1])
         # The result of an asynchronous one holds its operand too.
         shapes = shapes[len(shapes) // 2 :] if match[3] else shapes
         size = sum(_size(dtype, dims) for dtype, dims in shapes)
-        found.append(Collective(match[2], size, times))
+        found.append(Collective(match[2], size, times, _group(line)))
   return found
 
 
-def _bodies(text: str) -> dict[str, list[str]]:
+def _group(line: str) -> int:
+  """How many devices take part in a message, in any of the ways that HLO writes it; 0 if it does not say."""
+  if found := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
+    return len(found[1].split(","))
+  if found := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
+    return int(found[1])
+  if found := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", line):
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+    return math.prod(int(sizes.get(axis, 1)) for axis in re.findall(r"'(\w+)'", found[2]))
+  return 0
+
+
+def bodies(text: str) -> dict[str, list[str]]:
   """The lines of each computation of a module, by its name; the entry's comes under ""."""
-  bodies: dict[str, list[str]] = {}
+  found: dict[str, list[str]] = {}
   name = None
   for line in text.splitlines():
     if match := re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line):
       name = "" if match[1] else match[2]
-      bodies[name] = []
+      found[name] = []
     elif name is not None:
-      bodies[name].append(line)
-  return bodies
+      found[name].append(line)
+  return found
 
 
-def _runs(bodies: dict[str, list[str]]) -> dict[str, int]:
-  """How often each computation runs."""
-  runs: dict[str, int] = collections.defaultdict(int)
+def runs(bodies: dict[str, list[str]], *, fused: bool = True) -> dict[str, int]:
+  """How often each computation runs; `fused=False` leaves out those within one instruction."""
+  found: dict[str, int] = collections.defaultdict(int)
 
   def visit(name: str, times: int) -> None:
-    runs[name] += times
+    found[name] += times
     for line in bodies[name]:
+      if not fused and not re.search(r" (while|call|conditional|async-start)\(", line):
+        continue
       known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
       turns = int(known[1]) if known else 1
       for kind, called in re.findall(r"(body|condition|calls|to_apply)=%?([\w.\-]+)", line):
@@ -101,11 +131,15 @@ def _runs(bodies: dict[str, list[str]]) -> dict[str, int]:
           visit(called, times)
 
   visit("", 1)
-  return runs
+  return found
+
+
+def bits(dtype: str) -> int:
+  """Of one number, by the name that HLO has for its kind."""
+  found = BITS.match(dtype)
+  return int(found[1]) if found else 8
 
 
 def _size(dtype: str, dims: str) -> int:
   """Bytes of an array as HLO writes it, such as f32[2,3]."""
-  bits = BITS.match(dtype)
-  count = math.prod(int(n) for n in dims.split(",") if n)
-  return count * (int(bits[1]) if bits else 8) // 8
+  return math.prod(int(n) for n in dims.split(",") if n) * bits(dtype) // 8

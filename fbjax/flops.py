@@ -5,6 +5,7 @@ fraction of what it does. Elementwise work is left out, as usual for MFU.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +39,7 @@ def of(program: core.ClosedJaxpr) -> Flops:
   """Counts what a program, such as `jax.jit(f).trace(*args).jaxpr`, does for its results.
 
   A loop whose number of turns is not known counts once, of the branches of a condition the longest counts,
-  and a kernel by the cost that it was given.
+  and a kernel by the cost that it was given, or else as what all places of its grid do.
   """
   # What nobody uses, such as the gradients of frozen weights, XLA leaves out too.
   needed, _ = partial_eval.dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
@@ -58,11 +59,15 @@ def _of_equation(equation: core.JaxprEqn) -> Flops:
   elif name == "cond":
     return max(map(_of, params["branches"]), key=lambda found: found.total)
   elif name == "pallas_call":
-    n = getattr(params.get("cost_estimate"), "flops", 0)
+    n = getattr(params.get("cost_estimate"), "flops", 0) or _of_kernel(params)
   else:
     inner = sum((_of(jaxpr) for value in params.values() for jaxpr in _jaxprs(value)), Flops())
     return inner.times(params["length"]) if name == "scan" else _marked(equation, inner)
   return _marked(equation, Flops(n))
+
+
+def _of_kernel(params: Mapping[str, Any]) -> float:
+  return _of(params["jaxpr"]).total * math.prod(params["grid_mapping"].grid)
 
 
 def _marked(equation: core.JaxprEqn, found: Flops) -> Flops:
@@ -88,9 +93,9 @@ def _convolution(equation: core.JaxprEqn) -> float:
   lhs, rhs = (x.aval.shape for x in equation.invars)
   out, params = equation.outvars[0].aval.shape, equation.params
   lhs_spec, rhs_spec, out_spec = params["dimension_numbers"]
-  pairs = 1.0
+  met = 1.0
   for i in range(len(out) - 2):
-    pairs *= _pairs(
+    met *= pairs(
       lhs[lhs_spec[i + 2]],
       rhs[rhs_spec[i + 2]],
       out[out_spec[i + 2]],
@@ -99,10 +104,10 @@ def _convolution(equation: core.JaxprEqn) -> float:
       spread=params["lhs_dilation"][i],
       reach=params["rhs_dilation"][i],
     )
-  return 2.0 * out[out_spec[0]] * out[out_spec[1]] * rhs[rhs_spec[1]] * pairs
+  return 2.0 * out[out_spec[0]] * out[out_spec[1]] * rhs[rhs_spec[1]] * met
 
 
-def _pairs(n: int, k: int, m: int, *, stride: int, low: int, spread: int, reach: int) -> int:
+def pairs(n: int, k: int, m: int, *, stride: int, low: int, spread: int, reach: int) -> int:
   """How often, along one axis, one of k weights meets one of n inputs on the way to m outputs."""
   places = np.arange(m)[:, None] * stride + np.arange(k)[None] * reach - low
   met = (places >= 0) & (places < (n - 1) * spread + 1) & (places % spread == 0)

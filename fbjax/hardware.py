@@ -8,22 +8,27 @@ GIB = 2**30
 
 
 class Chip(NamedTuple):
-  """flops: dense bf16 FLOP/s. bandwidth: bytes/s of its memory. memory: bytes that a program may take."""
+  """flops: dense bf16 FLOP/s. bandwidth: bytes/s of its memory. memory: bytes that a program may take.
+
+  links: bytes/s that other chips can send to it. clock: cycles/s, of TPUs.
+  """
 
   flops: float
   bandwidth: float
   memory: float
+  links: float
+  clock: float = 0.0
 
 
 # By how a device names its kind; the longer name first where one begins with another.
 CHIPS = {
-  "TPU v4": Chip(275e12, 1228e9, 30.5 * GIB),
-  "TPU v5 lite": Chip(197e12, 819e9, 15.75 * GIB),
-  "TPU v5": Chip(459e12, 2765e9, 95.73 * GIB),
-  "TPU v6 lite": Chip(918e12, 1640e9, 31.24 * GIB),
-  "NVIDIA A100": Chip(312e12, 2039e9, 79 * GIB),
-  "NVIDIA H100": Chip(989e12, 3350e9, 79 * GIB),
-  "NVIDIA H200": Chip(989e12, 4800e9, 139 * GIB),
+  "TPU v4": Chip(275e12, 1228e9, 30.5 * GIB, 300e9, 1.05e9),
+  "TPU v5 lite": Chip(197e12, 819e9, 15.75 * GIB, 200e9, 1.5e9),
+  "TPU v5": Chip(459e12, 2765e9, 95.73 * GIB, 600e9, 1.75e9),
+  "TPU v6 lite": Chip(918e12, 1640e9, 31.24 * GIB, 400e9, 1.75e9),
+  "NVIDIA A100": Chip(312e12, 2039e9, 79 * GIB, 300e9),
+  "NVIDIA H100": Chip(989e12, 3350e9, 79 * GIB, 450e9),
+  "NVIDIA H200": Chip(989e12, 4800e9, 139 * GIB, 450e9),
 }
 
 

@@ -1,10 +1,12 @@
 """The programs of a config, traced for a mesh without a weight or a clip: to be compiled and looked at."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int32
 
 from fbjax import build, loading, sharding
 from fbjax.systems import base
@@ -13,10 +15,34 @@ from fbjax.train import step
 Spec = Mapping[str, Any]
 
 
+class UnreadTokenizer:
+  """Stands in for a tokenizer whose files may be elsewhere: a program knows no more than sizes."""
+
+  VOCABS: ClassVar = {"clip": 49408, "t5": 32128}
+  LENGTHS: ClassVar = {"clip": 77, "t5": 226}
+
+  def __init__(self, name: str, length: int | None = None):
+    self.vocab = self.VOCABS[name]
+    self.length = self.LENGTHS[name] if length is None else length
+
+  def __call__(self, captions: list[str]) -> Int32[np.ndarray, "b n"]:
+    return np.zeros((len(captions), self.length), np.int32)
+
+
+def make_system(config: Spec) -> tuple[Any, base.System]:
+  """The tokenizer and the networks of a config whose files need not be here."""
+  spec = config["tokenizer"]
+  if spec["name"] in UnreadTokenizer.VOCABS:
+    tokenizer = UnreadTokenizer(spec["name"], spec.get("length"))
+  else:
+    tokenizer = build.make_tokenizer(config)
+  # What is not in a pretrained folder, config.start names.
+  return tokenizer, build.make_system({**config, "weights": ""}, tokenizer)
+
+
 def trace_step(config: Spec, mesh: jax.sharding.Mesh) -> jax.stages.Traced:
   """The training step of a config, encoders and optimizer included."""
-  tokenizer = build.make_tokenizer(config)
-  system = build.make_system(config, tokenizer)
+  tokenizer, system = make_system(config)
   tx = build.make_optimizer(config, system)
   names = ("ema_decay", "ema_warmup", "accumulate")
   options = {name: config["train"][name] for name in names if name in config["train"]}
@@ -34,8 +60,7 @@ def trace_step(config: Spec, mesh: jax.sharding.Mesh) -> jax.stages.Traced:
 
 def trace_sampler(config: Spec, mesh: jax.sharding.Mesh) -> jax.stages.Traced:
   """The sampler of a config, from images to clips."""
-  tokenizer = build.make_tokenizer(config)
-  system = build.make_system(config, tokenizer)
+  tokenizer, system = make_system(config)
   sample = build.make_sample(config, system, build.make_formulation(config), mesh)
   n = config["sampling"]["batch_size"]
   clips = batch(config, tokenizer.length, n, None)
@@ -46,7 +71,7 @@ def trace_sampler(config: Spec, mesh: jax.sharding.Mesh) -> jax.stages.Traced:
 
 def parameters(config: Spec) -> dict[str, int]:
   """How many numbers train, and how many do not."""
-  system = build.make_system(config, build.make_tokenizer(config))
+  _, system = make_system(config)
   trees = {"trained": system.init, "frozen": system.init_frozen}
   shapes = {name: jax.eval_shape(init, jax.random.key(0)) for name, init in trees.items()}
   return {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in shapes.items()}

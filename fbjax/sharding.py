@@ -126,6 +126,28 @@ def split_clips(x: jax.Array) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(("data", "fsdp"))))
 
 
+def rows_here(n: int) -> int | None:
+  """How many of n rows a device has; None if the devices do not divide them."""
+  mesh = _mesh()
+  size = 1 if mesh is None else mesh.size
+  return None if n % size else n // size
+
+
+def per_device(f: Callable[..., jax.Array], *xs: jax.Array) -> jax.Array:
+  """f of rows, which each device does for its own: for kernels that the partitioner cannot split."""
+  mesh = _mesh()
+  if mesh is None:
+    return f(*xs)
+  rows = P(("data", "fsdp"))
+  return jax.shard_map(f, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)(*xs)
+
+
+def platform() -> str:
+  """Of the devices that a program is traced for: cpu, gpu or tpu."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return jax.default_backend() if device is None else device.platform
+
+
 def full_rows(n: int) -> np.ndarray:
   """Rows of n clips, the last repeated until the devices divide them."""
   mesh = _mesh()

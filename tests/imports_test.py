@@ -9,7 +9,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "fbjax"
 
 FLOORS = [
   {"compiled", "errors", "flops", "hardware", "lazy", "trees"},
-  {"checks", "digest", "places", "processes"},
+  {"checks", "digest", "places", "processes", "roofline"},
   {"seal", "sharding"},
   {"checkpoint", "tracker", "workdir"},
   {"bridge", "models", "data", "port"},

@@ -19,6 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from fbjax import errors, sharding
+from fbjax.models import attention
 from fbjax.models import layers as layers_lib
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -37,7 +38,7 @@ class Attention(nnx.Module):
     self, x: Float[Array, "b n c"], bias: Float[Array, "1 1 n n"] | None
   ) -> Float[Array, "b n c"]:
     q, k, v = (layers_lib.split_heads(y, self.heads) for y in jnp.split(self.qkv(x), 3, axis=-1))
-    return self.out(layers_lib.merge_heads(layers_lib.attention(q, k, v, bias=bias)))
+    return self.out(layers_lib.merge_heads(attention.attention(q, k, v, bias=bias)))
 
 
 class Block(nnx.Module):

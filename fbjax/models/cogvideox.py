@@ -21,7 +21,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from fbjax import errors, sharding
-from fbjax.models import layers
+from fbjax.models import attention, layers
 
 Positions = Literal["sincos", "rotary", "rotary_index"]
 Rotation = tuple[Float[Array, "n f"], Float[Array, "n f"]]
@@ -65,7 +65,7 @@ class Attention(nnx.Module):
     q, k = self.q_norm(q), self.k_norm(k)
     if rotation is not None:
       q, k = rotate(q, *rotation), rotate(k, *rotation)
-    y = layers.attention(q.astype(v.dtype), k.astype(v.dtype), v)
+    y = attention.attention(q.astype(v.dtype), k.astype(v.dtype), v)
     return self.out(layers.merge_heads(y))
 
 

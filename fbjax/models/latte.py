@@ -26,7 +26,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from fbjax import errors, sharding
-from fbjax.models import layers
+from fbjax.models import attention, layers
 
 TIME_CHANNELS = 256
 
@@ -139,7 +139,7 @@ class Block(nnx.Module):
   def _attend(self, x: Float[Array, "b n m c"]) -> Float[Array, "b n m c"]:
     qkv = self.qkv(x.reshape(-1, *x.shape[2:]))
     q, k, v = (layers.split_heads(y, self.heads) for y in jnp.split(qkv, 3, axis=-1))
-    return self.out(layers.merge_heads(layers.attention(q, k, v))).reshape(x.shape)
+    return self.out(layers.merge_heads(attention.attention(q, k, v))).reshape(x.shape)
 
 
 class Pair(nnx.Module):

@@ -1,4 +1,4 @@
-"""What the networks share: attention, norms, embeddings, PyTorch's initialisation, keys.
+"""What the networks share: norms, embeddings, PyTorch's initialisation, keys.
 
 Video is `b t h w c`, tokens are `b n c`, and heads `k` of `d` channels lie head by head in `c`.
 Parameters are float32. `dtype` is what convolutions and products compute in; norms,
@@ -162,29 +162,6 @@ class BatchNorm(nnx.Module):
 def per_channel(v: Float[Array, " c"], x: Float[Array, "... c"]) -> Float[Array, "... c"]:
   """Gives v the rank of x: implicit promotion of ranks is an error in the tests."""
   return v.reshape((1,) * (x.ndim - 1) + v.shape)
-
-
-def attention(
-  q: Float[Array, "b n k d"],
-  k: Float[Array, "b m k d"],
-  v: Float[Array, "b m k d"],
-  *,
-  scale: float | None = None,
-  bias: Float[Array, "#b #k n m"] | None = None,
-) -> Float[Array, "b n k d"]:
-  """softmax(scale q k^T + bias) v for each head; scale is 1/sqrt(d) unless given.
-
-  The division by the softmax's sum comes after the product with v, where it is n d instead of
-  n m long.
-  """
-  scale = q.shape[-1] ** -0.5 if scale is None else scale
-  logits = jnp.einsum("bnkd,bmkd->bknm", q, k, preferred_element_type=jnp.float32) * scale
-  if bias is not None:
-    logits = logits + bias
-  weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-  total = weights.sum(-1).swapaxes(1, 2)[..., None]
-  out = jnp.einsum("bknm,bmkd->bnkd", weights.astype(v.dtype), v)
-  return (out / total).astype(v.dtype)
 
 
 def causal_bias(n: int) -> Float[Array, "1 1 n n"]:

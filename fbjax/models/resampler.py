@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fbjax.models import layers
+from fbjax.models import attention, layers
 
 
 class Attention(nnx.Module):
@@ -33,7 +33,7 @@ class Attention(nnx.Module):
     q = self.q(x)
     k, v = jnp.split(self.kv(jnp.concatenate([self.image_norm(image), x], 1)), 2, axis=-1)
     q, k, v = (layers.split_heads(y, self.heads) for y in (q, k, v))
-    return self.out(layers.merge_heads(layers.attention(q, k, v)))
+    return self.out(layers.merge_heads(attention.attention(q, k, v)))
 
 
 class FeedForward(nnx.Module):

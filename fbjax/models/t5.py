@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from fbjax import sharding
+from fbjax.models import attention
 from fbjax.models import layers as layers_lib
 
 
@@ -48,7 +49,7 @@ class Block(nnx.Module):
   ) -> Float[Array, "b n c"]:
     h = self.norm1(x)
     q, k, v = (layers_lib.split_heads(f(h), self.heads) for f in (self.q, self.k, self.v))
-    x = x + self.out(layers_lib.merge_heads(layers_lib.attention(q, k, v, scale=1.0, bias=bias)))
+    x = x + self.out(layers_lib.merge_heads(attention.attention(q, k, v, scale=1.0, bias=bias)))
     h = self.norm2(x)
     gate = nnx.gelu(self.gate(h).astype(jnp.float32), approximate=True)
     return x + self.down(gate * self.up(h))

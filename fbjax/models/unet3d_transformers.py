@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fbjax.models import layers
+from fbjax.models import attention, layers
 
 
 class SelfAttention(nnx.Module):
@@ -52,7 +52,7 @@ class SelfAttention(nnx.Module):
     q, k, v = (layers.split_heads(f(x), self.heads) for f in (self.q, self.k, self.v))
     bias = layers.causal_bias(x.shape[1]) if self.causal else None
     if self.key_table is None:
-      y = layers.attention(q, k, v, bias=bias)
+      y = attention.attention(q, k, v, bias=bias)
     else:
       y = relative_attention(q, k, v, self.key_table[...], self.value_table[...], bias)
     return self.out(layers.merge_heads(y))
@@ -87,10 +87,10 @@ class CrossAttention(nnx.Module):
     q = self.q(x)
     # All frames of a clip meet the same text: one long query instead of repeated keys.
     clips = q.reshape(text.shape[0], -1, q.shape[-1])
-    y = layers.attention(heads(clips), heads(self.k(text)), heads(self.v(text)))
+    y = attention.attention(heads(clips), heads(self.k(text)), heads(self.v(text)))
     y = y.reshape(*q.shape[:2], self.heads, -1)
     if image is not None:
-      seen = layers.attention(heads(q), heads(self.image_k(image)), heads(self.image_v(image)))
+      seen = attention.attention(heads(q), heads(self.image_k(image)), heads(self.image_v(image)))
       y = y + seen * (jnp.tanh(self.alpha[...]) + 1).astype(y.dtype)
     return self.out(layers.merge_heads(y))
 

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fbjax import errors, sharding
-from fbjax.models import layers
+from fbjax.models import attention, layers
 
 
 class Gaussian(NamedTuple):
@@ -60,7 +60,7 @@ class Attention(nnx.Module):
   def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
     tokens = einops.rearrange(self.norm(x), "n h w c -> n (h w) c")
     q, k, v = (layers.split_heads(f(tokens), 1) for f in (self.q, self.k, self.v))
-    y = self.out(layers.merge_heads(layers.attention(q, k, v)))
+    y = self.out(layers.merge_heads(attention.attention(q, k, v)))
     return x + y.reshape(x.shape)
 
 

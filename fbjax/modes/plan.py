@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from fbjax import build, checks, compiled, errors, flops, hardware, places, programs
+from fbjax import build, checks, compiled, errors, flops, hardware, places, programs, roofline
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +136,7 @@ def measure(config: dict[str, Any], topology: str | None, program: str) -> dict[
     "parameters": programs.parameters(config),
     "model_flops": work.model,
     "recomputed_flops": work.recomputed,
+    "total_flops": work.total,
     "limit_bytes": chip and chip.memory,
     "least_seconds": chip and work.total / len(devices) / chip.flops,
   }
@@ -148,6 +149,8 @@ def measure(config: dict[str, Any], topology: str | None, program: str) -> dict[
     return row | {"fits": False, "refused": refusal(str(error))}
   row["compile_seconds"] = time.perf_counter() - began
   held = compiled.memory(done)
+  if chip:
+    row |= {"seconds": seconds(done, chip, work.total / len(devices))}
   row |= {"bytes": held._asdict() | {"total": held.total}}
   row["fits"] = held.total <= chip.memory if chip else None
   sent: dict[str, dict[str, int]] = {}
@@ -156,6 +159,14 @@ def measure(config: dict[str, Any], topology: str | None, program: str) -> dict[
     kind["count"] += message.times
     kind["bytes"] += message.times * message.size
   return row | {"sent": sent}
+
+
+def seconds(done: jax.stages.Compiled, chip: hardware.Chip, work: float) -> dict[str, float]:
+  """What a program of so many FLOPs a device takes, by `roofline.of`; kernels run at the peak of the chip."""
+  took = roofline.of(done, chip)
+  unseen = max(work - took.flops, 0.0) / chip.flops
+  told = {"roofline": took.roofline + unseen, "messages": took.messages}
+  return told if took.cycles is None else told | {"cycles": took.cycles + unseen}
 
 
 def devices_of(topology: str) -> Sequence[jax.Device]:
@@ -220,20 +231,35 @@ def told(row: Mapping[str, Any], config: Mapping[str, Any], price: float | None 
   sent = [f"{kind} {x['count']} x, {scaled(x['bytes'])}B" for kind, x in row["sent"].items()]
   line("sent", f"{'; '.join(sent) or 'nothing'} (what arrives at a device)")
   if row["least_seconds"]:
-    least = row["least_seconds"]
+    line("at best", f"{timed(row, row['least_seconds'])}: products alone, at the peak of bf16")
+    took = row["seconds"]
     line(
-      "at best",
-      f"{least:.3g} s, {row['clips'] / least:.3g} clips/s: products alone, at the peak of bf16; memory traffic, "
-      "messages and elementwise work come on top",
+      "roofline",
+      f"{timed(row, took['roofline'])}: products or memory traffic, whichever is longer, of one instruction "
+      "after the other",
+    )
+    if "cycles" in took:
+      line(
+        "cycles",
+        f"{timed(row, took['cycles'])}: by the compiler's own estimates, which are pessimistic",
+      )
+    line(
+      "messages", f"{took['messages']:.3g} s at the speed of the links, where no work hides them"
     )
     if price is not None and row["program"] == "train step":
-      hours = config["train"]["steps"] * least / 3600
+      hours = config["train"]["steps"] * took["roofline"] / 3600
       line(
         "price",
-        f"{hours * row['devices'] * price:,.0f} at best for {config['train']['steps']:,} steps",
+        f"{hours * row['devices'] * price:,.0f} for {config['train']['steps']:,} steps at the roofline",
       )
   line("compiled", f"in {row['compile_seconds']:.0f} s")
   return "\n".join(lines)
+
+
+def timed(row: Mapping[str, Any], took: float) -> str:
+  """A time, the rate that follows, and the share of the peak that is the mathematics' own work."""
+  mfu = row["model_flops"] / row["total_flops"] * row["least_seconds"] / took
+  return f"{took:.3g} s, {row['clips'] / took:.3g} clips/s, MFU {mfu:.0%}"
 
 
 def scaled(x: float, step: int = 1024) -> str:

@@ -10,41 +10,6 @@ def normal(*shape, seed=0):
   return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
 
 
-@pytest.mark.parametrize(("n", "m"), [(5, 5), (7, 3), (300, 300)])
-def test_attention_is_the_softmax_average_of_the_values(n, m):
-  q, k, v = normal(2, n, 3, 4), normal(2, m, 3, 4, seed=1), normal(2, m, 3, 4, seed=2)
-  ours = jax.jit(layers.attention)(q, k, v)
-  np.testing.assert_allclose(ours, jax.nn.dot_product_attention(q, k, v), atol=2e-6)
-
-
-def test_attention_with_a_causal_bias_sees_no_later_token():
-  q, k, v = (normal(1, 6, 2, 4, seed=i) for i in range(3))
-  ours = layers.attention(q, k, v, bias=layers.causal_bias(6))
-  np.testing.assert_allclose(ours, jax.nn.dot_product_attention(q, k, v, is_causal=True), atol=2e-6)
-
-
-def test_the_gradient_of_attention_is_that_of_the_textbook_form():
-  q, k, v = (normal(2, 9, 2, 4, seed=i) for i in range(3))
-
-  def loss(f):
-    return lambda *args: jnp.sum(jnp.sin(f(*args)))
-
-  ours = jax.grad(loss(layers.attention), (0, 1, 2))(q, k, v)
-  theirs = jax.grad(loss(jax.nn.dot_product_attention), (0, 1, 2))(q, k, v)
-  for a, b in zip(ours, theirs, strict=True):
-    np.testing.assert_allclose(a, b, atol=5e-6)
-
-
-def test_softmax_of_bfloat16_queries_is_taken_in_float32():
-  q = 5 * normal(1, 64, 1, 8)
-  k, v = normal(1, 64, 1, 8, seed=1), normal(1, 64, 1, 8, seed=2)
-  half = [x.astype(jnp.bfloat16) for x in (q, k, v)]
-  exact = layers.attention(*(x.astype(jnp.float32) for x in half))
-  ours = layers.attention(*half)
-  assert ours.dtype == jnp.bfloat16
-  assert np.abs(ours.astype(jnp.float32) - exact).max() < 0.02
-
-
 def test_group_norm_keeps_the_variance_next_to_a_large_mean():
   x = 1000 + 0.01 * np.random.default_rng(0).standard_normal((2, 16, 8))
   ours = layers.GroupNorm(8, groups=2)(jnp.asarray(x, jnp.float32))

@@ -17,7 +17,7 @@ def test_a_plan_for_this_machine_says_what_the_step_needs(config, monkeypatch):
   config["mesh"] = {"data": 1, "fsdp": 8}
   real = lambda config, devices: sharding.make_mesh(devices=devices, **config["mesh"])  # noqa: E731
   monkeypatch.setattr(build, "make_mesh", real)
-  chip = hardware.Chip(1e12, 1e9, 2**30)
+  chip = hardware.Chip(1e12, 1e9, 2**30, 1e9)
   monkeypatch.setattr(hardware, "chip", lambda device: chip)
   row = plan.measure(config, None, "train step")
   assert row["mesh"] == {"data": 1, "fsdp": 8} and row["devices"] == 8
@@ -28,7 +28,9 @@ def test_a_plan_for_this_machine_says_what_the_step_needs(config, monkeypatch):
   said = plan.told(row, config, price=3.6e18)
   assert "fits" in said and "8 x cpu, mesh data 1 x fsdp 8" in said
   # Steps x seconds x devices x price / 3600, of the 4 steps of a toy.
-  assert f"{4 * row['least_seconds'] * 8 * 1e15:,.0f} at best for 4 steps" in said
+  took = row["seconds"]["roofline"]
+  assert f"{4 * took * 8 * 1e15:,.0f} for 4 steps at the roofline" in said
+  assert row["least_seconds"] < took and row["seconds"]["messages"] > 0
 
 
 def test_what_does_not_fit_is_told_with_how_much_is_missing(config):
@@ -42,6 +44,8 @@ def test_what_does_not_fit_is_told_with_how_much_is_missing(config):
     "parameters": {"trained": 10, "frozen": 5},
     "model_flops": 2e15,
     "recomputed_flops": 5e14,
+    "total_flops": 2.5e15,
+    "seconds": {"roofline": 2.0, "cycles": 4.0, "messages": 0.25},
     "limit_bytes": 10 * 2**30,
     "least_seconds": 1.0,
     "compile_seconds": 3.0,
@@ -50,6 +54,8 @@ def test_what_does_not_fit_is_told_with_how_much_is_missing(config):
   }
   said = plan.told(row, config)
   assert "does not fit by 2 GiB" in said and "2 PFLOP, and 25% of it once more" in said
+  assert "2 s, 8 clips/s, MFU 40%: products or" in said
+  assert "4 s, 4 clips/s, MFU 20%: by the compiler" in said
   refused = {k: x for k, x in row.items() if k not in ("bytes", "sent", "compile_seconds")}
   refused["refused"] = plan.refusal("RESOURCE_EXHAUSTED: x\n  Used 74.0G of 15.75G hbm.\n y")
   assert "does not fit: Used 74.0G of 15.75G hbm." in plan.told(refused, config)
