@@ -177,7 +177,7 @@ def train(name: str, batches: tuple[int, ...]) -> Iterator[Row]:
 
   def model_flops(n: int) -> float:
     # Without checkpoints nothing is computed twice.
-    plain = train_step(make_case(name, remat=False))
+    plain = train_step(make_case(name, remat="none"))
     return flops(plain.trace(state_shapes, {}, case.example(n)).jaxpr)
 
   for n in batches:

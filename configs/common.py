@@ -32,6 +32,7 @@ def base() -> ConfigDict:
     decays="matrices",
     clip=0.5,
     clip_from=0,
+    moments="float32",
   )
   c.train = dict(
     steps=20_000,
@@ -107,7 +108,7 @@ def small_latte(c: ConfigDict) -> None:
     codec=dict(name="pixels", patch=4),
     latte=dict(size=c.data.size // 4, width=96, depth=4, heads=4, patch=1, mult=2),
     text=dict(width=64, layers=1, heads=4),
-    remat=False,
+    remat="none",
     dtype="float32",
   )
   narrow_bridge(c, 0.02)
@@ -132,7 +133,7 @@ def videocrafter(c: ConfigDict) -> None:
     image=dict(size=224, patch=14, width=1280, layers=32, heads=16, c_out=1024),
     resampler=dict(width=1024, depth=4, heads=12, head_dim=64, queries=16),
     given="first",
-    remat=True,
+    remat="full",
     dtype="bfloat16",
   )
 
@@ -145,7 +146,7 @@ def latte_on_ucf101(c: ConfigDict) -> None:
     name="latte",
     codec=dict(name="autoencoder", scale=0.18215, draw="sample", at_once=4),
     latte=dict(size=32, width=384, depth=12, heads=6, patch=2, classes=101),
-    remat=False,
+    remat="none",
     dtype="float32",
   )
   c.seed = 42

@@ -83,7 +83,7 @@ def get_config(arg: str = "") -> ConfigDict:
     text=dict(vocab=32128, width=4096, layers=24, heads=64, head_dim=64, mlp=10240),
     noisy_frame=True,
     noisy_prior=True,
-    remat=True,
+    remat="full",
     dtype="float32",  # with bfloat16 the published results were not satisfactory
   )
   c.weights = "weights/cogvideox"

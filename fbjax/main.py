@@ -101,7 +101,7 @@ def cli(argv: list[str] | None = None) -> None:
       raise
     remedy = (
       "lower config.train.batch_size or config.sampling.batch_size, raise config.train.accumulate or "
-      "config.mesh.fsdp, or set config.system.remat=True"
+      "config.mesh.fsdp, or set config.system.remat=full"
       if options.MODE.value == "train"
       else "lower --frames, --size or config.sampling.batch_size"
     )

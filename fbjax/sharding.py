@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 import numpy as np
 from flax import nnx
+from jax import ad_checkpoint
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -27,6 +28,7 @@ Given = ParamSpec("Given")
 
 # Below this a split costs more in messages than it saves in memory.
 SMALLEST_SPLIT = 2**10
+BLOCK_INPUT = "block_input"  # what a policy of `jax.checkpoint` knows it by
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -184,7 +186,8 @@ def blockwise(
   """
 
   def run(block: nnx.Module, x: jax.Array, *args: Any) -> jax.Array:
-    return split_clips(call(whole(block), split_clips(x), *args))
+    x = ad_checkpoint.checkpoint_name(split_clips(x), BLOCK_INPUT)
+    return split_clips(call(whole(block), x, *args))
 
   return run if wrap is None else wrap(run)
 

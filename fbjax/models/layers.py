@@ -250,9 +250,12 @@ class Geglu(nnx.Module):
     return self.down(value * nnx.gelu(gate, approximate=False))
 
 
-def fold_in(keys: Key[Array, " b"] | None, i: int) -> Key[Array, " b"] | None:
-  """Each clip's key for its draw number i; None stays None."""
-  return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, i)
+def split(keys: Key[Array, " b"] | None, n: int) -> list[Key[Array, " b"] | None]:
+  """Each clip's keys for n draws, all computed at once; of None, n times None."""
+  if keys is None:
+    return [None] * n
+  of_clips = jax.vmap(jax.random.fold_in, (0, None))
+  return list(jax.vmap(of_clips, (None, 0))(keys, jnp.arange(n)))
 
 
 def dropout(

@@ -11,7 +11,6 @@ in bfloat16 it loses more than all of them together.
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,7 +24,7 @@ from fbjax.models import unet3d_transformers as transformers
 
 
 class TemporalConv(nnx.Module):
-  """Convolution over three frames, as three matrix products: faster than conv3d on a CPU."""
+  """Convolution over three frames, as one matrix product: on a CPU faster than conv3d, on a TPU than three."""
 
   def __init__(self, c: int, *, zero: bool = False, dtype: Any, rngs: layers.Keys):
     init = layers.inits(3 * c, zero, rngs)
@@ -34,12 +33,12 @@ class TemporalConv(nnx.Module):
     self.dtype = dtype
 
   def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
-    t = x.shape[1]
+    t, c = x.shape[1], x.shape[-1]
     padded = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
-    product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
-    kernel = self.kernel[...].astype(self.dtype)
-    y = sum(product(padded[:, i : i + t], kernel[i]) for i in range(3))
-    return (y + layers.per_channel(self.bias[...], y)).astype(self.dtype)
+    near = jnp.concatenate([padded[:, i : i + t] for i in range(3)], -1)
+    kernel = self.kernel[...].reshape(3 * c, c).astype(self.dtype)
+    y = jnp.matmul(near.reshape(-1, 3 * c), kernel, preferred_element_type=jnp.float32)
+    return (y + self.bias[...][None]).astype(self.dtype).reshape(x.shape)
 
 
 class TemporalConvs(nnx.Module):
@@ -51,13 +50,13 @@ class TemporalConvs(nnx.Module):
     self.dropout = dropout
 
   def __call__(
-    self, x: Float[Array, "b t h w c"], keys: Key[Array, " b"] | None
+    self, x: Float[Array, "b t h w c"], keys: Sequence[Key[Array, " b"] | None]
   ) -> Float[Array, "b t h w c"]:
     h = x
     for i, (norm, conv) in enumerate(zip(self.norms, self.convs, strict=True)):
       h = nnx.silu(norm(h))
       if i:
-        h = layers.dropout(h, self.dropout, layers.fold_in(keys, i))
+        h = layers.dropout(h, self.dropout, keys[i - 1])
       h = conv(h)
     return x + h
 
@@ -94,12 +93,13 @@ class ResBlock(nnx.Module):
     emb: Float[Array, "b e"],
     keys: Key[Array, " b"] | None,
   ) -> Float[Array, "b t h w c_out"]:
+    keys = layers.split(keys, 4)
     h = self.in_conv(nnx.silu(transformers.per_frame(self.in_norm, x)))
     h = h.astype(jnp.float32) + self.emb(nnx.silu(emb))[:, None, None, None]
     h = nnx.silu(transformers.per_frame(self.out_norm, h))
-    h = layers.dropout(h, self.dropout, layers.fold_in(keys, 0))
+    h = layers.dropout(h, self.dropout, keys[0])
     h = self.out_conv(h) + (x if self.skip is None else self.skip(x).astype(jnp.float32))
-    return h if self.temporal is None else self.temporal(h, layers.fold_in(keys, 1))
+    return h if self.temporal is None else self.temporal(h, keys[1:])
 
 
 class Stage(nnx.Module):
@@ -276,11 +276,12 @@ class UNet3D(nnx.Module):
       emb += self.stride(jnp.full_like(time, self.default_stride) if stride is None else stride)
     text = text.astype(self.dtype)
     image = None if image is None else image.astype(self.dtype)
-    places = itertools.count()  # of the stages, each of which drops out by itself
+    # Of the stages, each of which drops out by itself.
+    own = iter(layers.split(keys, len(self.down) + len(self.middle) + len(self.up)))
     run = sharding.blockwise(Stage.__call__, self.wrap)
 
     def call(stage: Stage, x: Array) -> Array:
-      return run(stage, x, emb, text, image, layers.fold_in(keys, next(places)))
+      return run(stage, x, emb, text, image, next(own))
 
     h = self.in_conv(x).astype(jnp.float32)
     if self.in_attention is not None:

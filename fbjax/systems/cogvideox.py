@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from fbjax.models import cogvideox, t5
 from fbjax.systems import base, codecs, latents, networks, neural_prior
+from fbjax.systems import remat as remat_lib
 
 # log of the noise's deviation: mean and deviation of a normal distribution, as published.
 NOISE = (-3.0, 0.5)
@@ -50,7 +51,7 @@ class CogVideoX(latents.LatentSystem):
     noisy_frame: bool = True,
     noisy_prior: bool = True,
     coarse: bool = False,
-    remat: bool = False,
+    remat: str | bool = "none",
     null_tokens: np.ndarray | None,
     frames: int,
     dtype: Any = jnp.float32,
@@ -62,7 +63,7 @@ class CogVideoX(latents.LatentSystem):
       text: sizes of `t5.Encoder`, frozen; `length` is how many tokens it reads.
       noisy_frame, noisy_prior: noise on the frame before it is encoded as condition or as prior.
       coarse: the transformer is told a coarse video as well.
-      remat: blocks are computed again in the backward pass, which saves their memory.
+      remat: what blocks keep for the backward pass, see `remat.wrap`.
       null_tokens: token ids of the empty caption, int32 [n]; None where nothing will be encoded.
       frames: frames a clip, 8 n + 1 for the published VAE.
       dtype: of the networks' arithmetic; weights are float32.
@@ -83,7 +84,7 @@ class CogVideoX(latents.LatentSystem):
           networks.sizes_of("config.system.transformer", chosen, given),
           network="cogvideox",
           trained=True,
-          options=options | ({"wrap": jax.checkpoint} if remat else {}),
+          options=options | {"wrap": remat_lib.wrap(remat)},
           given=tuple(given),
         ),
         "text": networks.NetworkSpec(

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from fbjax.models import clip, latte
 from fbjax.systems import base, codecs, latents, networks, neural_prior
+from fbjax.systems import remat as remat_lib
 
 
 class Cond(NamedTuple):
@@ -43,7 +44,7 @@ class Latte(latents.LatentSystem):
     latte: Mapping[str, Any],
     text: Mapping[str, Any] | None = None,
     coarse: bool = False,
-    remat: bool = False,
+    remat: str | bool = "none",
     null_tokens: np.ndarray | None = None,
     frames: int,
     dtype: Any = jnp.float32,
@@ -54,7 +55,7 @@ class Latte(latents.LatentSystem):
       latte: sizes of `latte.Latte`; channels and frames are given by the others.
       text: sizes of `clip.TextEncoder`, trained along, whose `pool` is the text; None without.
       coarse: the network is told a coarse video as well.
-      remat: blocks are computed again in the backward pass, which saves their memory.
+      remat: what blocks keep for the backward pass, see `remat.wrap`.
       null_tokens: token ids of the empty caption, int32 [n]; None where nothing will be encoded.
       frames: frames a clip.
       dtype: of the networks' arithmetic; weights are float32.
@@ -65,7 +66,7 @@ class Latte(latents.LatentSystem):
     c = codec.channels
     given = {"c_in": 2 * c if coarse else c, "c_out": c, "frames": frames}
     given |= {"text": None if text is None else text["width"]}
-    options = {"dtype": dtype} | ({"wrap": jax.checkpoint} if remat else {})
+    options = {"dtype": dtype} | {"wrap": remat_lib.wrap(remat)}
     specs = {"latte": self._network(latte, given, options)}
     if text is not None:
       specs["text"] = networks.NetworkSpec(

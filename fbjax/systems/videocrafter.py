@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from fbjax import errors
 from fbjax.models import clip, resampler, unet3d
 from fbjax.systems import base, codecs, latents, networks, neural_prior
+from fbjax.systems import remat as remat_lib
 
 Given = Literal["first", "ends"]
 
@@ -56,7 +57,7 @@ class VideoCrafter(latents.LatentSystem):
     resampler: Mapping[str, Any] | None = None,
     given: Given = "first",
     coarse: bool = False,
-    remat: bool = False,
+    remat: str | bool = "none",
     null_tokens: np.ndarray | None,
     frames: int,
     dtype: Any = jnp.float32,
@@ -71,7 +72,7 @@ class VideoCrafter(latents.LatentSystem):
       resampler: sizes of `resampler.Resampler`, trained; its channels follow from the others.
       given: "first" frame, or both "ends".
       coarse: the UNet is told a coarse video as well.
-      remat: stages of the UNet are computed again in the backward pass, which saves their memory.
+      remat: what stages of the UNet keep for the backward pass, see `remat.wrap`.
       null_tokens: token ids of the empty caption, int32 [n]; None where nothing will be encoded.
       frames: frames of a clip that it is trained at, which the Resampler's queries are for.
       dtype: of the networks' arithmetic; weights are float32.
@@ -98,7 +99,7 @@ class VideoCrafter(latents.LatentSystem):
         networks.sizes_of("config.system.unet", unet, sizes),
         network="videocrafter_unet",
         trained=True,
-        options=options | ({"wrap": jax.checkpoint} if remat else {}),
+        options=options | {"wrap": remat_lib.wrap(remat)},
         given=tuple(sizes),
       ),
       "text": networks.NetworkSpec(

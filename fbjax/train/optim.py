@@ -15,6 +15,7 @@ MATRICES = ("kernel", "embedding", "a", "b")
 PIXELS = r"^latte/(patches|head/out)/kernel$|^unet/(in_conv|out_conv)/kernel$|^transformer/(patches|out)/kernel$"
 # Of Muon's updates, those of AdamW: both take the same learning rate (arXiv:2502.16982).
 MUON_RMS = 0.2
+MOMENTS = ("float32", "bfloat16")
 
 
 class Optimizer(NamedTuple):
@@ -73,6 +74,7 @@ def make_optimizer(
   decays: str = "matrices",
   clip: float = 0.0,
   clip_from: int = 0,
+  moments: str = "float32",
 ) -> Optimizer:
   """AdamW, Muon or SGD on the leaves that train; the others stay as they are and have no state.
 
@@ -86,6 +88,7 @@ def make_optimizer(
     decays: "matrices" (kernels, embeddings, low-rank additions), or "all", as PyTorch does.
     clip: greatest norm of the gradients of all leaves that train; 0 for none.
     clip_from: the step that clipping begins at.
+    moments: dtype that AdamW's first moment and Muon's momentum are kept in, "float32" or "bfloat16".
 
   Raises:
     UserError: for another optimizer's name, another `decays`, or numbers that make no sense.
@@ -104,10 +107,17 @@ def make_optimizer(
   rate = learning_rate(lr, steps, warmup, schedule)
   if decays not in ("matrices", "all"):
     raise errors.UserError(f"config.optim.decays is {decays!r}; expected 'matrices' or 'all'")
+  if moments not in MOMENTS:
+    raise errors.UserError(
+      f"config.optim.moments is {moments!r}; expected {' or '.join(map(repr, MOMENTS))}"
+    )
+  mu_dtype = None if moments == "float32" else moments
   decayed = by_path(lambda path: decays == "all" or path.split("/")[-1] in MATRICES)
   match name:
     case "adamw":
-      tx = optax.adamw(rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decayed)
+      tx = optax.adamw(
+        rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decayed, mu_dtype=mu_dtype
+      )
     case "muon":
       tx = optax.contrib.muon(
         rate,
@@ -119,6 +129,7 @@ def make_optimizer(
         adam_weight_decay=weight_decay,
         muon_weight_dimension_numbers=matrix_axes,
         consistent_rms=MUON_RMS,
+        mu_dtype=mu_dtype,
       )
     case "sgd":
       for key, value, default in (("b1", b1, 0.9), ("b2", b2, 0.999), ("eps", eps, 1e-8)):
@@ -126,6 +137,10 @@ def make_optimizer(
           raise errors.UserError(
             f"config.optim.{key} is {value}, but SGD has none: leave it at {default}, or take adamw"
           )
+      if mu_dtype:
+        raise errors.UserError(
+          "config.optim.moments is set, but SGD has none: leave it at 'float32'"
+        )
       tx = optax.chain(optax.add_decayed_weights(weight_decay, decayed), optax.sgd(rate))
     case _:
       raise errors.UserError(f"config.optim.name is {name!r}; expected 'adamw', 'muon' or 'sgd'")

@@ -46,6 +46,24 @@ def test_sgd_decays_matrices_alone_and_refuses_what_it_has_not():
     optim.make_optimizer(steps=10, name="sgd", b2=0.5)
 
 
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_moments_in_half_precision_take_half_the_memory_and_move_weights_alike(name):
+  params, grads = {"kernel": jnp.ones((4, 4))}, {"kernel": jnp.eye(4) + 0.1}
+  moved, sizes = [], []
+  for moments in ("float32", "bfloat16"):
+    tx = optim.make_optimizer(steps=10, name=name, lr=0.1, moments=moments)
+    state = tx.init(params)
+    leaves = [x for path, x in trees.flatten(state).items() if "/mu/" in path]
+    sizes.append(sum(x.nbytes for x in leaves))
+    for _ in range(3):
+      updates, state = tx.update(grads, state, params)
+    moved.append(updates["kernel"])
+  assert sizes[0] == 2 * sizes[1] > 0
+  np.testing.assert_allclose(*moved, rtol=0.02, atol=1e-3)
+  with pytest.raises(errors.UserError, match="config.optim.moments is 'half'; expected 'float32'"):
+    optim.make_optimizer(steps=10, name=name, moments="half")
+
+
 @pytest.mark.parametrize("spec", [{"name": "lion"}, {"schedule": "linear"}])
 def test_an_unknown_name_says_what_is_expected(spec):
   with pytest.raises(ValueError, match="expected '"):
