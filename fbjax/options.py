@@ -186,3 +186,11 @@ flag(
   "TPUs to plan for, such as v5e:4x4 or v5p:2x2x4; default: the devices of this machine",
 )
 flag("price", "plan", REAL, "of one chip for an hour, to tell what the training costs at best")
+flag("quick", "plan", SWITCH, "compile nothing: weights, state and products alone", default=False)
+flag(
+  "search",
+  "plan",
+  SWITCH,
+  "try ways to compute the training step, and tell the fastest that fits",
+  default=False,
+)

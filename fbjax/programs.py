@@ -1,5 +1,6 @@
 """The programs of a config, traced for a mesh without a weight or a clip: to be compiled and looked at."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -9,8 +10,8 @@ import numpy as np
 from jaxtyping import Int32
 
 from fbjax import build, loading, sharding
-from fbjax.systems import base
-from fbjax.train import step
+from fbjax.systems import base, cached
+from fbjax.train import optim, step
 
 Spec = Mapping[str, Any]
 
@@ -41,21 +42,59 @@ def make_system(config: Spec) -> tuple[Any, base.System]:
 
 
 def trace_step(config: Spec, mesh: jax.sharding.Mesh) -> jax.stages.Traced:
-  """The training step of a config, encoders and optimizer included."""
+  """The training step of a config, optimizer included; encoders too, unless it trains from a cache."""
   tokenizer, system = make_system(config)
   tx = build.make_optimizer(config, system)
   names = ("ema_decay", "ema_warmup", "accumulate")
   options = {name: config["train"][name] for name in names if name in config["train"]}
+  frozen = frozen_shapes(config, system)
+  clips = batch(config, tokenizer.length, config["train"]["batch_size"], mesh)
+  if build.cache_options(config).path:
+    frozen, clips = fed(config, system, frozen, clips)
+    system = cached.fed(system)
   loss = build.make_loss(config, system, build.make_formulation(config))
   program = step.make_train_step(loss, tx, seed=config["seed"], mesh=mesh, **options)
-  state = placed(
-    jax.eval_shape(lambda key: step.init_state(system.init(key), tx), jax.random.key(0)), mesh
-  )
+  state = placed(state_shapes(system, tx), mesh)
   out = jax.tree.map(lambda x: x.sharding, state), sharding.replicated(mesh)
-  clips = batch(config, tokenizer.length, config["train"]["batch_size"], mesh)
   return jax.jit(program, donate_argnums=0, out_shardings=out).trace(
-    state, placed(frozen_shapes(config, system), mesh), clips
+    state, placed(frozen, mesh), clips
   )
+
+
+def state_shapes(system: base.System, tx: optim.Optimizer) -> step.TrainState:
+  return jax.eval_shape(lambda key: step.init_state(system.init(key), tx), jax.random.key(0))
+
+
+def state_bytes(config: Spec, mesh: jax.sharding.Mesh) -> int:
+  """What a device holds between steps: its share of weights, average, optimizer and frozen networks."""
+  _, system = make_system(config)
+  frozen = frozen_shapes(config, system)
+  if build.cache_options(config).path:
+    frozen = {name: x for name, x in frozen.items() if name not in system.encoders}
+  held = placed((state_shapes(system, build.make_optimizer(config, system)), frozen), mesh)
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(held)
+  )
+
+
+def fed(
+  config: Spec, system: base.System, frozen: base.Params, clips: Mapping[str, jax.ShapeDtypeStruct]
+) -> tuple[base.Params, dict[str, jax.ShapeDtypeStruct]]:
+  """The frozen weights and a batch of a training from a cache, which needs not be there."""
+  n = config["train"]["batch_size"]
+  dtype = build.cache_options(config).dtype
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (n, 1)))
+  features = jax.eval_shape(
+    lambda frozen, clips, keys: cached.narrowed(system.features(frozen, clips, keys), dtype),
+    frozen, clips, keys,
+  )  # fmt: skip
+  nulls = jax.eval_shape(lambda frozen: system.nulls(frozen, {}), frozen)
+  place = clips["video"].sharding
+  features = {
+    path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for path, x in features.items()
+  }
+  kept = {name: x for name, x in frozen.items() if name not in system.encoders}
+  return kept | {cached.NULLS: nulls}, features
 
 
 def trace_sampler(config: Spec, mesh: jax.sharding.Mesh) -> jax.stages.Traced:

@@ -6,7 +6,7 @@ import jax
 import pytest
 import recipes_test
 
-from fbjax import build, compiled, programs, sharding, trees
+from fbjax import build, compiled, flops, programs, sharding, trees
 
 DEVICES = 4
 CLIPS = 16  # of a device in a step: what flows between blocks is then larger than any weight
@@ -56,6 +56,15 @@ def test_a_device_does_its_share_of_a_step_and_sends_weights_alone(name, data, f
   assert limit < CLIPS * DEVICES * frames * size[0] * size[1] * 3 * 4
 
 
+def test_what_a_device_holds_between_steps_is_known_without_compiling():
+  config = recipe("webvid_saf_cogvideox")
+  held = programs.state_bytes(config, sharding.make_mesh(1, DEVICES, jax.devices()[:DEVICES]))
+  frames, (height, width) = build.clip_size(config)
+  clips = CLIPS * frames * height * width * 3
+  arguments = compiled.memory(compile_step("webvid_saf_cogvideox", 1, DEVICES)).arguments
+  assert held < arguments < 1.01 * (held + clips)
+
+
 @pytest.mark.parametrize("name", CONFIGS[1:])
 def test_a_device_samples_its_share_of_clips_also_where_these_must_be_filled_up(name):
   mesh = sharding.make_mesh(1, DEVICES, jax.devices()[:DEVICES])
@@ -63,3 +72,18 @@ def test_a_device_samples_its_share_of_clips_also_where_these_must_be_filled_up(
   whole = programs.trace_sampler(recipe(name), one).lower().compile()
   split = programs.trace_sampler(recipe(name, samples=DEVICES - 1), mesh).lower().compile()
   assert compiled.flops(split) * DEVICES < SLACK * compiled.flops(whole)
+
+
+@pytest.mark.parametrize("name", [
+  pytest.param("webvid_saf", marks=pytest.mark.thorough), "webvid_saf_cogvideox",
+])  # fmt: skip
+def test_a_training_from_a_cache_is_planned_without_its_encoders(name):
+  config = recipe(name)
+  mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+  online = programs.trace_step(config, mesh)
+  config["cache"]["path"] = "not/made/yet"
+  fed = programs.trace_step(config, mesh)
+  system = programs.make_system(config)[1]
+  names = lambda traced: set(traced.in_avals[0][1])  # noqa: E731
+  assert names(online) - names(fed) == set(system.encoders) and system.encoders
+  assert flops.of(fed.jaxpr).total < flops.of(online.jaxpr).total

@@ -11,8 +11,9 @@ import math
 import multiprocessing
 import os
 import re
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import connection
 from typing import Any
 
@@ -20,6 +21,7 @@ import jax
 from jax.experimental import topologies
 
 from fbjax import build, checks, compiled, errors, flops, hardware, places, programs, roofline
+from fbjax.modes import plan_search
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ def plan(
   *,
   topology: str | None = None,
   price: float | None = None,
+  quick: bool = False,
+  search: bool = False,
   out: str | None = None,
 ) -> list[dict[str, Any]]:
   """Prints what the training step and the sampler of a config need, and returns it.
@@ -51,32 +55,64 @@ def plan(
     config: whose mesh, batch and sizes are planned.
     topology: of TPUs, such as v5e:4x4 or v5p:2x2x4; None is the devices of this machine.
     price: of one chip for an hour, to tell what the whole training costs at best.
+    quick: compiles nothing: what the state takes and the products, in under a minute.
+    search: tries ways to compute the step, and tells the fastest that fits.
     out: a .json to keep the figures in.
 
   Raises:
-    UserError: for a topology that is not known, or a mesh that does not make it.
+    UserError: for a topology that is not known, or a mesh that does not make it; when a search finds nothing.
   """
+  if quick and search:
+    raise errors.UserError("--search compiles, and --quick does not: leave one of them out")
   if topology is not None and not re.fullmatch(r"v\w+:\d+(x\d+)+", topology):
     raise errors.UserError(
       f"--topology={topology} is not a kind of TPU and its shape, such as v5e:4x4 or v5p:2x2x4"
     )
   if price is not None:
     checks.number("--price", price, least=0)
-  rows = []
-  for program in PROGRAMS:
-    logger.info("Compiling the %s; this takes minutes for a large network.", program)
-    row = (
-      measure(config, topology, program) if topology is None else apart(config, topology, program)
-    )
-    rows.append(row)
-    print(told(row, config, price), flush=True)
+  measure_one = measure if topology is None else apart
+  if search:
+    rows = searched(config, topology, measure_one)
+  else:
+    rows = []
+    for program in PROGRAMS:
+      verb = "Tracing" if quick else "Compiling"
+      logger.info("%s the %s; this takes minutes for a large network.", verb, program)
+      rows.append(measure_one(config, topology, program, quick))
+      print(told(rows[-1], config, price), flush=True)
   if out:
     places.write_json(out, rows)
     logger.info("Wrote %s.", out)
   return rows
 
 
-def apart(config: dict[str, Any], topology: str, program: str) -> dict[str, Any]:
+def searched(
+  config: dict[str, Any], topology: str | None, measure_one: Callable[..., dict[str, Any]]
+) -> list[dict[str, Any]]:
+  """Prints the fastest way to compute a training step that fits, and returns all that was tried."""
+  devices = len(jax.devices() if topology is None else devices_of(topology))
+  logger.info(
+    "Searching; each try compiles the train step, which takes minutes for a large network."
+  )
+  best, rows = plan_search.search(
+    config, devices, lambda tried: measure_one(tried, topology, "train step", False)
+  )
+  if not best:
+    raise errors.UserError(
+      f"nothing that was tried fits {devices} devices: take more of them, a smaller config.train.batch_size, or a "
+      "cache (config.cache.path), which takes the encoders out of the step"
+    )
+  (row,) = [row for row in rows if row["changes"] == best]
+  print(told(row, plan_search.changed(config, best)))
+  print(
+    "  with       ", " ".join(f"--config.{key}={value}" for key, value in best.items()), flush=True
+  )
+  return rows
+
+
+def apart(
+  config: dict[str, Any], topology: str, program: str, quick: bool = False
+) -> dict[str, Any]:
   """`measure` in a process of its own.
 
   Raises:
@@ -88,7 +124,7 @@ def apart(config: dict[str, Any], topology: str, program: str) -> dict[str, Any]
   os.environ.update(ENVIRONMENT)
   try:
     process = context.Process(
-      target=_measure, args=(theirs, config, topology, program), daemon=True
+      target=_measure, args=(theirs, config, topology, program, quick), daemon=True
     )
     process.start()
   finally:
@@ -110,16 +146,27 @@ def apart(config: dict[str, Any], topology: str, program: str) -> dict[str, Any]
 
 
 def _measure(
-  theirs: connection.Connection, config: dict[str, Any], topology: str, program: str
+  theirs: connection.Connection, config: dict[str, Any], topology: str, program: str, quick: bool
 ) -> None:
+  # Asked to stop, the parent ends without a word to a compiler that would go on for minutes.
+  threading.Thread(target=_end_with_parent, daemon=True).start()
   try:
-    theirs.send(measure(config, topology, program))
+    theirs.send(measure(config, topology, program, quick))
   except errors.UserError as error:
     theirs.send(errors.UserError(str(error)))
 
 
-def measure(config: dict[str, Any], topology: str | None, program: str) -> dict[str, Any]:
-  """Compiles one of `PROGRAMS`, and reads off what it does."""
+def _end_with_parent() -> None:
+  parent = multiprocessing.parent_process()
+  if parent is not None:
+    parent.join()
+    os._exit(1)
+
+
+def measure(
+  config: dict[str, Any], topology: str | None, program: str, quick: bool = False
+) -> dict[str, Any]:
+  """Compiles one of `PROGRAMS`, and reads off what it does; `quick` only traces it."""
   build.set_precision(config)
   devices = jax.devices() if topology is None else devices_of(topology)
   mesh = build.make_mesh(config, devices)
@@ -140,6 +187,8 @@ def measure(config: dict[str, Any], topology: str | None, program: str) -> dict[
     "limit_bytes": chip and chip.memory,
     "least_seconds": chip and work.total / len(devices) / chip.flops,
   }
+  if quick:
+    return row | {"state_bytes": programs.state_bytes(config, mesh)}
   began = time.perf_counter()
   try:
     done = traced.lower().compile(compiler_options=QUICK if topology else None)
@@ -217,6 +266,16 @@ def told(row: Mapping[str, Any], config: Mapping[str, Any], price: float | None 
     f"{scaled(row['model_flops'], 1000)}FLOP, and {again:.0%} of it once more to save memory",
   )
   limit = row["limit_bytes"]
+  if "state_bytes" in row:
+    against = f" of {scaled(limit)}B" if limit else ""
+    line(
+      "memory",
+      f"{scaled(row['state_bytes'])}B a device{against} for weights, optimizer and average alone; what a step needs "
+      "on top, only compiling tells",
+    )
+    if row["least_seconds"]:
+      line("at best", f"{timed(row, row['least_seconds'])}: products alone, at the peak of bf16")
+    return "\n".join(lines)
   if "bytes" not in row:
     line("memory", f"does not fit: {row['refused']}")
     return "\n".join(lines)

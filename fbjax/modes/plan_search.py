@@ -1,0 +1,95 @@
+"""--mode=plan --search: the fastest way to train a config on some devices that fits into their memory.
+
+What is tried changes how a step is computed, never what it computes: what blocks keep for the backward pass, the
+parts a batch is cut into, and over how many devices weights are split.
+"""
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+Row = Mapping[str, Any]
+KEPT = ("none", "products", "full")  # the less is kept, the more is done again
+DEEPEST = 8  # parts of a batch
+
+
+def search(
+  config: dict[str, Any], devices: int, measure: Callable[[dict[str, Any]], Row]
+) -> tuple[dict[str, Any], list[Row]]:
+  """The changes to a config that make its step the fastest of those that fit, and all that was tried.
+
+  Weights are first split over all devices; for each of `KEPT` the batch is cut into as few parts as fit. Of these
+  the fastest is then tried with weights split over fewer devices, as long as that gets faster.
+
+  Args:
+    config: with the batch and the sizes that are to be trained.
+    devices: how many there are.
+    measure: compiles a config's step; its row says whether it `fits`, and `seconds`.
+
+  Returns:
+    The dotted keys of a config and their values; empty when nothing fits.
+  """
+  rows: list[Row] = []
+
+  def tried(changes: dict[str, Any]) -> Row:
+    row = dict(measure(changed(config, changes))) | {"changes": changes}
+    rows.append(row)
+    logger.info("%s", told(row))
+    return row
+
+  best: Row | None = None
+  for keep in KEPT if "remat" in config["system"] else (None,):
+    for parts in _parts(config["train"]["batch_size"], devices):
+      changes = {"mesh.data": -1, "mesh.fsdp": devices, "train.accumulate": parts}
+      row = tried(changes if keep is None else changes | {"system.remat": keep})
+      if row["fits"]:
+        if best is None or time_of(row) < time_of(best):
+          best = row
+        break
+  while best is not None and best["changes"]["mesh.fsdp"] % 2 == 0:
+    row = tried(best["changes"] | {"mesh.fsdp": best["changes"]["mesh.fsdp"] // 2})
+    if not row["fits"] or time_of(row) >= time_of(best):
+      break
+    best = row
+  return ({} if best is None else best["changes"]), rows
+
+
+def changed(config: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+  """The config with other values at dotted keys."""
+  config = copy.deepcopy(config)
+  for path, value in changes.items():
+    *groups, key = path.split(".")
+    group = config
+    for name in groups:
+      group = group[name]
+    group[key] = value
+  return config
+
+
+def time_of(row: Row) -> float:
+  """Seconds of a step, messages behind the work; without a known chip, its work."""
+  if "seconds" not in row:
+    return row["total_flops"]
+  return row["seconds"]["roofline"] + row["seconds"]["messages"]
+
+
+def told(row: Row) -> str:
+  """`fsdp 16, accumulate 1, remat full: fits, 0.95 s`."""
+  name = ", ".join(
+    f"{key.split('.')[1]} {value}" for key, value in row["changes"].items() if key != "mesh.data"
+  )
+  if not row["fits"]:
+    return f"{name}: does not fit"
+  return f"{name}: fits" + (f", {time_of(row):.3g} s" if "seconds" in row else "")
+
+
+def _parts(batch_size: int, devices: int) -> Iterator[int]:
+  """Into how many equal parts, each with a clip for every device, a batch can be cut."""
+  return (
+    n
+    for n in (2**i for i in range(DEEPEST.bit_length()))
+    if batch_size % n == 0 and batch_size // n >= devices
+  )
