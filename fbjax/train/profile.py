@@ -54,6 +54,7 @@ class Trace:
       options = jax.profiler.ProfileOptions()
       options.python_tracer_level = 0  # every call of Python, which hides what there is to see
       with self._attempt("trace steps"):
+        self._folder.mkdir(parents=True, exist_ok=True)  # JAX would trace, and fail behind it
         jax.profiler.start_trace(self._folder, create_perfetto_trace=True, profiler_options=options)
         self._running = True
 

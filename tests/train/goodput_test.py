@@ -58,5 +58,5 @@ def test_where_the_age_is_not_told_it_is_zero(monkeypatch):
   def missing(*args):
     raise FileNotFoundError
 
-  monkeypatch.setattr("builtins.open", missing)
+  monkeypatch.setattr(goodput, "open", missing, raising=False)
   assert goodput.process_age() == 0
