@@ -43,7 +43,7 @@ for step in range(10**6):
 PROGRAM = """
 from fbjax import main
 from fbjax.modes import train
-def loop(config, workdir):
+def loop(config, workdir, **options):
   total = jax.jit(lambda x: x + x.sum() * 1e-3, out_shardings=NamedSharding(mesh, P()))
   x = state(0)["whole"]
   with processes.telling_of_lost_peers():
