@@ -20,10 +20,10 @@ from settings import CACHE, FAST_COMPILATION, ROOT
 
 def test_a_run_leaves_everything_a_person_wants_to_see(trained):
   assert json.loads((trained / "config.json").read_text())["train"]["steps"] == 4
-  *rows, measured = tracker.read_metrics(trained / "metrics.jsonl")
+  *rows, measured, spent = tracker.read_metrics(trained / "metrics.jsonl")
   assert [row["step"] for row in rows] == [1, 2, 3, 4]
   assert {"loss", "grad_norm", "steps_per_s", "clips_per_s", "data_wait"} <= set(rows[0])
-  assert measured["step"] == 4
+  assert measured["step"] == 4 and spent["seconds/compiling"] > 0
   assert {"preview/loss", "preview/motion_ratio", "preview/static_share"} <= set(measured)
   assert (trained / "loss.png").exists() and list((trained / "tensorboard").iterdir())
   sheet = np.asarray(Image.open(trained / "samples" / "0000004.png"))

@@ -269,8 +269,8 @@ def test_many_saves_and_logs_keep_no_files_open(tmp_path):
     return False
 
   run(tmp_path, steps=40, save_every=1, log_every=1, preempted=preempted)
-  # The fewest: a save that is still being written holds files for a moment.
-  assert min(opened[30:]) <= min(opened[5:15]) + 2
+  # On average, since saves that are still being written hold files; one left open a step would make 24.
+  assert np.mean(opened[30:]) <= np.mean(opened[5:15]) + 8
 
 
 def test_a_checkpoint_that_is_damaged_costs_only_the_steps_behind_the_one_before(tmp_path, caplog):
