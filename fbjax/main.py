@@ -11,7 +11,6 @@ import os
 import pathlib
 import re
 import runpy
-import signal
 import sys
 from typing import Any
 
@@ -22,6 +21,7 @@ from ml_collections import ConfigDict, config_flags
 
 from fbjax import build, errors, options, processes
 from fbjax.modes import cache, doctor, evaluate, export, pack, plan, port, sample, train
+from fbjax.train import goodput
 
 ROOT = pathlib.Path(__file__).parent.parent  # the checkout
 STOPPED = "Asked to stop: what is written is whole, and the same command makes the rest."
@@ -38,9 +38,10 @@ def main(config: dict[str, Any] | None) -> None:
     build.check(config)
   processes.join()
   if mode == "train":  # which saves when it is asked to stop
-    train.train(config, **taken)
+    if not train.train(config, clock=goodput.Clock(goodput.process_age()), **taken):
+      sys.exit(processes.ASKED)
     return
-  with processes.ending_when_asked(STOPPED, 128 + signal.SIGTERM):
+  with processes.ending_when_asked(STOPPED, processes.ASKED):
     run(mode, config, taken)
 
 

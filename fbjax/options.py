@@ -93,6 +93,13 @@ flag(
   PATH,
   "a run's folder: its checkpoints, metrics and samples",
 )
+flag(
+  "profile",
+  "train",
+  SWITCH,
+  "trace a few steps into the workdir's folder profile, for XProf and Perfetto",
+  default=False,
+)
 flag("step", TRAINED, WHOLE, "step of the checkpoint; default: the newest", lower_bound=1)
 flag(
   "ema",

@@ -8,11 +8,12 @@ import logging
 import os
 import pickle
 import re
+import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import jax
@@ -29,6 +30,10 @@ LIFETIME = 10**8
 # Where the coordination service keeps that one of the processes was sent SIGTERM.
 NOTICE = "RECEIVED_PREEMPTION_NOTICE"
 NOTICE_EVERY = 1.0  # seconds between two looks
+ASKED = 128 + signal.SIGTERM  # exit status of a run that was asked to stop before it was done
+STUCK = (
+  1200.0  # seconds that one step, one wait for data or one save may take where others wait for it
+)
 _sums = itertools.count()
 # What Gloo and NCCL say when the other end is gone.
 LOST = r"Connection (reset|closed) by peer|Broken pipe|Socket closed|remote process exited"
@@ -108,21 +113,32 @@ def _watch(state: Any, silence: float, ended: threading.Event) -> None:
   peers = [i for i in range(state.num_processes) if i != state.process_id]
   heard = dict.fromkeys(peers, ("", time.monotonic()))
   for beat in itertools.count():
+    # Process 0 keeps what the others tell: when it is halted, this waits for it.
+    late = threading.Timer(silence, _lost, [0, silence])
+    late.daemon = True
+    late.start()
     try:
       state.client.key_value_set(f"fbjax/alive/{state.process_id}", str(beat), allow_overwrite=True)
       told = dict(state.client.key_value_dir_get("fbjax/alive/"))
     except (jax.errors.JaxRuntimeError, AttributeError):
       return  # This run is over, or JAX is about to say that process 0 is.
+    finally:
+      late.cancel()
     now = time.monotonic()
     for i in peers:
       sign = told.get(f"fbjax/alive/{i}", "")
       if sign != heard[i][0]:
         heard[i] = sign, now
       elif now - heard[i][1] > silence:
-        logger.error("error: %s", lost_peer(f"process {i} is silent for {silence:.0f} s"))
-        os._exit(1)  # The main thread may wait for the dead one forever.
+        _lost(i, silence)
     if ended.wait(silence / 10):
       return
+
+
+def _lost(peer: int, silence: float) -> NoReturn:
+  logger.error("error: %s", lost_peer(f"process {peer} is silent for {silence:.0f} s"))
+  logging.shutdown()
+  os._exit(1)  # The main thread may wait for the dead one forever.
 
 
 def meet(name: str) -> None:
@@ -167,6 +183,49 @@ def ending_when_asked(what: str, status: int) -> Iterator[None]:
     yield
   finally:
     done.set()
+    thread.join()
+
+
+@contextlib.contextmanager
+def ending_when_stuck(doing: Callable[[], tuple[int, str]], limit: float = STUCK) -> Iterator[None]:
+  """Ends this process, and so all of them, when it has done one thing for too long.
+
+  One whose storage, device or network hangs is alive all the same, and the others would wait for it forever. A lone
+  process, of which nobody waits, is left alone.
+
+  Args:
+    doing: a number that changes as long as all is well, and what is done in words; empty for what may take any time.
+    limit: seconds in which the number must change.
+  """
+  ended, ticks = threading.Event(), 20
+
+  def watch() -> None:
+    last, same = None, 0
+    # Ticks, not the clock: a process that was halted meanwhile has not been stuck.
+    while not ended.wait(limit / ticks):
+      now = doing()
+      same = same + 1 if now == last and now[1] else 0
+      last = now
+      if same >= ticks:
+        logger.error(
+          "error: process %d is stuck, %s for %.0f s: see the logs of the others for what they wait for, then run "
+          "the same command in all processes again, to go on from the newest checkpoint",
+          jax.process_index(),
+          now[1],
+          limit,
+        )
+        logging.shutdown()
+        os._exit(1)  # The main thread does not answer.
+
+  if jax.process_count() == 1:
+    yield
+    return
+  thread = threading.Thread(target=watch, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    ended.set()
     thread.join()
 
 
@@ -235,7 +294,7 @@ def leave(error: errors.LostPeer) -> NoReturn:
 def lost_peer(sign: str) -> str:
   """What to do when another process of this run ended."""
   return (
-    f"{sign}, so another process of this run has ended; its own log says why: run the same command "
+    f"{sign}, so another process of this run has ended or hangs; its own log says why: run the same command "
     "in all processes again, to go on from the newest checkpoint"
   )
 

@@ -24,7 +24,7 @@ usage: launch/tpu_vm.sh COMMAND [--flag=value ...] [-- flags of fbjax.main ...]
   --version=V     VERSION      by type  TPU software, such as v2-alpha-tpuv5-lite
   --spot          SPOT=1                cheaper, may be preempted
   --workdir=W     WORKDIR               gs://bucket/folder, or a disk that all workers mount
-  --config=C      CONFIG                such as configs/webvid.py
+  --config=C      CONFIG                such as configs/shapes.py
   --revision=R    REVISION     HEAD     the commit that setup copies
   --worker=I      WORKER       0        whose log
   --poll=S        POLL         60       seconds between two looks at a state
@@ -32,7 +32,7 @@ usage: launch/tpu_vm.sh COMMAND [--flag=value ...] [-- flags of fbjax.main ...]
   --dry-run       DRY_RUN=1             print the commands instead of running them
 
 example: launch/tpu_vm.sh watch --name=demo --zone=us-west4-a --project=mine --type=v5litepod-16 \
-           --spot --workdir=gs://mine/demo --config=configs/webvid.py -- --config.train.steps=100000
+           --spot --workdir=gs://mine/demo --config=configs/shapes.py -- --config.train.steps=20000
 END
 }
 
@@ -55,9 +55,9 @@ touch ~/fbjax.ready'
 START='[ -f ~/fbjax.ready ] || { echo "use setup first on $(hostname)" >&2; exit 1; }
 rm -f ~/fbjax.exit
 setsid bash -c '
-# The line that a run logs when it was told to leave early ends with exit status 0 as well.
+# A run that was told to leave before it was done ends with 143.
 REPORT='if ! flock -n ~/fbjax.lock true; then echo state=running
-elif grep -qs "Asked to stop" ~/fbjax.log; then echo state=stopped
+elif grep -qsx 143 ~/fbjax.exit; then echo state=stopped
 elif [ -s ~/fbjax.exit ]; then echo "state=exit$(cat ~/fbjax.exit)"; else echo state=idle; fi'
 # A run that ends by itself at this moment cannot be told any more, and leaves its lock.
 STOP='flock -n ~/fbjax.lock true || kill -TERM "$(cat ~/fbjax.pid)" || flock -w 60 ~/fbjax.lock true'

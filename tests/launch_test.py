@@ -1,4 +1,4 @@
-"""The launcher of TPU VMs: what a dry run prints, and whole lives of a VM that is imitated here."""
+"""The launchers: what dry runs print, and whole lives of a TPU VM, a JobSet and a job that are imitated here."""
 
 import os
 import pathlib
@@ -9,7 +9,9 @@ import sys
 import time
 
 import pytest
+import yaml
 
+from fbjax import main, processes
 from settings import ROOT
 
 SCRIPT = "launch/tpu_vm.sh"
@@ -73,10 +75,10 @@ if [ "${HOME##*/}" = 1 ]; then trap "" TERM; sleep 0.3; exit; fi
 plan=$(head -n 1 "$CLOUD/plan"); sed -i 1d "$CLOUD/plan"
 echo "told to $plan"
 case $plan in
-  preempt) echo PREEMPTED >"$CLOUD/vm"; sleep 0.5; echo "Asked to stop: saved step 3 of 9" ;;
+  preempt) echo PREEMPTED >"$CLOUD/vm"; sleep 0.5; exit 143 ;;
   suspend) echo SUSPENDED >"$CLOUD/request"; rm "$CLOUD/vm"; sleep 0.5; kill -9 $PPID ;;
   fail) exit 3 ;;
-  obey) trap 'echo "Asked to stop: saved step 5 of 9"; exit' TERM; for _ in {1..400}; do sleep 0.05; done ;;
+  obey) trap 'echo "Asked to stop: saved step 5 of 9"; exit 143' TERM; for _ in {1..400}; do sleep 0.05; done ;;
   finish) sleep 0.3 ;;
 esac
 END
@@ -168,13 +170,15 @@ def bash(env: dict[str, str], *args: str) -> str:
   return done.stdout
 
 
-def test_the_script_is_bash_and_shellcheck_finds_nothing():
-  subprocess.run(["bash", "-n", str(ROOT / SCRIPT)], check=True)
+@pytest.mark.parametrize("script", ["tpu_vm.sh", "gke.sh", "slurm_gpu.sh"])
+def test_a_script_is_bash_and_shellcheck_finds_nothing(script):
+  script = str(ROOT / "launch" / script)
+  subprocess.run(["bash", "-n", script], check=True)
   beside = pathlib.Path(sys.executable).parent / "shellcheck"
   shellcheck = shutil.which("shellcheck") or (str(beside) if beside.exists() else None)
   if shellcheck is None:
     pytest.skip("no shellcheck")
-  found = subprocess.run([shellcheck, str(ROOT / SCRIPT)], capture_output=True, text=True)
+  found = subprocess.run([shellcheck, script], capture_output=True, text=True)
   assert found.returncode == 0, found.stdout
 
 
@@ -358,6 +362,263 @@ def test_watch_starts_again_what_was_asked_to_stop_or_failed_but_not_for_ever(cl
   assert (cloud.folder / "plan").read_text() == "finish\n"
 
 
-def test_the_training_loop_logs_the_words_that_tell_an_early_leave():
-  assert "Asked to stop" in (ROOT / SCRIPT).read_text()
-  assert '"Asked to stop: saved' in (ROOT / "fbjax/train/loop.py").read_text()
+@pytest.mark.parametrize("script", ["tpu_vm.sh", "gke.sh", "slurm_gpu.sh"])
+def test_the_example_of_the_help_needs_nothing_but_what_it_names(script):
+  """A dry run of it ends well, its config makes its own clips, and 16 devices divide its batch."""
+  help = bash(dict(os.environ), str(ROOT / "launch" / script), "--help")
+  example = shlex.split(help.split("example: ")[1].replace("\\\n", " "))
+  assert example.pop(0) == f"launch/{script}"
+  env = {k: v for k, v in os.environ.items() if k not in SETTINGS}
+  bash(env, str(ROOT / "launch" / script), *example[:1], "--dry-run", *example[1:])
+  (name,) = [word.removeprefix("--config=") for word in example if word.startswith("--config=")]
+  config = main.load_config(str(ROOT / name))
+  assert (
+    config.data.name == "synthetic" and not config.weights and config.train.batch_size % 16 == 0
+  )
+
+
+def test_all_know_the_exit_status_of_a_run_that_was_asked_to_stop():
+  assert processes.ASKED == 143
+  for script in ("tpu_vm.sh", "slurm_gpu.sh", "gke_jobset.yaml"):
+    assert "143" in (ROOT / "launch" / script).read_text()
+
+
+class Cluster:
+  """Commands that are imitated: each notes what it is told, and does what the test has planned."""
+
+  def __init__(self, folder: pathlib.Path, script: str, **commands: str):
+    self.folder, self.script = folder, ROOT / "launch" / script
+    (folder / "bin").mkdir()
+    note = """#!/usr/bin/env bash
+printf '%s\\x1f' "${0##*/}" "$@" >>"$CLUSTER/calls"; printf '\\x1e' >>"$CLUSTER/calls"
+"""
+    for name, text in commands.items():
+      (folder / "bin" / name).write_text(note + text)
+      (folder / "bin" / name).chmod(0o755)
+    names = {
+      "NAME",
+      "IMAGE",
+      "WORKDIR",
+      "CONFIG",
+      "SPOT",
+      "DRY_RUN",
+      "TIME",
+      "PYTHON",
+      "GPUS",
+      "CPUS",
+    }
+    self.env = {k: v for k, v in os.environ.items() if k not in names}
+    self.env |= {"CLUSTER": str(folder), "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+
+  def launch(self, *args: str, **env: str) -> subprocess.CompletedProcess:
+    command = ["bash", str(self.script), *args]
+    return subprocess.run(command, env=self.env | env, capture_output=True, text=True, timeout=60)
+
+  def ok(self, *args: str) -> str:
+    done = self.launch(*args)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+  def calls(self) -> list[list[str]]:
+    """What was called with what, in order."""
+    file = self.folder / "calls"
+    calls = file.read_text().split("\x1e")[:-1] if file.exists() else []
+    return [call.split("\x1f")[:-1] for call in calls]
+
+  def fails(self, *args: str, **env: str) -> str:
+    done = self.launch(*args, **env)
+    assert done.returncode == 1 and done.stdout == "" and not self.calls()
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    return done.stderr
+
+
+KUBECTL = """
+case "$1" in
+  get) [ ! -f "$CLUSTER/jobset" ] || printf 'demo %s' "$(cat "$CLUSTER/jobset")" ;;
+  apply) cat >"$CLUSTER/applied"; : >"$CLUSTER/jobset" ;;
+  delete) rm -f "$CLUSTER/jobset" ;;
+esac
+"""
+GKE = [
+  *("start", "--name=demo", "--image=mine/fbjax:1", "--accelerator=tpu-v5-lite-podslice"),
+  *("--topology=4x4", "--workdir=gs://mine/demo", "--config=configs/shapes.py"),
+]
+
+
+@pytest.fixture
+def gke(tmp_path):
+  return Cluster(tmp_path, "gke.sh", kubectl=KUBECTL)
+
+
+def test_a_jobset_has_a_pod_for_each_host_that_saves_when_it_is_asked_to_stop(gke):
+  gke.ok(*GKE, "--slices=2", "--spot", "--", '--config.data.path=gs://mine/"it\'s" \\here: x')
+  text = (gke.folder / "applied").read_text()
+  assert "${" not in text
+  made = yaml.safe_load(text)
+  assert made["metadata"]["name"] == "demo"
+  (slices,) = made["spec"]["replicatedJobs"]
+  job = slices["template"]["spec"]
+  assert (slices["replicas"], job["parallelism"], job["completions"]) == (2, 4, 4)
+  pod = job["template"]["spec"]
+  assert pod["terminationGracePeriodSeconds"] == 30 and pod["restartPolicy"] == "Never"
+  assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "4x4"
+  assert {x["value"] for x in pod["tolerations"] if "value" in x} == {"true"}
+  (container,) = pod["containers"]
+  assert container["command"] == ["python", "-m", "fbjax.main"]  # no shell between SIGTERM and it
+  assert container["args"] == [
+    "--config=configs/shapes.py",
+    "--workdir=gs://mine/demo",
+    '--config.data.path=gs://mine/"it\'s" \\here: x',
+  ]
+  assert container["resources"]["limits"] == {"google.com/tpu": 4}
+  # Who was asked to stop begins again, however often; who fails does not.
+  asked, *_ = made["spec"]["failurePolicy"]["rules"]
+  assert asked["action"] == "RestartJobSetAndIgnoreMaxRestarts"
+  codes = [
+    rule["onExitCodes"] for rule in job["podFailurePolicy"]["rules"] if "onExitCodes" in rule
+  ]
+  assert [(code["containerName"], code["values"]) for code in codes] == [(container["name"], [143])]
+
+
+@pytest.mark.parametrize(
+  ("topology", "chips", "hosts", "each"),
+  [("2x2x4", 4, 4, 4), ("2x4", 8, 1, 8), ("2x2", 4, 1, 4), ("1x1", 4, 1, 1), ("16x16", 4, 64, 4)],
+)
+def test_a_slice_has_as_many_hosts_as_its_chips_need(gke, topology, chips, hosts, each):
+  gke.ok(*GKE, f"--topology={topology}", f"--chips={chips}")
+  job = yaml.safe_load((gke.folder / "applied").read_text())["spec"]["replicatedJobs"][0]
+  pods = job["template"]["spec"]
+  (container,) = pods["template"]["spec"]["containers"]
+  assert pods["parallelism"] == pods["completions"] == hosts
+  assert container["resources"]["limits"]["google.com/tpu"] == each
+
+
+def test_a_jobset_is_started_once_and_begun_again_where_it_has_ended(gke):
+  gke.ok(*GKE)
+  first = (gke.folder / "applied").read_text()
+  assert "demo runs already" in gke.ok(*GKE)
+  verbs = [call[1] for call in gke.calls()]
+  assert verbs == ["get", "apply", "get"]
+  for ended in ("Completed", "Failed"):
+    (gke.folder / "jobset").write_text(ended)
+    gke.ok(*GKE)
+    assert [call[1] for call in gke.calls()][-3:] == ["get", "delete", "apply"]
+  assert (gke.folder / "applied").read_text() == first
+  gke.ok("stop", "--name=demo")
+  assert gke.calls()[-1] == ["kubectl", "delete", "jobset", "demo", "--ignore-not-found"]
+
+
+def test_a_dry_start_prints_what_would_be_applied_and_asks_nobody(gke):
+  printed = gke.ok(*GKE, "--dry-run")
+  assert not gke.calls()
+  gke.ok(*GKE)
+  assert (gke.folder / "applied").read_text() in printed
+  for command in ("status", "log", "stop"):
+    assert gke.ok(command, "--name=demo", "--dry-run").startswith("kubectl ")
+  assert len(gke.calls()) == 2
+
+
+@pytest.mark.parametrize(
+  ("args", "sentence"),
+  [
+    (["start"], "NAME is not set; give --name=... or set it in the environment"),
+    ([*GKE, "--image="], "IMAGE is not set"),
+    ([*GKE, "--topology=16"], "TOPOLOGY is 16; expected such as 4x4"),
+    ([*GKE, "--topology=3x3"], "TOPOLOGY 3x3 is 9 chips, which hosts of 4 do not make"),
+    ([*GKE, "--slices=no"], "SLICES is no; expected a whole number"),
+    ([*GKE, "--workdir=runs/x"], "runs/x, which would be lost with the pods"),
+    ([*GKE, "--steps=3"], "--steps=3 is not a flag of start"),
+    (["fly"], "no command fly"),
+  ],
+)
+def test_a_mistake_with_a_jobset_ends_with_one_sentence(gke, args, sentence):
+  assert sentence in gke.fails(*args)
+
+
+SLURM = [
+  "submit",
+  "--name=demo",
+  "--nodes=2",
+  "--workdir=/scratch/demo",
+  "--config=configs/shapes.py",
+]
+SLURM_COMMANDS = {
+  "squeue": '[ ! -f "$CLUSTER/queued" ] || cat "$CLUSTER/queued"',
+  # SLURM runs a copy of the script, from its own folder.
+  "sbatch": """
+while [ "$1" != "${1#--}" ]; do shift; done
+cp "$1" "$CLUSTER/copy.sh"; shift
+cd / && SLURM_JOB_ID=17 SLURM_CPUS_PER_TASK=8 bash "$CLUSTER/copy.sh" "$@" || echo "$?" >"$CLUSTER/status"
+""",
+  "srun": """while [ "$1" != "${1#--}" ]; do shift; done
+exec "$@" """,
+  "scontrol": "",
+  "python": 'pwd >"$CLUSTER/folder"; exit "$(cat "$CLUSTER/plan")"',
+}
+
+
+@pytest.fixture
+def slurm(tmp_path):
+  return Cluster(tmp_path, "slurm_gpu.sh", **SLURM_COMMANDS)
+
+
+@pytest.mark.parametrize(("plan", "requeued"), [(0, False), (1, False), (143, True)])
+def test_a_job_goes_back_into_the_queue_when_its_run_was_asked_to_stop(slurm, plan, requeued):
+  (slurm.folder / "plan").write_text(str(plan))
+  slurm.ok(*SLURM, "--", *EXTRA)
+  _, sbatch, srun, python, *more = slurm.calls()
+  # A process for each GPU; SIGTERM goes to them before the time is up.
+  assert {"--ntasks-per-node=8", "--gpus-per-node=8", "--nodes=2"} <= set(sbatch)
+  assert {"--requeue", "--open-mode=append", "--signal=TERM@120"} <= set(sbatch)
+  command = ["-u", "-m", "fbjax.main", "--config=configs/shapes.py", "--workdir=/scratch/demo"]
+  assert python == ["python", *command, *EXTRA]
+  # No shell between SIGTERM and Python; and all CPUs, which srun does not hand on by itself.
+  assert srun == ["srun", "--kill-on-bad-exit=0", "--cpus-per-task=8", *python]
+  assert (slurm.folder / "folder").read_text().strip() == str(ROOT)
+  assert more == ([["scontrol", "requeue", "17"]] if requeued else [])
+  status = slurm.folder / "status"
+  assert (int(status.read_text()) if status.exists() else 0) == plan
+
+
+def test_a_job_that_is_queued_is_not_submitted_twice(slurm):
+  (slurm.folder / "queued").write_text("16\n17\n")
+  assert "demo is submitted already, as job 16, 17." in slurm.ok(*SLURM)
+  assert [call[0] for call in slurm.calls()] == ["squeue"]
+  assert slurm.calls()[0][1:] == ["--me", "--noheader", "--name=demo", "--format=%i"]
+
+
+def test_a_dry_submit_prints_the_command_that_it_would_run(slurm):
+  (slurm.folder / "plan").write_text("0")
+  options = [*SLURM, "--sbatch=--partition=a --account=b", "--python=/env/bin/python"]
+  printed = slurm.ok(*options, "--dry-run", "--", *EXTRA)
+  assert not slurm.calls()
+  slurm.launch(*options, "--", *EXTRA)
+  _, sbatch, *_ = slurm.calls()
+  assert shlex.split(printed) == sbatch and {"--partition=a", "--account=b"} <= set(sbatch)
+
+
+@pytest.mark.parametrize(
+  ("args", "sentence"),
+  [
+    (["submit"], "NAME is not set; give --name=... or set it in the environment"),
+    ([*SLURM, "--config="], "CONFIG is not set"),
+    ([*SLURM, "--workdir=runs/x"], "WORKDIR is runs/x; give a full path that all nodes mount"),
+    ([*SLURM, "--gpus=many"], "GPUS is many; expected a whole number"),
+    ([*SLURM, "--steps=3"], "--steps=3 is not a flag of submit"),
+    (["job"], "job is for SLURM to call; use submit"),
+    (["fly"], "no command fly"),
+  ],
+)
+def test_a_mistake_with_a_job_ends_with_one_sentence(slurm, args, sentence):
+  assert sentence in slurm.fails(*args)
+
+
+@pytest.mark.parametrize(
+  ("script", "args", "missing"), [("gke.sh", GKE, "kubectl"), ("slurm_gpu.sh", SLURM, "sbatch")]
+)
+def test_a_missing_command_is_named(tmp_path, script, args, missing):
+  cluster = Cluster(tmp_path, script)
+  for tool in ("bash", "dirname", "tr"):
+    (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
+  told = cluster.fails(*args, PATH=str(tmp_path / "bin"))
+  assert f"{missing} is not installed" in told

@@ -43,7 +43,7 @@ for step in range(10**6):
 PROGRAM = """
 from fbjax import main
 from fbjax.modes import train
-def loop(config, workdir):
+def loop(config, workdir, **options):
   total = jax.jit(lambda x: x + x.sum() * 1e-3, out_shardings=NamedSharding(mesh, P()))
   x = state(0)["whole"]
   with processes.telling_of_lost_peers():
@@ -115,21 +115,60 @@ def finish(running: list[subprocess.Popen]) -> list[str]:
   return [out + err for out, err in outputs]
 
 
-@pytest.mark.parametrize("script", [COLLECTIVE, PROGRAM], ids=["alone", "in the program"])
-def test_a_dead_peer_ends_the_others_with_one_sentence_in_time(script, tmp_path):
+LOSSES = {
+  "killed": (COLLECTIVE, 1, signal.SIGKILL),
+  "killed, in the program": (PROGRAM, 1, signal.SIGKILL),
+  "halted": (COLLECTIVE, 1, signal.SIGSTOP),
+  "halted, with the coordination service": (COLLECTIVE, 0, signal.SIGSTOP),
+}
+
+
+@pytest.mark.parametrize(("script", "lost", "how"), LOSSES.values(), ids=LOSSES)
+def test_a_lost_peer_ends_the_others_with_one_sentence_in_time(script, lost, how, tmp_path):
   running = start(script, str(tmp_path))
   for process in running:
     while "running" not in process.stdout.readline():
       assert process.poll() is None
-  running[1].send_signal(signal.SIGKILL)
+  running[lost].send_signal(how)
   killed = time.monotonic()
-  _, log = running[0].communicate(timeout=60)
-  running[1].communicate()
+  _, log = running[1 - lost].communicate(timeout=60)
   assert time.monotonic() - killed < 15
-  assert running[0].returncode == 1
-  for part in ("another process of this run has ended", "run the same command in all processes"):
+  running[lost].kill()
+  running[lost].communicate()
+  assert running[1 - lost].returncode == 1
+  for part in (
+    "another process of this run has ended or hangs",
+    "run the same command in all processes",
+  ):
     assert part in log
   assert "stack trace" not in log
+
+
+STUCK = """
+logging.getLogger().setLevel(logging.INFO)
+import time
+step = 0
+with processes.ending_when_stuck(lambda: (step, "without data"), limit=2):
+  for step in range(8):
+    time.sleep(0.5)  # longer than the limit, but it goes on
+  print("running", flush=True)
+  if jax.process_index() == 1:
+    time.sleep(1000)
+  processes.meet("never")
+"""
+
+
+def test_a_process_that_hangs_ends_all_of_them_and_says_in_what():
+  """Alive, but in a read that never returns: nothing else would tell of it."""
+  running = start(STUCK)
+  for process in running:
+    while "running" not in process.stdout.readline():
+      assert process.poll() is None
+  hung = time.monotonic()
+  logs = [process.communicate(timeout=60)[1] for process in running]
+  assert time.monotonic() - hung < 15
+  assert running[1].returncode == 1
+  assert "process 1 is stuck, without data for 2 s" in logs[1]
 
 
 def test_asked_to_stop_while_compiling_all_end_at_once():

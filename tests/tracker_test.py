@@ -13,7 +13,7 @@ from fbjax.tracker import progress, tensorboard
 
 
 def test_a_line_of_progress_tells_everything(monkeypatch, tmp_path, caplog):
-  monkeypatch.setattr(hardware, "chip", lambda device: hardware.Chip(1e12, 1e9, 1e9))
+  monkeypatch.setattr(hardware, "chip", lambda device: hardware.Chip(1e12, 1e9, 1e9, 1e9))
   clock = iter([0.0, 10.0])
   monkeypatch.setattr(tracker, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
   log = tracker.Tracker(str(tmp_path), steps=400, batch_size=16)

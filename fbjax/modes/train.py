@@ -15,20 +15,32 @@ from fbjax import workdir as workdir_lib
 from fbjax.data import pipeline, prompts, video
 from fbjax.modes import port, watch
 from fbjax.systems import base, cached
-from fbjax.train import loop
+from fbjax.train import goodput, loop
 
 logger = logging.getLogger(__name__)
 
 PREVIEWS = 8
 
 
-def train(config: dict[str, Any], workdir: str) -> None:
+def train(
+  config: dict[str, Any], workdir: str, profile: bool = False, clock: goodput.Clock | None = None
+) -> bool:
   """Trains a config in a workdir.
+
+  Args:
+    config: what to train.
+    workdir: where it is written.
+    profile: whether to trace a few steps into the workdir.
+    clock: that runs since the training began; default: it begins here.
+
+  Returns:
+    Whether it is done; if not, it was asked to stop.
 
   Raises:
     UserError: for keys, sizes, weights or data that do not fit; for a workdir that is another
       run's, or that somebody trains in; when the loss is not finite.
   """
+  clock = clock or goodput.Clock()
   build.set_precision(config)
   mesh = build.make_mesh(config)
   loop.check_divides(config["train"]["batch_size"], config["train"].get("accumulate", 1), mesh)
@@ -96,9 +108,12 @@ def train(config: dict[str, Any], workdir: str) -> None:
       begins=begins,
       clip_name=clips.train.name,
       preempted=preempted,
+      clock=clock,
+      profiled=profile,
     )
-    run()
+    state = run()
   data.close()
+  return int(state.step) >= config["train"]["steps"]
 
 
 class Clips(NamedTuple):

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from fbjax import hardware, places
 from fbjax.tracker import plots, writers
 from fbjax.tracker.plots import contact_sheet, moving_sheet, plot_loss, write_png
-from fbjax.tracker.progress import duration, progress_line
+from fbjax.tracker.progress import duration, progress_line, time_table
 from fbjax.tracker.writers import read_metrics
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
   "duration",
   "plot_loss",
   "progress_line",
+  "time_table",
   "read_metrics",
   "write_png",
 ]
@@ -104,9 +105,7 @@ class Tracker:
     if not self._active:
       return
     logger.info(progress_line(step, self.steps, row))
-    for writer in self._writers:
-      with self.attempt(f"write {writer.name}"):
-        writer.scalars(step, row)
+    self._keep(step, row)
     self._push()
 
   def preview(
@@ -118,12 +117,33 @@ class Tracker:
     if values:
       told = "  ".join(f"{name} {value:.3g}" for name, value in values.items())
       logger.info("step %s  preview: %s", f"{step:,}", told)
-    row = {f"preview/{name}": value for name, value in values.items()}
     for writer in self._writers:
       with self.attempt(f"write {writer.name}"):
         writer.picture("preview", step, image)
-        if row:
-          writer.scalars(step, row)
+    self._keep(step, {f"preview/{name}": value for name, value in values.items()})
+
+  def time_spent(self, step: int, seconds: Mapping[str, float], began: float) -> None:
+    """Logs where the time to `step` went, and keeps it under names that begin with seconds/.
+
+    Args:
+      step: the last one.
+      seconds: by phase, which sum to all.
+      began: seconds after which the first step did.
+    """
+    if not self._active:
+      return
+    logger.info(
+      "Where the time went, to step %d; the first step began after %s:\n%s",
+      step,
+      duration(began),
+      time_table(seconds),
+    )
+    self._keep(step, {f"seconds/{name}": value for name, value in seconds.items()})
+
+  def _keep(self, step: int, row: Mapping[str, float]) -> None:
+    for writer in self._writers if row else ():
+      with self.attempt(f"write {writer.name}"):
+        writer.scalars(step, row)
 
   def close(self) -> None:
     """Draws loss.png and closes the writers."""

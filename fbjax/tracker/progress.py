@@ -24,6 +24,19 @@ def progress_line(step: int, steps: int, row: Mapping[str, float]) -> str:
   return "  ".join(parts)
 
 
+def time_table(seconds: Mapping[str, float]) -> str:
+  """One line for each phase of a run, with its share of their sum, which is the last line.
+
+  `  data wait        0.1 s    0.1%`; that of the steps is the goodput.
+  """
+  whole = max(sum(seconds.values()), 1e-9)
+  lines = []
+  for name, spent in [*seconds.items(), ("together", whole)]:
+    mark = "  (goodput)" if name == "steps" else ""
+    lines.append(f"  {name.replace('_', ' '):<10}{spent:10.1f} s{spent / whole:8.1%}{mark}")
+  return "\n".join(lines)
+
+
 def number(x: float, digits: int = 3) -> str:
   """So many significant digits, and no less than the whole part: 0.0123, 9.1, 146, 20480."""
   return f"{x:.0f}" if 10 ** (digits - 1) <= abs(x) < math.inf else f"{x:.{digits}g}"

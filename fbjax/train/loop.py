@@ -1,5 +1,6 @@
 """The one training loop. It orders things; what is learnt is in the loss it is handed."""
 
+import concurrent.futures
 import contextlib
 import functools
 import logging
@@ -12,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fbjax import checkpoint, checks, errors, flops, processes, sharding, tracker
-from fbjax.train import optim
+from fbjax.train import goodput, optim, profile
 from fbjax.train import step as train_step
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ def train(
   begins: Callable[[int], None] = lambda step: None,
   clip_name: Callable[[int], str] = str,
   preempted: Callable[[int], bool] = lambda step: False,
+  clock: goodput.Clock | None = None,
+  profiled: bool = False,
 ) -> train_step.TrainState:
   """Trains to `steps`, from the newest checkpoint of the workdir when there is one.
 
@@ -87,6 +90,8 @@ def train(
     clip_name: index in the data set -> name.
     preempted: number of the step, from 1 in each process that resumes -> whether to save and leave now;
       asked by every process at every step.
+    clock: that has run since the training began; default: it begins here.
+    profiled: whether a few steps are traced into the workdir; see `fbjax.train.profile`.
 
   Returns:
     The last state; its step is below `steps` when preempted.
@@ -101,6 +106,7 @@ def train(
   check_numbers(log_every=log_every, save_every=save_every, preview_every=preview_every)
   check_numbers(ema_decay=ema_decay)
   check_divides(batch_size, accumulate, mesh)
+  clock = clock or goodput.Clock()
   key = jax.random.key(seed)
   new_state = lambda key: train_step.init_state(init(key), tx)  # noqa: E731
   shapes = jax.eval_shape(new_state, key)
@@ -108,7 +114,8 @@ def train(
   with contextlib.ExitStack() as stack:
     stack.enter_context(processes.telling_of_lost_peers())
     checkpoints = stack.enter_context(contextlib.closing(checkpoint.Checkpoints(workdir, keep)))
-    restored = checkpoints.restore(sharding.placed(shapes, state_sharding))
+    with clock.within("restoring"):
+      restored = checkpoints.restore(sharding.placed(shapes, state_sharding))
     if restored:
       state, data.position = restored
       del restored  # The step below reuses its memory.
@@ -125,7 +132,7 @@ def train(
       logger.info("Resumed %s at step %d of %d.", workdir, resumed, steps)
     begins(resumed)
 
-    waited_from = time.perf_counter()
+    prepared_from = time.perf_counter()
     made = train_step.make_train_step(
       loss_fn,
       tx,
@@ -135,25 +142,39 @@ def train(
       accumulate=accumulate,
       mesh=mesh,
     )
-    programs = _Programs(made, state_sharding, mesh)
+    programs = _Programs(made, state_sharding, mesh, clock)
     asked = f"Asked to stop while compiling, at step {resumed}; run the same command to go on."
-    with processes.ending_when_asked(asked, 0):
-      host, batch = _next_batch(data, mesh)
+    with processes.ending_when_asked(asked, processes.ASKED):
+      with clock.within("data_wait"):
+        host, batch = _next_batch(data, mesh)
       programs.make(state, frozen, batch)
-    logger.info("First batch and compilation took %.0f s.", time.perf_counter() - waited_from)
+    logger.info("First batch and compilation took %.0f s.", time.perf_counter() - prepared_from)
     log = stack.enter_context(
       contextlib.closing(
         tracker.Tracker(workdir, steps=steps, batch_size=batch_size, start=resumed)
       )
     )
+    step, saved = resumed, resumed
+    began = sum(clock.seconds().values())
+
+    def finish() -> None:
+      try:
+        with clock.within("saving"):
+          checkpoints.wait()
+      finally:
+        log.time_spent(step, clock.seconds(), began)
+
     # Whatever ends the loop: first of all what is being saved gets on disk.
-    stack.callback(checkpoints.wait)
+    stack.callback(finish)
+    trace = profile.Trace(workdir, steps - resumed if profiled else 0, log.attempt)
+    stack.callback(trace.close)
+    stack.enter_context(processes.ending_when_stuck(lambda: _doing(clock)))
     stack.enter_context(jax.transfer_guard("disallow"))
 
     replaced = 0
-    step, saved = resumed, resumed
-    pending = None
-    leave = False
+    pending, metrics = None, None
+    leave, ends = False, _Ends()
+    clock.enter("steps")
     while step < steps and not leave:
       program = programs.get(batch)
       if program is None:
@@ -161,7 +182,11 @@ def train(
           program = programs.make(state, frozen, batch)
         log.restart_clock(step)
       step += 1
-      state, metrics = program.run(state, frozen, batch)
+      with clock.within("reporting"):
+        trace.reach(step - resumed, metrics)
+      with profile.named(step):
+        state, metrics = program.run(state, frozen, batch)
+      ends.watch(metrics["loss"])
       log.computed(program.flops)
       # The next batch is fetched and the last step's loss read while this step runs.
       if pending is not None:
@@ -180,21 +205,29 @@ def train(
         values = _read_metrics(*pending, clip_name, checkpoints)
         pending = None
         if due_log:
-          log.write(step, values | {"replaced": replaced})
+          with clock.within("reporting"):
+            log.write(step, values | {"replaced": replaced, "goodput": clock.goodput()})
         if due_save:
           # The batch of the next step is not drawn yet: the position is that of `step` batches.
-          with jax.transfer_guard("allow"):
+          with clock.within("saving"), jax.transfer_guard("allow"):
             checkpoints.save(step, state, data.position)
           saved = step
         if due_preview:
-          with log.attempt("draw a preview"), jax.transfer_guard("allow"):
+          with (
+            clock.within("reporting"),
+            log.attempt("draw a preview"),
+            jax.transfer_guard("allow"),
+          ):
             log.preview(step, *preview(step, state.ema))
           log.restart_clock(step)
       if step < steps and not leave:
-        waited_from = time.perf_counter()
-        host, batch = _next_batch(data, mesh)
-        if metrics["loss"].is_ready():  # The device had nothing left to do meanwhile.
-          log.waited(time.perf_counter() - waited_from)
+        with clock.within("data_wait"):
+          fetched_from = time.perf_counter()
+          host, batch = _next_batch(data, mesh)
+          fetched = time.perf_counter() - fetched_from
+          waited = min(fetched, ends.idle())
+          clock.give(fetched - waited, "steps")
+        log.waited(waited)
   if leave and step < steps:
     logger.info("Asked to stop: saved step %d of %d; run the same command to go on.", saved, steps)
   return state
@@ -232,7 +265,8 @@ class _Program(NamedTuple):
 class _Programs:
   """The step, compiled once for each shape that batches have."""
 
-  def __init__(self, step: Any, state_sharding: Any, mesh: Mesh):
+  def __init__(self, step: Any, state_sharding: Any, mesh: Mesh, clock: goodput.Clock):
+    self._clock = clock
     self._step = jax.jit(
       step, donate_argnums=0, out_shardings=(state_sharding, sharding.replicated(mesh))
     )
@@ -244,13 +278,45 @@ class _Programs:
 
   def make(self, state: train_step.TrainState, frozen: Any, batch: train_step.Batch) -> _Program:
     began = time.perf_counter()
-    traced = self._step.trace(state, frozen, batch)
-    work = flops.of(traced.jaxpr).model
-    made = self._made[_shapes(batch)] = _Program(traced.lower().compile(), work)
+    with self._clock.within("compiling"):
+      traced = self._step.trace(state, frozen, batch)
+      work = flops.of(traced.jaxpr).model
+      made = self._made[_shapes(batch)] = _Program(traced.lower().compile(), work)
     shapes = {name: "x".join(map(str, shape)) for name, shape, _ in _shapes(batch)}
     told = shapes.get("video") or ", ".join(f"{name} {shape}" for name, shape in shapes.items())
     logger.info("Compiled the step for batches of %s in %.0f s.", told, time.perf_counter() - began)
     return made
+
+
+def _doing(clock: goodput.Clock) -> tuple[int, str]:
+  """What must change within minutes; nothing for what may take its time."""
+  return clock.changes, {
+    "steps": "in one step",
+    "data_wait": "without data",
+    "saving": "saving",
+  }.get(clock.phase, "")
+
+
+class _Ends:
+  """When the device was done with the last step: a thread waits for it, and the loop goes on."""
+
+  def __init__(self):
+    self._thread = concurrent.futures.ThreadPoolExecutor(1)
+    self._ended: concurrent.futures.Future[float] | None = None
+
+  def watch(self, loss: jax.Array) -> None:
+    """This is a result of the last step now."""
+
+    def end() -> float:
+      loss.block_until_ready()
+      return time.perf_counter()
+
+    self._ended = self._thread.submit(end)
+
+  def idle(self) -> float:
+    """Seconds since the device has had nothing to do; 0 while it works."""
+    done = self._ended is not None and self._ended.done()
+    return time.perf_counter() - self._ended.result() if done else 0.0
 
 
 def _shapes(batch: train_step.Batch) -> tuple:

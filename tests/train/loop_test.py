@@ -14,7 +14,7 @@ import pytest
 
 from fbjax import checkpoint, errors, sharding, tracker
 from fbjax.data import buckets, pipeline, synthetic, tokenizers
-from fbjax.train import loop, optim
+from fbjax.train import goodput, loop, optim
 
 
 class Numbers:
@@ -57,6 +57,17 @@ def run(workdir, steps=10, data=None, mesh=None, loss_fn=loss_fn, **kwargs):
   )
 
 
+def logged(workdir) -> list[dict[str, float]]:
+  """The rows of metrics of steps."""
+  return [row for row in tracker.read_metrics(workdir / "metrics.jsonl") if "loss" in row]
+
+
+def time_spent(workdir) -> dict[str, float]:
+  """Seconds by phase, of the last run in a workdir."""
+  *_, row = tracker.read_metrics(workdir / "metrics.jsonl")
+  return {name.removeprefix("seconds/"): x for name, x in row.items() if name != "step"}
+
+
 def test_a_resumed_run_ends_with_the_bits_of_one_that_was_never_stopped(tmp_path):
   whole = run(tmp_path / "whole")
   run(tmp_path / "parts", steps=4)
@@ -97,10 +108,7 @@ def test_clips_of_two_sizes_compile_once_each_and_resume_to_the_bit(tmp_path, ca
   resumed = run(tmp_path / "parts", data=data, **kwargs)
   data.close()
   jax.tree.map(np.testing.assert_array_equal, whole, resumed)
-  losses = [
-    [row["loss"] for row in tracker.read_metrics(tmp_path / name / "metrics.jsonl")]
-    for name in ("whole", "parts")
-  ]
+  losses = [[row["loss"] for row in logged(tmp_path / name)] for name in ("whole", "parts")]
   assert losses[0] == losses[1] and len(set(losses[0])) == 9
 
 
@@ -115,7 +123,7 @@ def test_a_preempted_run_saves_and_goes_on_where_it_stopped(tmp_path, caplog):
 def test_metrics_cover_every_logged_step_once(tmp_path):
   run(tmp_path, steps=4)
   run(tmp_path, steps=9)
-  rows = tracker.read_metrics(tmp_path / "metrics.jsonl")
+  rows = logged(tmp_path)
   assert [row["step"] for row in rows] == [2, 4, 6, 8, 9]
   assert rows[1]["replaced"] == 2  # one clip in batches 1 and 3
   assert all(np.isfinite(row["grad_norm"]) for row in rows)
@@ -208,7 +216,7 @@ def test_zero_means_at_the_end_alone(tmp_path):
   run(tmp_path, steps=5, log_every=0, save_every=0, preview_every=0, preview=preview)
   assert seen == [5]
   assert checkpoint.steps(str(tmp_path)) == [5]
-  assert [row["step"] for row in tracker.read_metrics(tmp_path / "metrics.jsonl")] == [5]
+  assert [row["step"] for row in logged(tmp_path)] == [5]
 
 
 @pytest.mark.parametrize(
@@ -261,8 +269,8 @@ def test_many_saves_and_logs_keep_no_files_open(tmp_path):
     return False
 
   run(tmp_path, steps=40, save_every=1, log_every=1, preempted=preempted)
-  # The fewest: a save that is still being written holds files for a moment.
-  assert min(opened[30:]) <= min(opened[5:15]) + 2
+  # On average, since saves that are still being written hold files; one left open a step would make 24.
+  assert np.mean(opened[30:]) <= np.mean(opened[5:15]) + 8
 
 
 def test_a_checkpoint_that_is_damaged_costs_only_the_steps_behind_the_one_before(tmp_path, caplog):
@@ -291,10 +299,7 @@ def test_previews_are_drawn_from_the_average_and_at_the_end(tmp_path):
 def test_one_device_and_eight_learn_the_same(tmp_path):
   one = run(tmp_path / "one", mesh=sharding.make_mesh(1, 1, jax.devices()[:1]), log_every=1)
   eight = run(tmp_path / "eight", mesh=sharding.make_mesh(2, 4), log_every=1)
-  losses = [
-    [row["loss"] for row in tracker.read_metrics(tmp_path / name / "metrics.jsonl")]
-    for name in ("one", "eight")
-  ]
+  losses = [[row["loss"] for row in logged(tmp_path / name)] for name in ("one", "eight")]
   np.testing.assert_allclose(*losses, rtol=1e-5)
   np.testing.assert_allclose(one.params["w"], eight.params["w"], rtol=1e-5)
 
@@ -339,3 +344,70 @@ def test_a_training_that_learns_nothing_is_told(tmp_path, caplog):
     dead = lambda params, *rest: loss_fn({"w": 0.0 * params["w"]}, *rest)  # noqa: E731
     run(tmp_path / "dead", steps=2, loss_fn=dead)
   assert caplog.text.count("The gradient of all that trains is zero at step 1") == 1
+
+
+def test_the_time_of_a_run_is_told_by_phases_that_sum_to_it(tmp_path, caplog):
+  began = time.perf_counter()
+  clock = goodput.Clock(before=7.0)
+  with caplog.at_level(logging.INFO, "fbjax"):
+    run(
+      tmp_path,
+      preview=lambda step, ema: time.sleep(0.3) or (np.zeros((4, 4, 3), np.uint8), {}),
+      clock=clock,
+    )
+  whole = 7 + time.perf_counter() - began
+  spent = time_spent(tmp_path)
+  assert list(spent) == list(goodput.PHASES)
+  drawing = whole - sum(spent.values())  # of loss.png, behind the last word
+  assert 0 <= drawing < 2 and min(spent.values()) >= 0
+  assert spent["starting"] > 7 and spent["compiling"] > 0 and spent["saving"] > 0
+  assert spent["reporting"] > 0.3
+  (table,) = [
+    text for text in caplog.messages if text.startswith("Where the time went, to step 10")
+  ]
+  shares = [float(line.split("%")[0].split()[-1]) for line in table.splitlines()[1:]]
+  assert sum(shares[:-1]) == pytest.approx(shares[-1], abs=0.4) and shares[-1] == 100
+  assert 0 < logged(tmp_path)[-1]["goodput"] < 1
+
+
+class Slow(Numbers):
+  """Every batch takes a tenth of a second."""
+
+  def __next__(self):
+    time.sleep(0.1)
+    return super().__next__()
+
+
+def test_a_slow_source_shows_as_waiting_but_for_what_the_device_works_meanwhile(
+  tmp_path, monkeypatch
+):
+  run(tmp_path / "slow", data=Slow())
+  slow = time_spent(tmp_path / "slow")["data_wait"]
+  assert slow > 0.9 and logged(tmp_path / "slow")[-1]["data_wait"] > 0.5
+  monkeypatch.setattr(loop._Ends, "idle", lambda self: 0.03)
+  run(tmp_path / "beside", data=Slow(), steps=9)
+  spent = time_spent(tmp_path / "beside")
+  assert spent["data_wait"] < 0.4 + slow / 9  # that of the first batch counts whole
+  assert spent["steps"] > 8 * 0.07
+
+
+def test_a_device_is_idle_from_the_end_of_its_step_on():
+  ends = loop._Ends()
+  assert ends.idle() == 0
+  ends.watch(jnp.ones(()))
+  for _ in range(100):
+    time.sleep(0.05)
+    if ends.idle() > 0.1:
+      return
+  raise AssertionError("nobody saw the end of the step")
+
+
+def test_a_resumed_run_shows_how_long_it_restored(tmp_path, monkeypatch):
+  run(tmp_path, steps=4)
+  assert time_spent(tmp_path)["restoring"] < 0.3
+  restore = checkpoint.Checkpoints.restore
+  monkeypatch.setattr(
+    checkpoint.Checkpoints, "restore", lambda *args: time.sleep(0.4) or restore(*args)
+  )
+  run(tmp_path, steps=6)
+  assert time_spent(tmp_path)["restoring"] > 0.4

@@ -1,0 +1,155 @@
+#!/usr/bin/env bash
+# Trains on slices of Cloud TPU in GKE: fills in launch/gke_jobset.yaml and applies it.
+set -euo pipefail
+
+usage() {
+  cat <<'END'
+usage: launch/gke.sh COMMAND [--flag=value ...] [-- flags of fbjax.main ...]
+
+  start    apply the JobSet; one that runs already is left alone, one that has ended is begun again
+  status   tell the state of the JobSet and of its pods
+  log      follow the log of the first host
+  stop     delete the JobSet: the run saves a checkpoint within 30 s, and start goes on from there
+
+  flag              environment  default
+  --name=N          NAME                  of the JobSet
+  --image=I         IMAGE                 that launch/Dockerfile has made, see there
+  --accelerator=A   ACCELERATOR           such as tpu-v5-lite-podslice (v5e), tpu-v5p-slice, tpu-v6e-slice
+  --topology=T      TOPOLOGY              of a slice, such as 4x4 or 2x2x4
+  --chips=C         CHIPS        4        of a host
+  --slices=S        SLICES       1
+  --workdir=W       WORKDIR               gs://bucket/folder
+  --config=C        CONFIG                such as configs/shapes.py
+  --account=K       ACCOUNT      default  the Kubernetes service account that may use the bucket
+  --retries=R       RETRIES      5        restarts for what fails by itself; preemptions are not counted
+  --spot            SPOT=1                nodes are Spot VMs
+  --dry-run         DRY_RUN=1             print what would be done instead of doing it
+
+It needs kubectl, pointed at a cluster with JobSet and a node pool of that accelerator and topology.
+
+example: launch/gke.sh start --name=demo --image=us-docker.pkg.dev/mine/fbjax/fbjax \
+           --accelerator=tpu-v5-lite-podslice --topology=4x4 --workdir=gs://mine/demo \
+           --config=configs/shapes.py
+END
+}
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+die() {
+  echo "error: $*" >&2
+  exit 1
+}
+
+need() {
+  local name flag
+  for name; do
+    flag=$(tr '[:upper:]' '[:lower:]' <<<"$name")
+    [ -n "${!name}" ] || die "$name is not set; give --$flag=... or set it in the environment"
+  done
+}
+
+whole() { # NAME...
+  local name
+  for name; do
+    [[ ${!name} =~ ^[1-9][0-9]*$ ]] || die "$name is ${!name}; expected a whole number from 1 up"
+  done
+}
+
+call() {
+  if [ -z "$DRY_RUN" ]; then "$@"; else echo "$*"; fi
+}
+
+yaml() { # a word as a string of YAML in double quotes
+  local word=${1//\\/\\\\}
+  printf '"%s"' "${word//\"/\\\"}"
+}
+
+manifest() { # FLAG-OF-FBJAX...
+  local text chips=1 side name word
+  need NAME IMAGE ACCELERATOR TOPOLOGY WORKDIR CONFIG
+  [[ $TOPOLOGY =~ ^[1-9][0-9]*(x[1-9][0-9]*)+$ ]] || die "TOPOLOGY is $TOPOLOGY; expected such as 4x4"
+  whole CHIPS SLICES RETRIES
+  case $WORKDIR in
+    gs://?*) ;;
+    *) die "WORKDIR is $WORKDIR, which would be lost with the pods; give gs://bucket/folder" ;;
+  esac
+  for side in ${TOPOLOGY//x/ }; do chips=$((chips * side)); done
+  if [ "$chips" -lt "$CHIPS" ]; then CHIPS=$chips; fi
+  [ $((chips % CHIPS)) = 0 ] || die "TOPOLOGY $TOPOLOGY is $chips chips, which hosts of $CHIPS do not make"
+  # shellcheck disable=SC2034 # The loop below reads it by its name.
+  HOSTS=$((chips / CHIPS))
+  if [ -n "$SPOT" ]; then SPOT=true; else SPOT=false; fi
+  ARGS=$(yaml "--config=$CONFIG")
+  for word in "--workdir=$WORKDIR" "$@"; do ARGS+=", $(yaml "$word")"; done
+  text=$(grep -v '^ *#' "$ROOT/launch/gke_jobset.yaml")
+  for name in NAME IMAGE ACCELERATOR TOPOLOGY CHIPS SLICES HOSTS SPOT ACCOUNT RETRIES ARGS; do
+    text=${text//"\${$name}"/"${!name}"}
+  done
+  echo "$text"
+}
+
+start() { # FLAG-OF-FBJAX...
+  local text state=""
+  text=$(manifest "$@")
+  if [ -n "$DRY_RUN" ]; then
+    echo "kubectl apply -f - <<'END'"
+    echo "$text"
+    echo END
+    return
+  fi
+  state=$(kubectl get jobset "$NAME" --ignore-not-found \
+    "--output=jsonpath={.metadata.name} {.status.terminalState}") ||
+    die "the cluster cannot be asked for the JobSet $NAME; the line above says why"
+  case $state in
+    "" | " ") ;;
+    *Completed | *Failed) kubectl delete jobset "$NAME" ;; # It would not begin again by itself.
+    *) echo "$NAME runs already." && return ;;
+  esac
+  kubectl apply --filename=- <<<"$text"
+}
+
+main() {
+  local command=${1:-help} arg
+  case $command in
+    start | status | log | stop) shift ;;
+    help | -h | --help) usage && exit ;;
+    *) die "there is no command $command; see launch/gke.sh --help" ;;
+  esac
+  : "${NAME:=}" "${IMAGE:=}" "${ACCELERATOR:=}" "${TOPOLOGY:=}" "${CHIPS:=4}" "${SLICES:=1}" "${WORKDIR:=}" \
+    "${CONFIG:=}" "${ACCOUNT:=default}" "${RETRIES:=5}" "${SPOT:=}" "${DRY_RUN:=}"
+  while [ $# -gt 0 ]; do
+    arg=$1
+    shift
+    case $arg in
+      --) break ;;
+      --spot) SPOT=1 ;;
+      --dry-run) DRY_RUN=1 ;;
+      --help) usage && exit ;;
+      --name=* | --image=* | --accelerator=* | --topology=* | --chips=* | --slices=* | --workdir=* | \
+        --config=* | --account=* | --retries=*)
+        arg=${arg#--}
+        printf -v "$(tr '[:lower:]' '[:upper:]' <<<"${arg%%=*}")" %s "${arg#*=}"
+        ;;
+      *) die "$arg is not a flag of $command; flags of fbjax.main stand behind --, see --help" ;;
+    esac
+  done
+  [ "$SPOT" != 0 ] || SPOT=""
+  [ "$DRY_RUN" != 0 ] || DRY_RUN=""
+  need NAME
+  [ -n "$DRY_RUN" ] || command -v kubectl >/dev/null ||
+    die "kubectl is not installed; get it from https://kubernetes.io/docs/tasks/tools, or look with --dry-run"
+  case $command in
+    start) start "$@" ;;
+    status)
+      call kubectl get jobset "$NAME"
+      call kubectl get pods "--selector=jobset.sigs.k8s.io/jobset-name=$NAME"
+      ;;
+    log)
+      call kubectl logs --follow --tail=100 \
+        "--selector=jobset.sigs.k8s.io/jobset-name=$NAME,jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0"
+      ;;
+    stop) call kubectl delete jobset "$NAME" --ignore-not-found ;;
+  esac
+}
+
+main "$@"
