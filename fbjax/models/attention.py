@@ -9,6 +9,8 @@
 Softmax is float32 in all of them.
 """
 
+import functools
+import logging
 import math
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +20,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fbjax import sharding
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["plain", "blocks", "packed", "splash", "cudnn"]
 
@@ -48,7 +52,9 @@ def attention(
   """softmax(scale q k^T + bias) v for each head; scale is 1/sqrt(d) unless given."""
   scale = q.shape[-1] ** -0.5 if scale is None else scale
   shared = bias is None or bias.shape[:2] == (1, 1)
-  match choose(sizes(q, k), v.dtype, sharding.platform(), biased=bias is not None, shared=shared):
+  kind = choose(sizes(q, k), v.dtype, sharding.platform(), biased=bias is not None, shared=shared)
+  _tell(kind, q.shape[1], k.shape[1])
+  match kind:
     case "packed":
       return packed(q, k, v, scale, bias)
     case "blocks":
@@ -59,6 +65,13 @@ def attention(
       return jax.nn.dot_product_attention(q, k, v, scale=scale, implementation="cudnn")
     case _:
       return plain(q, k, v, scale, bias)
+
+
+@functools.cache
+def _tell(kind: Kind, n: int, m: int) -> None:
+  """Once for each pair of lengths, while a program is traced."""
+  if kind != "plain":
+    logger.info("Attention of %s tokens to %s: %s.", f"{n:,}", f"{m:,}", kind)
 
 
 def sizes(q: Float[Array, "b n k d"], k: Float[Array, "b m k d"]) -> Sizes:
