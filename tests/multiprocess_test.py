@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import av
 import numpy as np
@@ -69,18 +70,46 @@ def finish(workdir, *processes: subprocess.Popen) -> None:
   assert set(codes) == {0}, "\n".join(logs)
 
 
+def lose_one(workdir, step: int) -> None:
+  """Two processes, of which one is killed behind a step; the other ends by itself, with a sentence."""
+  port = free_port()
+  one, two = (start(workdir, 6, process, 2, port) for process in range(2))
+  try:
+    patience = time.monotonic() + 200
+    while len(losses(workdir)) < step and one.poll() is None and time.monotonic() < patience:
+      time.sleep(0.02)
+    two.kill()
+    assert one.wait(timeout=100) == 1
+  finally:
+    one.kill()
+    two.kill()
+  logs = sorted(workdir.parent.glob(f"{workdir.name}*.log"))
+  assert "process 1" in logs[0].read_text()
+  for log in logs:
+    log.unlink()
+
+
+def numbers(workdir) -> list[tuple[float, ...]]:
+  """What a step tells of itself, the last one that was written counts."""
+  rows = {
+    row["step"]: row for row in tracker.read_metrics(workdir / "metrics.jsonl") if "loss" in row
+  }
+  return [tuple(rows[i][k] for k in ("loss", "grad_norm", "update_norm")) for i in sorted(rows)]
+
+
 def pixels(file) -> np.ndarray:
   with av.open(str(file)) as container:
     return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)]).astype(int)
 
 
 def losses(workdir) -> list[float]:
-  rows = tracker.read_metrics(workdir / "metrics.jsonl")
+  file = workdir / "metrics.jsonl"
+  rows = tracker.read_metrics(file) if file.exists() else []
   return [row["loss"] for row in rows if "loss" in row]
 
 
 @pytest.mark.timeout(1200)
-def test_two_processes_learn_and_sample_what_one_does_and_one_goes_on_from_them(tmp_path):
+def test_two_processes_do_what_one_does_also_after_one_was_killed_and_one_goes_on(tmp_path):
   (tmp_path / "images").mkdir()
   rng = np.random.default_rng(0)
   for i in range(3):
@@ -93,6 +122,11 @@ def test_two_processes_learn_and_sample_what_one_does_and_one_goes_on_from_them(
   assert len(losses(together)) == 6  # only the first process writes
   np.testing.assert_allclose(losses(together), losses(alone)[:6], atol=1e-5)
   assert (together / "samples/0000006.png").exists()
+  broken = tmp_path / "broken"
+  lose_one(broken, step=int(rng.integers(4, 6)))
+  port = free_port()
+  finish(broken, *(start(broken, 6, process, 2, port) for process in range(2)))
+  assert numbers(broken) == numbers(together)  # to the bit
   finish(together, start(together, 6))  # which samples alone, trained as it is
   for i in range(3):
     ours, theirs = (pixels(together / f"clips{n}_6/{i}.mp4") for n in (1, 2))
