@@ -68,8 +68,11 @@ MISTAKES = {
     "config.tokenizer.words is 3; expected a list of strings"
   ),
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.sampling.grid.name=karras"): (
-    "To go from another name to 'karras' set the whole group: "
-    "--config.sampling.grid={'name': 'karras', ...}"
+    "while its name is 'karras', which takes first, last, rho. For another name set the whole group, the name "
+    "with its keys: --config.sampling.grid={'name': ..., ...}"
+  ),
+  ("--config=configs/webvid_saf.py:smoke", "--workdir={tmp}/x", "--config.data.path=/nowhere"): (
+    "config.data has no key 'path' while its name is 'synthetic', which takes frames, size"
   ),
   ("--config=configs/webvid_saf.py:smoke", "--workdir={tmp}/x", "--config.port.ignore=x.*"): (
     "--config.port.ignore=x.*: config.port is for --mode=port alone; this is --mode=train"

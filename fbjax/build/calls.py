@@ -38,11 +38,13 @@ def check_keys(spec: Spec, takes: Iterable[str], key: str, name: str | None = No
   """Raises a UserError for keys of a group, of this name if any, that are not among those it takes."""
   takes = list(takes)
   if unknown := [name for name in spec if name not in takes]:
-    group = "{'name': " + repr(name) + ", ...}"
-    instead = f". To go from another name to {name!r} set the whole group: --config.{key}={group}"
+    told = f"config.{key} has no key {', '.join(map(repr, unknown))}"
+    takes = ", ".join(takes) or "none"
+    if name is None:
+      raise errors.UserError(f"{told}; it takes {takes}")
     raise errors.UserError(
-      f"config.{key} has no key {', '.join(map(repr, unknown))}; it takes "
-      f"{', '.join(takes) or 'none'}{instead if name else ''}"
+      f"{told} while its name is {name!r}, which takes {takes}. For another name set the whole group, the "
+      f"name with its keys: --config.{key}={{'name': ..., ...}}"
     )
 
 
