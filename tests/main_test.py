@@ -68,11 +68,11 @@ MISTAKES = {
     "config.tokenizer.words is 3; expected a list of strings"
   ),
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.sampling.grid.name=karras"): (
-    "while its name is 'karras', which takes first, last, rho. For another name set the whole group, the name "
-    "with its keys: --config.sampling.grid={'name': ..., ...}"
+    "That is of the name 'karras': for another one set the whole group, the name with its keys, as "
+    "--config.sampling.grid={'name': ..., ...}"
   ),
   ("--config=configs/webvid_saf.py:smoke", "--workdir={tmp}/x", "--config.data.path=/nowhere"): (
-    "config.data has no key 'path' while its name is 'synthetic', which takes frames, size"
+    "buckets. That is of the name 'synthetic': for another one set the whole group"
   ),
   ("--config=configs/webvid_saf.py:smoke", "--workdir={tmp}/x", "--config.port.ignore=x.*"): (
     "--config.port.ignore=x.*: config.port is for --mode=port alone; this is --mode=train"
@@ -442,7 +442,7 @@ def test_the_keys_that_a_group_is_said_to_take_can_be_set(group):
   config = toy.config()
   with pytest.raises(errors.UserError, match=f"config.{group} has no key 'hats'") as error:
     build.check(config | {group: config[group] | {"hats": 1}})
-  takes = str(error.value).split("it takes ")[1].split(". To go")[0].split(", ")
+  takes = str(error.value).split("it takes ")[1].split(". That is of")[0].split(", ")
   assert set(config[group]) <= {"name", "dtype", "predict", *takes}
   for key in takes:
     others = {name: x for name, x in config[group].items() if name != key}
