@@ -68,8 +68,11 @@ MISTAKES = {
     "config.tokenizer.words is 3; expected a list of strings"
   ),
   (f"--config={CONFIG}", "--workdir={tmp}/x", "--config.sampling.grid.name=karras"): (
-    "To go from another name to 'karras' set the whole group: "
-    "--config.sampling.grid={'name': 'karras', ...}"
+    "That is of the name 'karras': for another one set the whole group, the name with its keys, as "
+    "--config.sampling.grid={'name': ..., ...}"
+  ),
+  ("--config=configs/webvid_saf.py:smoke", "--workdir={tmp}/x", "--config.data.path=/nowhere"): (
+    "buckets. That is of the name 'synthetic': for another one set the whole group"
   ),
   ("--config=configs/webvid_saf.py:smoke", "--workdir={tmp}/x", "--config.port.ignore=x.*"): (
     "--config.port.ignore=x.*: config.port is for --mode=port alone; this is --mode=train"
@@ -439,7 +442,7 @@ def test_the_keys_that_a_group_is_said_to_take_can_be_set(group):
   config = toy.config()
   with pytest.raises(errors.UserError, match=f"config.{group} has no key 'hats'") as error:
     build.check(config | {group: config[group] | {"hats": 1}})
-  takes = str(error.value).split("it takes ")[1].split(". To go")[0].split(", ")
+  takes = str(error.value).split("it takes ")[1].split(". That is of")[0].split(", ")
   assert set(config[group]) <= {"name", "dtype", "predict", *takes}
   for key in takes:
     others = {name: x for name, x in config[group].items() if name != key}

@@ -38,12 +38,12 @@ def check_keys(spec: Spec, takes: Iterable[str], key: str, name: str | None = No
   """Raises a UserError for keys of a group, of this name if any, that are not among those it takes."""
   takes = list(takes)
   if unknown := [name for name in spec if name not in takes]:
-    group = "{'name': " + repr(name) + ", ...}"
-    instead = f". To go from another name to {name!r} set the whole group: --config.{key}={group}"
-    raise errors.UserError(
-      f"config.{key} has no key {', '.join(map(repr, unknown))}; it takes "
-      f"{', '.join(takes) or 'none'}{instead if name else ''}"
+    told = f"config.{key} has no key {', '.join(map(repr, unknown))}; it takes {', '.join(takes) or 'none'}"
+    other = (
+      f". That is of the name {name!r}: for another one set the whole group, the name with its keys, as "
+      f"--config.{key}={{'name': ..., ...}}"
     )
+    raise errors.UserError(told + (other if name else ""))
 
 
 def check_types(fn: Callable[..., Any], spec: Spec, key: str) -> None:

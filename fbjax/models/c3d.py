@@ -46,9 +46,7 @@ class C3D(nnx.Module):
     for parts in GROUPS:
       convs = []
       for part in parts:
-        init = layers.inits(27 * c, False, rngs)
-        sizes = {"padding": 1, "dtype": dtype, "rngs": rngs}
-        convs.append(nnx.Conv(c, part * width, (3, 3, 3), **init, **sizes))
+        convs.append(layers.Conv3d(c, part * width, 3, dtype=dtype, rngs=rngs))
         c = part * width
       groups.append(nnx.List(convs))
     self.groups = nnx.List(groups)

@@ -106,6 +106,60 @@ def conv(
   )
 
 
+class Conv3d(nnx.Conv):
+  """A cubic convolution over time, height and width, padded as SAME.
+
+  On a CPU the frames that a kernel sees are laid side by side in the channels of one convolution over height
+  and width: those are what XLA is fast at there, and a sum over frames would hold an output for each.
+  """
+
+  def __init__(
+    self,
+    c_in: int,
+    c_out: int,
+    size: int,
+    *,
+    stride: int = 1,
+    bias: bool = True,
+    dtype: Any,
+    rngs: Keys,
+  ):
+    super().__init__(
+      c_in,
+      c_out,
+      (size,) * 3,
+      strides=stride,
+      padding="SAME",
+      use_bias=bias,
+      **inits(c_in * size**3, False, rngs),
+      dtype=dtype,
+      rngs=rngs,
+    )
+
+  def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t2 h2 w2 c2"]:
+    if self.kernel_size[0] == 1:
+      return super().__call__(x)
+    return jax.lax.platform_dependent(x, cpu=self.of_frames, default=super().__call__)
+
+  def of_frames(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t2 h2 w2 c2"]:
+    """The same, by a convolution over height and width."""
+    size, stride = self.kernel_size[0], self.strides
+    frames = -(-x.shape[1] // stride)
+    more = max((frames - 1) * stride + size - x.shape[1], 0)
+    x = jnp.pad(x.astype(self.dtype), ((0, 0), (more // 2, more - more // 2), *((0, 0),) * 3))
+    last = (frames - 1) * stride + 1
+    seen = jnp.concatenate([x[:, i : i + last : stride] for i in range(size)], -1)
+    y = jax.lax.conv_general_dilated(
+      seen.reshape(-1, *seen.shape[2:]),
+      einops.rearrange(self.kernel[...].astype(self.dtype), "t h w i o -> h w (t i) o"),
+      (stride, stride),
+      "SAME",
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    y = y.reshape(-1, frames, *y.shape[1:])
+    return y if self.bias is None else y + per_channel(self.bias[...].astype(self.dtype), y)
+
+
 def layer_norm(c: int, *, epsilon: float = 1e-5, rngs: Keys) -> nnx.LayerNorm:
   dtype = jnp.float32
   return nnx.LayerNorm(c, epsilon=epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs)

@@ -99,15 +99,11 @@ def splits(
   """What is made of the training clips, and of those that are held out."""
   train, val = (build.make_source(config, split) for split in caches.SPLITS)
   clips = functools.partial(encode, system, options.draws, options.dtype, config["seed"])
-  # With the log-variance, whatever the sampling draws.
-  draw = "sample" if system.decoders else None
-  sampled = build.for_sampling(config | {"sampling": config["sampling"] | {"draw": draw}})
-  still = build.make_system(sampled, tokenizer)
-  of_stills = functools.partial(encode, still, 1, options.dtype, 0)
+  stills = of_stills(config, system, tokenizer, options.dtype)
 
   def held_out(frozen: base.Params, batch: Mapping[str, jax.Array]) -> Any:
     found, finite = clips(frozen, batch)
-    given, more = of_stills(frozen, sampling.given(batch))
+    given, more = stills(frozen, sampling.given(batch))
     found |= {f"{caches.GIVEN}{path}": x for path, x in given.items()}
     return found | {caches.VIDEO: batch["video"]}, finite & more
 
@@ -116,6 +112,34 @@ def splits(
     # Read as evaluation reads them.
     "val": Split(val, min(len(val), caches.HELD_OUT), 1, 0, held_out),
   }
+
+
+def of_stills(config: dict[str, Any], system: base.System, tokenizer: Any, dtype: str) -> Encode:
+  """Encodes what samples are given, with the log-variance, whatever the sampling draws."""
+  draw = "sample" if system.decoders else None
+  sampled = build.for_sampling(config | {"sampling": config["sampling"] | {"draw": draw}})
+  return functools.partial(encode, build.make_system(sampled, tokenizer), 1, dtype, 0)
+
+
+def images(
+  config: dict[str, Any], system: base.System, tokenizer: Any, given: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+  """What a sampler that is fed features takes in place of images, captions and what else is given.
+
+  The encoders are in memory for as long as this takes. Every process encodes all of them.
+  """
+  mesh = sharding.local(build.make_mesh(config))
+  size = -(-config["sampling"]["batch_size"] // mesh.size) * mesh.size
+  program = jax.jit(sharding.over(mesh, of_stills(config, system, tokenizer, "float32")))
+  frozen = encoders(config, system)
+  found = []
+  for rows in batched(range(len(given["image"])), size):
+    full = np.resize(rows, size).astype(np.uint32)
+    batch = {name: x[full] for name, x in given.items()}
+    batch |= {"index": full, "window": np.zeros_like(full)}
+    features, _ = program(frozen, sharding.put_batch(batch, mesh))
+    found.append({path: np.asarray(x)[: len(rows)] for path, x in features.items()})
+  return {path: np.concatenate([part[path] for part in found]) for path in found[0]}
 
 
 def encode(
@@ -251,7 +275,7 @@ def write(
   }
   batches = pipeline.stream(grain.MapDataset.source(reads), **loader)
   made = records(split, batches, rows, frozen, mesh)
-  made = telling(name, made, sum(map(len, missing.values())) * split.windows, split.windows)
+  made = telling(name, made, [len(batch) for batch in rows], split.windows)
   try:
     for file, clips in missing.items():
       records_lib.write(file, itertools.islice(made, len(clips) * split.windows))
@@ -329,15 +353,25 @@ def unpacked(
 
 
 def telling(
-  name: str, made: Iterator[records_lib.Record], count: int, windows: int
+  name: str, made: Iterator[records_lib.Record], batches: Sequence[int], windows: int
 ) -> Iterator[records_lib.Record]:
   """The same records, of which it is logged now and then how many there are, and how fast.
+
+  How fast is said from the second batch on, without the first one, for which the encoders are compiled.
+
+  Args:
+    name: of the split.
+    made: records, which come a batch at a time.
+    batches: the sizes of these.
+    windows: records of a clip.
 
   Raises:
     BrokenData: when none of them is of a clip that could be read.
   """
-  began = last = time.monotonic()
-  broken = 0
+  first, count = batches[0], sum(batches)
+  ends = set(itertools.accumulate(batches))
+  last = time.monotonic()
+  began, broken = 0.0, 0
   for done, record in enumerate(made, 1):
     broken += "error" in record.about
     if done == count == broken:
@@ -345,15 +379,16 @@ def telling(
         f"none of the clips of {name} can be read; the last: {record.about['error']}"
       )
     now = time.monotonic()
-    if now - last > TOLD or done == count:
-      last, rate = now, done / (now - began) / windows
-      logger.info(
-        "%s: %d/%d clips  %s clips/s  ETA %s%s",
-        name,
-        done // windows,
-        count // windows,
-        progress.number(rate),
-        progress.duration((count - done) / windows / rate),
-        f"  {broken // windows} cannot be read" if broken else "",
-      )
+    if done == first:
+      began = now
+    if done in ends and (now - last > TOLD or done == count):
+      last = now
+      told = [f"{name}: {done // windows}/{count // windows} clips"]
+      if done > first:
+        rate = (done - first) / max(now - began, 1e-6) / windows
+        left = progress.duration((count - done) / windows / rate)
+        told += [f"{progress.number(rate)} clips/s", f"ETA {left}"]
+      if broken:
+        told.append(f"{broken // windows} cannot be read")
+      logger.info("%s", "  ".join(told))
     yield record

@@ -9,6 +9,7 @@ The numbers that need no network are always there. Those of `metrics` are, where
 networks are in $FBJAX_METRICS (~/.cache/fbjax/metrics); otherwise the log says how to get them.
 """
 
+import contextlib
 import datetime
 import hashlib
 import itertools
@@ -319,6 +320,7 @@ def of_folder(
       strides=1,
     )
     source.choose = video.the_first  # what a clip is told is the first frame of its truth
+    tell_sizes(source, made, size)
     protocol |= {"paired": paired, "window": "the first frames"}
   elif config is not None:
     own = build.clip_size(config)
@@ -359,6 +361,22 @@ def of_folder(
 
   facts = metrics.Facts(count, frames, size, paired=paired, captions=known(captions))
   return Subject(batches(), facts, protocol, {"videos": digest_of_files(files)})
+
+
+def tell_sizes(source: sources.Videos, made: str, size: tuple[int, int]) -> None:
+  """Logs how many true videos are of another (height, width), and what is done with these."""
+  others = {}
+  for index in range(len(source)):
+    with contextlib.suppress(video.BrokenClip):  # which is raised when it is read
+      others[source.name(index)] = source.shape(index)[1:]
+  others = {name: found for name, found in others.items() if tuple(found) != size}
+  if others:
+    name, found = next(iter(others.items()))
+    logger.info(
+      "%d of the %d videos of %s are not of the %dx%d of those of %s, such as %s of %dx%d: they are scaled to "
+      "cover it, and what stands out on two sides is cut off.",
+      *(len(others), len(source), source.root, *size, made, name, *found),
+    )
 
 
 def whole(file: str, frames: int, size: tuple[int, int]) -> np.ndarray:

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from fbjax import build, caches, errors, loading, pipe, places, sampling, sharding, tracker
 from fbjax import workdir as workdir_lib
 from fbjax.data import pipeline, prompts, video
-from fbjax.modes import port, watch
+from fbjax.modes import cache, port, watch
 from fbjax.systems import base, cached
 from fbjax.train import goodput, loop
 
@@ -60,14 +60,17 @@ def train(
   sample = build.make_sample(config, clips.reads(sampled), form, mesh)
   processes = jax.process_index(), jax.process_count()
   data = build.make_batches(config, clips.train, clips.tokenizer, *processes)
+  previews = [clips.preview]
+  if config["sampling"].get("images"):
+    own = own_preview(config, system, tokenizer)
+    if not clips.encoders:
+      own = own._replace(inputs=cache.images(config, system, tokenizer, own.inputs))
+    previews.append(own)
   starting = loading.starting_weights(config, system, mesh, workdir, encoders=clips.encoders)
   loss = watch.held_out_loss(
     config, clips.reads(system), form, clips.held_out, clips.tokenizer, mesh
   )
   watched = watch.Watch(workdir, loss)
-  previews = [clips.preview]
-  if config["sampling"].get("images"):
-    previews.append(own_preview(config, system, tokenizer))
   frozen, shown_with = starting.frozen, starting.frozen
   if not clips.encoders:
     frozen = frozen | clips.frozen(mesh)
@@ -158,11 +161,6 @@ def clips_of(config: dict[str, Any], system: base.System, tokenizer: Any) -> Cli
     train, held_out = (build.make_source(config, split) for split in ("train", "val"))
     return Clips(train, held_out, tokenizer, preview_of(held_out, tokenizer))
   build.refuse_buckets(config)
-  if config["sampling"].get("images"):
-    raise errors.UserError(
-      "config.sampling.images has images that the encoders must see, and a training from a cache "
-      "(config.cache.path) goes without these: leave it empty, and animate them with --mode=sample"
-    )
   found = caches.opened(config, system)
   return Clips(found.train, found.held_out, None, preview_from(found.shown), found.nulls)
 

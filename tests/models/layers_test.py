@@ -2,12 +2,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from fbjax.models import layers
 
 
 def normal(*shape, seed=0):
   return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
+
+
+@pytest.mark.parametrize(("size", "stride", "t", "bias"), [(3, 1, 5, True), (7, 2, 9, False)])
+def test_a_convolution_of_frames_is_the_one_over_time(size, stride, t, bias):
+  conv = layers.Conv3d(
+    2,
+    3,
+    size,
+    stride=stride,
+    bias=bias,
+    dtype=jnp.float32,
+    rngs=layers.Keys(jax.random.key(0)),
+  )
+  x = normal(2, t, 10, 11, 2)
+  whole = nnx.Conv.__call__(conv, x)
+  np.testing.assert_allclose(conv(x), whole, atol=1e-5)
+  np.testing.assert_allclose(conv.of_frames(x), whole, atol=1e-5)
 
 
 def test_group_norm_keeps_the_variance_next_to_a_large_mean():

@@ -1,6 +1,7 @@
 """Caches made at toy size: what trains from them, what goes on after a kill, what is refused."""
 
 import functools
+import itertools
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ import multiprocess_test
 import numpy as np
 import pytest
 from fsspec.implementations import local
+from PIL import Image
 
 import settings
 import toy
@@ -51,13 +53,25 @@ def rows(workdir):
 
 
 @pytest.fixture(scope="module")
-def online(tmp_path_factory, one_device):
+def images(tmp_path_factory):
+  """A folder of images to animate at every preview."""
+  folder = tmp_path_factory.mktemp("images")
+  for i, noise in enumerate(np.random.default_rng(0).integers(0, 256, (3, 24, 40, 3), np.uint8)):
+    Image.fromarray(noise).save(folder / f"{i}.png")
+  (folder / "prompts.txt").write_text("up\ndown\nleft\n")
+  return str(folder)
+
+
+@pytest.fixture(scope="module")
+def online(tmp_path_factory, one_device, images):
   workdir = tmp_path_factory.mktemp("online")
-  train.train(config(), str(workdir))
-  return rows(workdir)
+  c = config()
+  c["sampling"]["images"] = images
+  train.train(c, str(workdir))
+  return workdir
 
 
-def trained(folder, workdir, monkeypatch):
+def trained(folder, workdir, monkeypatch, images=""):
   """Metrics of a run from a cache, and the frozen networks of its step."""
   seen, loop = {}, train.loop.train
 
@@ -68,24 +82,29 @@ def trained(folder, workdir, monkeypatch):
 
   monkeypatch.setattr(train.loop, "train", spy)
   c = config()
-  c["cache"] = {"path": str(folder)}
+  c["cache"], c["sampling"]["images"] = {"path": str(folder)}, images
   train.train(c, str(workdir))
   return rows(workdir), seen
 
 
 def test_training_from_a_cache_is_training_online_without_the_encoders(
-  made, online, tmp_path, monkeypatch
+  made, online, images, tmp_path, monkeypatch
 ):
   """The same losses, also on held-out clips, and the same previews; in float32 up to the rounding
   of another program."""
-  found, frozen = trained(made, tmp_path / "run", monkeypatch)
+  found, frozen = trained(made, tmp_path / "run", monkeypatch, images)
   assert set(frozen) == {"nulls"} and set(frozen["nulls"]) == {"null_text"}
-  assert len(found) == len(online)
-  for ours, theirs in zip(found, online, strict=True):
+  assert len(found) == len(rows(online))
+  for ours, theirs in zip(found, rows(online), strict=True):
     for name in ("loss", "grad_norm", "preview/loss", "preview/motion_ratio"):
       if name in theirs:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-4, err_msg=name)
-  assert (tmp_path / "run/samples/0000003.png").exists()
+  for name in ("0000003", "0000003-images"):  # images are encoded before the training
+    ours, theirs = (sorted((at / "samples" / name).iterdir()) for at in (tmp_path / "run", online))
+    assert [x.name for x in ours] == [x.name for x in theirs]
+    for a, b in zip(ours, theirs, strict=True):
+      apart = video.read_all(a).astype(int) - video.read_all(b)
+      assert np.abs(apart).mean() < 0.5, a
 
 
 def test_half_precision_changes_the_loss_less_than_a_tenth_of_a_percent(
@@ -93,7 +112,7 @@ def test_half_precision_changes_the_loss_less_than_a_tenth_of_a_percent(
 ):
   cache.cache(config(), str(tmp_path / "half"))
   found, _ = trained(tmp_path / "half", tmp_path / "run", monkeypatch)
-  np.testing.assert_allclose(found[0]["loss"], online[0]["loss"], rtol=1e-3)
+  np.testing.assert_allclose(found[0]["loss"], rows(online)[0]["loss"], rtol=1e-3)
 
 
 def test_records_know_their_clip(made):
@@ -164,6 +183,30 @@ def test_what_is_no_cache_or_a_damaged_one_is_told(made, tmp_path):
     cache.cache(config(), "nowhere://b/c")
 
 
+def test_the_rate_that_is_told_is_without_the_compilation(monkeypatch, caplog):
+  """A minute of which comes before the first batch; the others take four seconds."""
+  clock = itertools.chain([0], itertools.count(60, 4))
+  now = [next(clock)]
+  monkeypatch.setattr(cache.time, "monotonic", lambda: now[0])
+
+  def made(batches):
+    for size in batches:
+      now[0] = next(clock)
+      yield from [records.Record({}, {})] * size
+
+  caplog.set_level(logging.INFO, "fbjax")
+  batches = [8, 8, 8, 8, 4]
+  assert len(list(cache.telling("train", made(batches), batches, 2))) == 36
+  assert caplog.messages == [
+    "train: 4/18 clips",
+    "train: 16/18 clips  1 clips/s  ETA 2s",
+    "train: 18/18 clips  0.875 clips/s  ETA 0s",
+  ]
+  caplog.clear()
+  assert list(cache.telling("val", made([3]), [3], 1))
+  assert caplog.messages == ["val: 3/3 clips"]
+
+
 def test_a_shard_that_breaks_off_is_told_from_a_whole_one(made, tmp_path):
   """So that the same command makes it anew."""
   whole = next(pathlib.Path(made).glob("train-*.records"))
@@ -193,13 +236,6 @@ def test_a_folder_of_videos_is_read_in_windows_and_trains_when_it_is_gone(tmp_pa
   caplog.set_level(logging.INFO, "fbjax")
   train.train(c, str(tmp_path / "run"))
   assert "Only the cache in" in caplog.text and (tmp_path / "run/checkpoints/1").exists()
-
-
-def test_images_of_ones_own_need_the_encoders(made, tmp_path):
-  c = config()
-  c["cache"], c["sampling"]["images"] = {"path": str(made)}, str(tmp_path)
-  with pytest.raises(errors.UserError, match="a training from a cache .* goes without these"):
-    train.train(c, str(tmp_path / "run"))
 
 
 # argv: out, process, processes, port, seconds a clip

@@ -1,5 +1,6 @@
 """Evaluations of networks and of folders of videos, and what they refuse."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -82,6 +83,18 @@ def test_a_pair_is_measured_by_the_first_frames_of_a_longer_truth(tmp_path, clip
     errors.UserError, match=r"3 of the 4 .*stray.mp4 has none: give each its pair"
   ):
     evaluate.evaluate(None, None, made=made, truth=truth)
+
+
+def test_true_videos_of_another_size_are_told(tmp_path, clips, caplog):
+  caplog.set_level(logging.INFO, "fbjax")
+  truth, made = write(tmp_path / "truth", clips), write(tmp_path / "made", clips)
+  evaluate.evaluate(None, None, made=made, truth=truth)
+  assert "scaled" not in caplog.text
+  wide = clips[:1].repeat(2, axis=2).repeat(3, axis=3)
+  video.write_mp4(tmp_path / "truth/02.mp4", wide[0])
+  evaluate.evaluate(None, None, made=made, truth=truth)
+  told = f"1 of the 4 videos of {truth} are not of the 32x32 of those of {made}, such as 02.mp4 of 64x96: they are"
+  assert told in caplog.text
 
 
 # argv: compilation cache, folder, process, processes, port
