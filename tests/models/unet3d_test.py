@@ -196,7 +196,9 @@ def test_wrapping_stages_in_checkpoint_saves_activations_and_leaves_the_gradient
   assert "optimization_barrier" not in plain.as_text()
 
 
-def test_a_temporal_convolution_is_a_conv3d_of_three_frames():
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_a_temporal_convolution_is_a_conv3d_of_three_frames(platform, monkeypatch):
+  monkeypatch.setattr(sharding, "platform", lambda: platform)
   conv = unet3d.TemporalConv(4, dtype=jnp.float32, rngs=layers.Keys(jax.random.key(0)))
   x = normal(2, 5, 3, 2, 4)
   kernel = conv.kernel[...][:, None, None]
