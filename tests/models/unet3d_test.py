@@ -6,7 +6,7 @@ from flax import nnx
 from models import networks
 
 import golden
-from fbjax import port
+from fbjax import port, sharding
 from fbjax.models import layers, unet3d, unet3d_transformers
 
 TINY = dict(
