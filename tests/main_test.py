@@ -488,7 +488,7 @@ import sys
 from fbjax import main, processes
 from fbjax.modes import train
 processes.join = lambda: None
-def broken(config, workdir):
+def broken(config, workdir, **options):
   return {}["prior"]
 train.train = broken
 sys.argv = ["main", "--config=configs/quickstart.py:smoke", "--workdir=" + sys.argv[1]]

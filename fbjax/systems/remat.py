@@ -11,6 +11,7 @@ from fbjax import errors, sharding
 PRODUCTS = ("dot_general", "conv_general_dilated")
 
 
+@functools.cache
 def wrap(remat: str | bool) -> Callable[[Callable], Callable] | None:
   """Makes of a block one that keeps, of all that lies between its inputs and outputs, only
 
