@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 Kind = Literal["plain", "blocks", "packed", "splash", "cudnn"]
 
-LARGE = 2**28  # bytes of float32 logits on a device
+LARGE = 2**30  # bytes of float32 logits on a device
 TILE = 128
 BLOCK = 512  # longest side of what splash works on at a time
 LONG = 256  # from here on a fused kernel is worth its start
