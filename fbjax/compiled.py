@@ -80,8 +80,10 @@ def collectives_of(text: str) -> list[Collective]:
       match = re.search(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(", line)
       if match:
         shapes = re.findall(r"([a-z]\w*)\[([\d,]*)\]", match[1])
-        # The result of an asynchronous one holds its operand too.
-        shapes = shapes[len(shapes) // 2 :] if match[3] else shapes
+        # The result of an asynchronous one, but of a sum, holds its operands before, and flags behind what arrives.
+        if match[3] and match[2] != "all-reduce":
+          arrays = [x for x in shapes if x != ("u32", "")]
+          shapes = arrays[len(arrays) // 2 :]
         size = sum(_size(dtype, dims) for dtype, dims in shapes)
         found.append(Collective(match[2], size, times, _group(line)))
   return found

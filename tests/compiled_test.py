@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -37,3 +38,18 @@ def test_memory_and_work_are_those_of_one_device():
   assert compiled.memory(program).results == 32 * 32 * 4
   assert 2 * 32 * 32 * 16 <= compiled.flops(program) < 1.2 * 2 * 32 * 32 * 16
   assert [m.kind for m in compiled.collectives(program)] == ["all-reduce"]
+
+
+@pytest.mark.parametrize(
+  ("result", "size"),
+  [
+    ("(f32[8,2]{1,0}, f32[8,2]{1,0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%x)", 64),
+    ("(bf16[4]{0}, bf16[16]{0}) all-gather-start(%x), replica_groups={{0,1,2,3}}", 32),
+    ("((f32[4]{0}, f32[2]{0}), (f32[16]{0}, f32[8]{0})) all-gather-start(%x, %y)", 96),
+    ("(f32[8]{0}, f32[2]{0}) all-reduce-start(%x, %y)", 40),
+    ("(f32[8]{0}, f32[2]{0}) all-reduce(%x, %y)", 40),
+  ],
+)
+def test_what_arrives_is_told_apart_from_what_is_sent(result, size):
+  text = f"HloModule a\nENTRY %main (x: f32[2]) -> f32[8] {{\n  ROOT %y = {result}\n}}\n"
+  assert [message.size for message in compiled.collectives_of(text)] == [size]
