@@ -222,6 +222,19 @@ class VideoAutoencoder(VAE):
     return (frames - 1) // 4 + 1 if frames % 8 == 1 else None
 
 
+def still_moments(
+  codec: Codec, frozen: Any, frame: Float[Array, "b h w 3"], frames: int
+) -> Moments:
+  """Moments of a clip of so many frames that are all the same, for the price of one.
+
+  What is causal in time, and repeats the first frame before it, makes of such a clip the same in every latent
+  frame.
+  """
+  of_one = codec.moments(frozen, frame[:, None])
+  count = codec.latent_frames(frames)
+  return {name: jnp.repeat(x, count, axis=1) for name, x in of_one.items()}
+
+
 def to_unit(video: jax.Array) -> jax.Array:
   """uint8 to float32 in [-1, 1]."""
   return video.astype(jnp.float32) / 127.5 - 1

@@ -105,24 +105,31 @@ class CogVideoX(latents.LatentSystem):
   ) -> base.Features:
     text = self.run("text", frozen)(batch["tokens"])
     if "video" not in batch:
-      still = jnp.repeat(codecs.to_unit(batch["image"])[:, None], self.frames, axis=1)
-      return {"still": self.codec.moments(frozen, still), "text": text}
+      return {"still": self._still(frozen, codecs.to_unit(batch["image"])), "text": text}
     video = codecs.to_unit(batch["video"])
     still = jnp.repeat(video[:, :1], self.frames, axis=1)
     found = {"clip": self.codec.moments(frozen, video), "text": text}
-    # One field of noise, the same in every frame, and another one in each.
-    fields = {"frame": (1, *still.shape[2:]), "prior": still.shape[1:]}
 
     def noisy(keys: jax.Array) -> dict[str, codecs.Moments]:
       purposes = jax.vmap(lambda key: jax.random.split(key, PURPOSES))(keys)
+      # One field of noise, the same in every frame, and another one in each.
+      makes = {
+        "frame": lambda key: self._still(
+          frozen, (still[:, :1] + noise(key, (1, *still.shape[2:])))[:, 0]
+        ),
+        "prior": lambda key: self.codec.moments(frozen, still + noise(key, still.shape[1:])),
+      }
       return {
-        name: self.codec.moments(frozen, still + noise(purposes[:, i], shape))
-        for i, (name, shape) in enumerate(fields.items())
+        name: make(purposes[:, i])
+        for i, (name, make) in enumerate(makes.items())
         if name in self.noisy
       }
 
     found |= versions(noisy, keys)
-    return found | ({"still": self.codec.moments(frozen, still)} if len(self.noisy) < 2 else {})
+    return found | ({"still": self._still(frozen, video[:, 0])} if len(self.noisy) < 2 else {})
+
+  def _still(self, frozen: base.Params, frame: Float[Array, "b h w 3"]) -> codecs.Moments:
+    return codecs.still_moments(self.codec, frozen, frame, self.frames)
 
   def nulls(self, frozen: base.Params, batch: base.Batch) -> base.Features:
     return {"null_text": self.run("text", frozen)(latents.null_tokens(batch, self.null_tokens))}
