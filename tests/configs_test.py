@@ -36,7 +36,7 @@ def test_a_smoke_run_trains_saves_and_shows_clips(name, tmp_path, monkeypatch):
   one = sharding.make_mesh(1, 1, jax.devices()[:1])
   monkeypatch.setattr(build, "make_mesh", lambda config: one)
   train.train(config, str(tmp_path / "run"))
-  *rows, preview = tracker.read_metrics(tmp_path / "run/metrics.jsonl")
+  *rows, preview, _ = tracker.read_metrics(tmp_path / "run/metrics.jsonl")
   assert np.isfinite(preview["preview/loss"])
   assert [row["step"] for row in rows] == [1, 2] and (tmp_path / "run/samples/0000002.png").exists()
 

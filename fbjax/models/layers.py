@@ -300,11 +300,7 @@ class Geglu(nnx.Module):
     self.down = linear(mult * c, c, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
-    up = self.up(x)
-    if up.dtype != jnp.float32:
-      # Between two casts that XLA would leave out: it would write, and read, float32.
-      up = jax.lax.optimization_barrier(up)
-    value, gate = jnp.split(up.astype(jnp.float32), 2, axis=-1)
+    value, gate = jnp.split(self.up(x).astype(jnp.float32), 2, axis=-1)
     return self.down(value * nnx.gelu(gate, approximate=False))
 
 

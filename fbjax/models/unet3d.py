@@ -24,10 +24,9 @@ from fbjax.models import unet3d_transformers as transformers
 
 
 class TemporalConv(nnx.Module):
-  """Convolution over three frames, as matrix products: on a CPU faster than conv3d.
+  """Convolution over three frames, as one matrix product of the three side by side: faster than conv3d.
 
-  There one product of three frames side by side is faster than one for each; a TPU takes longer for putting them
-  side by side than it gains.
+  Also than three products, by a fifth in the gradient on a CPU; by a TPU compiler's estimate the two are alike.
   """
 
   def __init__(self, c: int, *, zero: bool = False, dtype: Any, rngs: layers.Keys):
@@ -39,14 +38,9 @@ class TemporalConv(nnx.Module):
   def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
     t, c = x.shape[1], x.shape[-1]
     padded = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
-    near = [padded[:, i : i + t] for i in range(3)]
-    kernel = self.kernel[...].astype(self.dtype)
-    if sharding.platform() == "cpu":
-      near, kernel = [jnp.concatenate(near, -1)], kernel.reshape(1, 3 * c, c)
-    product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
-    y = sum(
-      product(frames.reshape(-1, k.shape[0]), k) for frames, k in zip(near, kernel, strict=True)
-    )
+    near = jnp.concatenate([padded[:, i : i + t] for i in range(3)], -1)
+    kernel = self.kernel[...].reshape(3 * c, c).astype(self.dtype)
+    y = jnp.matmul(near.reshape(-1, 3 * c), kernel, preferred_element_type=jnp.float32)
     return (y + self.bias[...][None]).astype(self.dtype).reshape(x.shape)
 
 

@@ -6,7 +6,7 @@ from flax import nnx
 from models import networks
 
 import golden
-from fbjax import port, sharding
+from fbjax import port
 from fbjax.models import layers, unet3d, unet3d_transformers
 
 TINY = dict(
@@ -196,9 +196,7 @@ def test_wrapping_stages_in_checkpoint_saves_activations_and_leaves_the_gradient
   assert "optimization_barrier" not in plain.as_text()
 
 
-@pytest.mark.parametrize("platform", ["cpu", "tpu"])
-def test_a_temporal_convolution_is_a_conv3d_of_three_frames(platform, monkeypatch):
-  monkeypatch.setattr(sharding, "platform", lambda: platform)
+def test_a_temporal_convolution_is_a_conv3d_of_three_frames():
   conv = unet3d.TemporalConv(4, dtype=jnp.float32, rngs=layers.Keys(jax.random.key(0)))
   x = normal(2, 5, 3, 2, 4)
   kernel = conv.kernel[...][:, None, None]
