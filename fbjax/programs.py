@@ -65,15 +65,19 @@ def state_shapes(system: base.System, tx: optim.Optimizer) -> step.TrainState:
   return jax.eval_shape(lambda key: step.init_state(system.init(key), tx), jax.random.key(0))
 
 
-def state_bytes(config: Spec, mesh: jax.sharding.Mesh) -> int:
-  """What a device holds between steps: its share of weights, average, optimizer and frozen networks."""
+def held_bytes(config: Spec, mesh: jax.sharding.Mesh, *, training: bool) -> int:
+  """What a device holds of the frozen networks and the weights, and while training of average and optimizer."""
   _, system = make_system(config)
   frozen = frozen_shapes(config, system)
-  if build.cache_options(config).path:
-    frozen = {name: x for name, x in frozen.items() if name not in system.encoders}
-  held = placed((state_shapes(system, build.make_optimizer(config, system)), frozen), mesh)
+  if training:
+    held = state_shapes(system, build.make_optimizer(config, system))
+    if build.cache_options(config).path:
+      frozen = {name: x for name, x in frozen.items() if name not in system.encoders}
+  else:
+    held = jax.eval_shape(system.init, jax.random.key(0))
   return sum(
-    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(held)
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(placed((held, frozen), mesh))
   )
 
 

@@ -58,7 +58,8 @@ def test_a_device_does_its_share_of_a_step_and_sends_weights_alone(name, data, f
 
 def test_what_a_device_holds_between_steps_is_known_without_compiling():
   config = recipe("webvid_saf_cogvideox")
-  held = programs.state_bytes(config, sharding.make_mesh(1, DEVICES, jax.devices()[:DEVICES]))
+  mesh = sharding.make_mesh(1, DEVICES, jax.devices()[:DEVICES])
+  held = programs.held_bytes(config, mesh, training=True)
   frames, (height, width) = build.clip_size(config)
   clips = CLIPS * frames * height * width * 3
   arguments = compiled.memory(compile_step("webvid_saf_cogvideox", 1, DEVICES)).arguments

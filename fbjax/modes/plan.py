@@ -76,8 +76,10 @@ def plan(
   else:
     rows = []
     for program in PROGRAMS:
-      verb = "Tracing" if quick else "Compiling"
-      logger.info("%s the %s; this takes minutes for a large network.", verb, program)
+      if quick:
+        logger.info("Tracing the %s.", program)
+      else:
+        logger.info("Compiling the %s; this takes minutes for a large network.", program)
       rows.append(measure_one(config, topology, program, quick))
       print(told(rows[-1], config, price), flush=True)
   if out:
@@ -188,7 +190,8 @@ def measure(
     "least_seconds": chip and work.total / len(devices) / chip.flops,
   }
   if quick:
-    return row | {"state_bytes": programs.state_bytes(config, mesh)}
+    training = program == "train step"
+    return row | {"held_bytes": programs.held_bytes(config, mesh, training=training)}
   began = time.perf_counter()
   try:
     done = traced.lower().compile(compiler_options=QUICK if topology else None)
@@ -266,11 +269,11 @@ def told(row: Mapping[str, Any], config: Mapping[str, Any], price: float | None 
     f"{scaled(row['model_flops'], 1000)}FLOP, and {again:.0%} of it once more to save memory",
   )
   limit = row["limit_bytes"]
-  if "state_bytes" in row:
+  if "held_bytes" in row:
     against = f" of {scaled(limit)}B" if limit else ""
     line(
       "memory",
-      f"{scaled(row['state_bytes'])}B a device{against} for weights, optimizer and average alone; what a step needs "
+      f"{scaled(row['held_bytes'])}B a device{against} for weights and state alone; what a run needs "
       "on top, only compiling tells",
     )
     if row["least_seconds"]:

@@ -35,8 +35,8 @@ def test_a_plan_for_this_machine_says_what_the_step_needs(config, monkeypatch):
 
 def test_a_quick_plan_compiles_nothing(config):
   quick = plan.measure(config | {"mesh": {"data": 1, "fsdp": 8}}, None, "train step", True)
-  assert "compile_seconds" not in quick and quick["state_bytes"] > 0 and quick["model_flops"] > 0
-  assert "optimizer and average alone" in plan.told(quick, config)
+  assert "compile_seconds" not in quick and quick["held_bytes"] > 0 and quick["model_flops"] > 0
+  assert "weights and state alone" in plan.told(quick, config)
 
 
 def test_what_does_not_fit_is_told_with_how_much_is_missing(config):
