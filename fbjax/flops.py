@@ -12,6 +12,13 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
 
+# Shares of fused kernels that are logits and their gradients once more, which nobody kept; and how many products
+# of attention cuDNN's do, of the mathematics and once more.
+AGAIN = {"splash_mha_dkv": 1 / 2, "splash_mha_dq": 1 / 3}
+CUDNN = {
+  "dot_product_attention_fwd_wrapper": (2, 0),
+  "dot_product_attention_bwd_wrapper": (4, 1),
+}
 RECOMPUTED = "rematted_computation"  # in the name stack of what `jax.checkpoint` runs once more
 
 
@@ -60,14 +67,33 @@ def _of_equation(equation: core.JaxprEqn) -> Flops:
     return max(map(_of, params["branches"]), key=lambda found: found.total)
   elif name == "pallas_call":
     n = getattr(params.get("cost_estimate"), "flops", 0) or _of_kernel(params)
+    share = next((x for kernel, x in AGAIN.items() if kernel in _kernel_name(params)), 0.0)
+    return _marked(equation, Flops(n * (1 - share), n * share))
+  elif name in CUDNN:
+    model, again = CUDNN[name]
+    n = _attention_product(equation)
+    return _marked(equation, Flops(model * n, again * n))
   else:
     inner = sum((_of(jaxpr) for value in params.values() for jaxpr in _jaxprs(value)), Flops())
-    return inner.times(params["length"]) if name == "scan" else _marked(equation, inner)
+    times = {"scan": "length", "shard_map": "mesh"}.get(name)
+    if times:  # of each turn; of each device
+      inner = inner.times(getattr(params[times], "size", params[times]))
+    return inner if name == "scan" else _marked(equation, inner)
   return _marked(equation, Flops(n))
 
 
 def _of_kernel(params: Mapping[str, Any]) -> float:
   return _of(params["jaxpr"]).total * math.prod(params["grid_mapping"].grid)
+
+
+def _kernel_name(params: Mapping[str, Any]) -> str:
+  return str(params.get("name_and_src_info", params.get("name", "")))
+
+
+def _attention_product(equation: core.JaxprEqn) -> float:
+  """One of q k^T, or of the like: of [b n k d] and [b m k d]."""
+  (b, n, heads, d), (_, m, _, _) = (x.aval.shape for x in equation.invars[:2])
+  return 2.0 * b * heads * n * m * d
 
 
 def _marked(equation: core.JaxprEqn, found: Flops) -> Flops:

@@ -92,10 +92,18 @@ def choose(
     if platform == "tpu" and here and of.d <= TILE:
       return "splash"
     # cuDNN has no gradient for odd lengths.
-    if platform in ("gpu", "cuda") and of.d <= 128 and of.d % 8 == 0 and not (of.n | of.m) % 2:
+    fits = of.d <= 128 and of.d % 8 == 0 and not (of.n | of.m) % 2
+    if platform in ("gpu", "cuda") and fits and _has_fused():
       return "cudnn"
   logits = 4 * (here or of.rows) * of.heads * of.n * of.m
   return "blocks" if logits > LARGE and of.n > 1 else "plain"
+
+
+@functools.cache
+def _has_fused() -> bool:
+  """Whether the GPUs of this machine are of Ampere or later; where there are none, those that it plans for are."""
+  capability = getattr(jax.local_devices()[0], "compute_capability", None)
+  return capability is None or float(capability) >= 8
 
 
 def plain(

@@ -127,24 +127,39 @@ def test_what_is_large_is_told_by_the_share_of_a_device():
   assert kinds == ["blocks", "plain"]
 
 
-def test_a_kernel_splits_over_the_devices(monkeypatch):
+def test_a_kernel_splits_over_the_devices():
   """Left to the partitioner, each device would gather all rows and do all of the work."""
   mesh = sharding.make_mesh(data=2, fsdp=4)
   q, k, v = (jax.device_put(x, sharding.batch(mesh)) for x in qkv(16, 128, 128, 1, 8))
-  interpreted = lambda *args: attention.splash(*args, interpret=True)  # noqa: E731
-  f = jax.jit(sharding.over(mesh, lambda *args: sharding.per_device(
-    lambda q, k, v: interpreted(q, k, v, 0.3), *args)))  # fmt: skip
+  f = jax.jit(sharding.over(mesh, lambda *args: sharding.per_device(splash, *args)))
   assert not compiled.collectives(f.lower(q, k, v).compile())
   np.testing.assert_allclose(f(q, k, v), attention.plain(q, k, v, 0.3), atol=1e-5)
 
 
-def test_the_work_of_a_kernel_is_counted():
-  args = qkv(2, 256, 256, 2, 64)
-  counted = [
-    flops.of(jax.jit(f).trace(*args).jaxpr).model
-    for f in (
-      lambda *a: attention.splash(*a, 0.3, interpret=True),
-      lambda *a: attention.plain(*a, 0.3),
-    )
-  ]
-  assert counted[0] == pytest.approx(counted[1], rel=0.01)
+def splash(q, k, v):
+  return attention.splash(q, k, v, 0.3, interpret=True)
+
+
+def counted(f, mesh=None):
+  """FLOPs of the gradient of f."""
+  args = [jax.ShapeDtypeStruct((8, 256, 2, 64), jnp.bfloat16)] * 3
+  loss = lambda *args: f(*args).astype(jnp.float32).sum()  # noqa: E731
+  return flops.of(jax.jit(sharding.over(mesh, jax.grad(loss, (0, 1, 2)))).trace(*args).jaxpr)
+
+
+def test_the_work_of_a_kernel_is_counted_and_what_it_does_again_is_told_apart():
+  plain = counted(lambda q, k, v: attention.plain(q, k, v, 0.3))
+  alone, product = counted(splash), 2 * 8 * 2 * 256 * 256 * 64
+  assert plain == (6 * product, 0)
+  np.testing.assert_allclose(alone, (6 * product, 3 * product), rtol=0.01)
+  mesh = sharding.make_mesh(data=2, fsdp=4)
+  assert counted(lambda *args: sharding.per_device(splash, *args), mesh) == alone
+
+
+def test_the_work_of_cudnn_is_counted(monkeypatch):
+  from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+  monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+  monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
+  fused = counted(lambda q, k, v: jax.nn.dot_product_attention(q, k, v, implementation="cudnn"))
+  assert fused == (6 * 2 * 8 * 2 * 256 * 256 * 64, 2 * 8 * 2 * 256 * 256 * 64)
