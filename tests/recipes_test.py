@@ -46,6 +46,7 @@ RECIPES = [
 THOROUGH = (
   ("folder", ""),
   ("webvid_saf", "from_prior"),
+  ("webvid_saf", "prior"),
   ("webvid_saf", "temporal"),
   ("webvid_saf", "recommended+lora"),
   ("webvid_diffusion", ""),

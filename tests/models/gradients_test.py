@@ -73,6 +73,7 @@ def test_cogvideox_has_the_gradients_of_diffusers(positions):
   )
 
 
+@pytest.mark.thorough
 def test_the_video_autoencoder_has_the_gradients_of_diffusers():
   """With two chunks each way: gradients go back through what one hands on to the next."""
   sizes = dict(c_in=3, c_latent=2, widths=(4, 6, 8), blocks=1, groups=2)

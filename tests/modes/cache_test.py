@@ -107,6 +107,7 @@ def test_training_from_a_cache_is_training_online_without_the_encoders(
       assert np.abs(apart).mean() < 0.5, a
 
 
+@pytest.mark.thorough
 def test_half_precision_changes_the_loss_less_than_a_tenth_of_a_percent(
   online, tmp_path, monkeypatch
 ):

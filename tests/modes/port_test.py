@@ -163,6 +163,7 @@ def pixels(path):
     return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)]).astype(int)
 
 
+@pytest.mark.thorough
 def test_a_ported_checkpoint_trains_samples_and_goes_back(config, ported, tmp_path, monkeypatch):
   one = sharding.make_mesh(1, 1, jax.devices()[:1])
   monkeypatch.setattr(build, "make_mesh", lambda config: one)

@@ -383,7 +383,7 @@ def test_a_slow_source_shows_as_waiting_but_for_what_the_device_works_meanwhile(
 ):
   run(tmp_path / "slow", data=Slow())
   slow = time_spent(tmp_path / "slow")["data_wait"]
-  assert slow > 0.9 and logged(tmp_path / "slow")[-1]["data_wait"] > 0.5
+  assert slow > 0.9 and logged(tmp_path / "slow")[-1]["data_wait"] > 0.1
   monkeypatch.setattr(loop._Ends, "idle", lambda self: 0.03)
   run(tmp_path / "beside", data=Slow(), steps=9)
   spent = time_spent(tmp_path / "beside")

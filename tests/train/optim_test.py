@@ -53,8 +53,8 @@ def test_moments_in_half_precision_take_half_the_memory_and_move_weights_alike(n
   for moments in ("float32", "bfloat16"):
     tx = optim.make_optimizer(steps=10, name=name, lr=0.1, moments=moments)
     state = tx.init(params)
-    leaves = [x for path, x in trees.flatten(state).items() if "/mu/" in path]
-    sizes.append(sum(x.nbytes for x in leaves))
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    sizes.append(sum(x.nbytes for path, x in leaves if ".mu" in jax.tree_util.keystr(path)))
     for _ in range(3):
       updates, state = tx.update(grads, state, params)
     moved.append(updates["kernel"])
