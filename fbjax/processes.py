@@ -177,12 +177,19 @@ def ending_when_asked(what: str, status: int) -> Iterator[None]:
   if client is None:
     yield
     return
+  with _beside(watch, done):
+    yield
+
+
+@contextlib.contextmanager
+def _beside(watch: Callable[[], None], ended: threading.Event) -> Iterator[None]:
+  """Runs `watch` in a thread, until what runs inside is over and `ended` is set."""
   thread = threading.Thread(target=watch, daemon=True)
   thread.start()
   try:
     yield
   finally:
-    done.set()
+    ended.set()
     thread.join()
 
 
@@ -220,13 +227,8 @@ def ending_when_stuck(doing: Callable[[], tuple[int, str]], limit: float = STUCK
   if jax.process_count() == 1:
     yield
     return
-  thread = threading.Thread(target=watch, daemon=True)
-  thread.start()
-  try:
+  with _beside(watch, ended):
     yield
-  finally:
-    ended.set()
-    thread.join()
 
 
 def share(count: int) -> range:
