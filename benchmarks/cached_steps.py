@@ -58,7 +58,7 @@ def seconds(config: dict[str, Any]) -> float:
   """The fastest training step."""
   tokenizer = build.make_tokenizer(config)
   system = build.make_system(config, tokenizer)
-  mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+  mesh = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
   clips = train.clips_of(config, system, tokenizer)
   starting = loading.starting_weights(config, system, mesh, encoders=clips.encoders)
   frozen = starting.frozen | ({} if clips.encoders else clips.frozen(mesh))

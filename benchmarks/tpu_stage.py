@@ -71,12 +71,12 @@ def trace(mesh: jax.sharding.Mesh) -> jax.stages.Traced:
     clips(FRAMES, 16, CONTEXT),
     jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=sharding.batch(mesh)),
   )
-  run = sharding.blockwise(unet3d.Stage.__call__, remat.wrap(KEEP.value))
+  run = partition.blockwise(unet3d.Stage.__call__, remat.wrap(KEEP.value))
 
   def loss(params: Any, *given: jax.Array) -> jax.Array:
     return jnp.sum(jnp.square(run(nnx.merge(graph, params), *given)))
 
-  return jax.jit(sharding.over(mesh, jax.grad(loss, (0, 1)))).trace(params, *given)
+  return jax.jit(partition.over(mesh, jax.grad(loss, (0, 1)))).trace(params, *given)
 
 
 def operations(text: str, chip: hardware.Chip) -> list[tuple[float, int, str]]:

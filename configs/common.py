@@ -58,7 +58,7 @@ def base() -> ConfigDict:
     stride=1,
     images="",  # a folder of images of your own, with a prompt file, for previews
   )
-  c.mesh = dict(data=-1, fsdp=1)
+  c.mesh = dict(data=-1, fsdp=1, context=1, tensor=1)
   return c
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, UInt8, UInt32
 
-from fbjax import sharding
+from fbjax import partition, sharding
 from fbjax.bridge import denoiser
 from fbjax.bridge import guidance as guiding
 from fbjax.systems import base, formulation
@@ -42,7 +42,7 @@ def make_sample(
     image_guidance: scale of that on the image condition, which makes it guidance in two scales
       (§3.4): from neither to the image, and from there to the text.
     rescale: how far the deviation of what was guided is pulled back to that of the conditional one.
-    mesh: over which the clips are spread, filled up to a multiple of its devices; each gets all videos.
+    mesh: over which the clips are spread, filled up until its parts divide them; each gets all videos.
     gathered: False leaves each with those of its rows of the batch, which must be split over the mesh.
 
   The batch holds `image` uint8 "b h w 3" (or `video`, whose first frame is taken, and whose last),
@@ -57,8 +57,8 @@ def make_sample(
     params: base.Params, frozen: base.Params, batch: Mapping[str, jax.Array], keys: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     n = len(keys)
-    rows = sharding.full_rows(n)
-    batch, keys = jax.tree.map(lambda x: sharding.split_clips(x[rows]), (dict(batch), keys))
+    rows = partition.full_rows(n)
+    batch, keys = jax.tree.map(lambda x: partition.clips(x[rows]), (dict(batch), keys))
     purposes = jax.vmap(jax.random.split)(keys)
     _, z1, cond = system.encode(frozen, given(batch), purposes[:, 0])
     yes, no = jnp.ones(len(z1), bool), jnp.zeros(len(z1), bool)
@@ -86,7 +86,7 @@ def make_sample(
 
   place = sharding.replicated if gathered else sharding.batch
   placed = None if mesh is None else place(mesh)
-  return jax.jit(sharding.over(mesh, sample), out_shardings=placed)
+  return jax.jit(partition.over(mesh, sample), out_shardings=placed)
 
 
 def given(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

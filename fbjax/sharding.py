@@ -1,58 +1,65 @@
-"""Where arrays live: a (data, fsdp) device mesh, and one table of rules for weights.
+"""Where arrays live: a device mesh, and how weights and batches are laid out on it.
 
-Batches are split over both axes. Weights are split over `fsdp` alone, so that a state of N bytes
-costs N / fsdp on each device. Each block of a network gathers its weights when it runs, in the dtype
-it computes in, and what flows between blocks stays split over the clips: so each device does the work
-of its own clips, all of it and no other. Left to itself, the partitioner splits channels instead.
+Batches are split over the axes `data` and `fsdp`. Weights, with their optimizer state and average, are
+split over `fsdp` and `tensor`: a state of N bytes costs N / (fsdp * tensor) on each device. What the axes
+share of the work inside a program is `partition`'s.
 """
 
-import functools
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
-from jax import ad_checkpoint
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fbjax import errors, trees
+from fbjax import errors
 
-Rules = Sequence[tuple[str, P]]
-M = TypeVar("M", bound=nnx.Module)
-T = TypeVar("T")
-Given = ParamSpec("Given")
+# Those that talk to each other most come last: neighbours, where devices are near each other.
+AXES = ("data", "fsdp", "context", "tensor")
+CLIPS = ("data", "fsdp")
+WEIGHTS = ("fsdp", "tensor")
 
 # Below this a split costs more in messages than it saves in memory.
 SMALLEST_SPLIT = 2**10
-BLOCK_INPUT = "block_input"  # what a policy of `jax.checkpoint` knows it by
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """A mesh with axes `data` and `fsdp`; `data=-1` takes the devices that `fsdp` leaves.
+def make_mesh(
+  data: int = -1,
+  fsdp: int = 1,
+  context: int = 1,
+  tensor: int = 1,
+  devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+  """A mesh with four axes; `data=-1` takes the devices that the others leave.
+
+  Args:
+    data: split clips; each has a copy of the weights.
+    fsdp: split clips and weights.
+    context: split the frames of a clip.
+    tensor: split weights, and heads and channels of a block.
+    devices: all of the job, unless given.
 
   Raises:
     UserError: when the axes do not multiply to the number of devices.
   """
   devices = jax.devices() if devices is None else devices
-  n = len(devices)
-  if data == -1 and fsdp > 0 and n % fsdp == 0:
-    data = n // fsdp
-  if data < 1 or fsdp < 1 or data * fsdp != n:
+  n, others = len(devices), (fsdp, context, tensor)
+  if data == -1 and min(others) > 0 and n % math.prod(others) == 0:
+    data = n // math.prod(others)
+  sizes = (data, *others)
+  if min(sizes) < 1 or math.prod(sizes) != n:
+    named = " x ".join(f"config.mesh.{axis}={n}" for axis, n in zip(AXES, sizes, strict=True))
     raise errors.UserError(
-      f"config.mesh.data={data} x config.mesh.fsdp={fsdp} does not make {n} devices; "
-      f"choose a fsdp that divides {n} and data=-1"
+      f"{named} does not make {n} devices; choose fsdp, context and tensor whose product divides {n}, "
+      "and data=-1"
     )
-  return jax.make_mesh(
-    (data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices
-  )
+  return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def local(mesh: Mesh) -> Mesh:
-  """A mesh of this process's devices alone, split as far as the whole one is."""
+  """A mesh of this process's devices alone, which split weights as far as those of the whole one do."""
   devices = mesh.local_devices
   return make_mesh(fsdp=math.gcd(mesh.shape["fsdp"], len(devices)), devices=devices)
 
@@ -63,29 +70,37 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch(mesh: Mesh) -> NamedSharding:
-  """The first axis is split over all devices."""
-  return NamedSharding(mesh, P(("data", "fsdp")))
+  """The first axis is split over the axes for clips."""
+  return NamedSharding(mesh, P(CLIPS))
 
 
-def tree(abstract: Any, mesh: Mesh, rules: Rules = ()) -> Any:
-  """A sharding for every leaf: the first rule whose regex is found in the leaf's path wins.
+def clip_shares(mesh: Mesh) -> int:
+  """Into how many parts the mesh splits a batch of clips."""
+  return math.prod(mesh.shape[axis] for axis in CLIPS)
 
-  Without one, the largest dimension that `fsdp` divides is split; failing that, or for small leaves,
-  the leaf is replicated. Optimizer moments and EMA end in their parameter's path and follow it.
 
-  Args:
-    abstract: tree of arrays or ShapeDtypeStructs.
-    mesh: from `make_mesh`.
-    rules: (regex, PartitionSpec) pairs, tried in order on paths such as `params/unet/mid/kernel`.
+def tree(abstract: Any, mesh: Mesh) -> Any:
+  """A sharding for every leaf of a tree of arrays or ShapeDtypeStructs, as `of_weight` has it."""
+  return jax.tree.map(lambda x: NamedSharding(mesh, of_weight(x.shape, mesh)), abstract)
+
+
+def of_weight(shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> P:
+  """How a weight of this shape is split between steps.
+
+  The largest dimension that `fsdp` and `tensor` divide is split, or else that which one of them does;
+  failing that, or for small ones, each device has all of it. Optimizer moments and averages have the
+  shapes of their parameters, and so follow them.
   """
-
-  def leaf_sharding(name: str, leaf: Any) -> NamedSharding:
-    for pattern, spec in rules:
-      if re.search(pattern, name):
-        return NamedSharding(mesh, spec)
-    return NamedSharding(mesh, _largest_dimension(leaf.shape, mesh.shape["fsdp"]))
-
-  return trees.map_paths(leaf_sharding, abstract)
+  axes = tuple(axis for axis in WEIGHTS if mesh.shape[axis] > 1)
+  if not axes or np.prod(shape) < SMALLEST_SPLIT:
+    return P()
+  for some in dict.fromkeys((axes, axes[:1], axes[-1:])):
+    parts = math.prod(mesh.shape[axis] for axis in some)
+    if fitting := [axis for axis, size in enumerate(shape) if size % parts == 0]:
+      # The last of equals: output channels, which keeps the contraction of a matmul whole.
+      axis = max(fitting, key=lambda axis: (shape[axis], axis))
+      return P(*[None] * axis, some if len(some) > 1 else some[0])
+  return P()
 
 
 def placed(shapes: Any, shardings: Any) -> Any:
@@ -93,127 +108,6 @@ def placed(shapes: Any, shardings: Any) -> Any:
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
   )
-
-
-def _largest_dimension(shape: tuple[int, ...], fsdp: int) -> P:
-  fitting = [axis for axis, size in enumerate(shape) if size % fsdp == 0]
-  if fsdp == 1 or not fitting or np.prod(shape) < SMALLEST_SPLIT:
-    return P()
-  # The last of equals: output channels, which keeps the contraction of a matmul whole.
-  axis = max(fitting, key=lambda axis: (shape[axis], axis))
-  return P(*[None] * axis, "fsdp")
-
-
-# --- inside a compiled program
-
-
-def over(mesh: Mesh | None, f: Callable[Given, T]) -> Callable[Given, T]:
-  """f, to be compiled for a mesh: within it, `blockwise` and the like split over that."""
-  if mesh is None:
-    return f
-
-  @functools.wraps(f)
-  def traced(*args: Given.args, **kwargs: Given.kwargs) -> T:
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-      return f(*args, **kwargs)
-
-  return traced
-
-
-def split_clips(x: jax.Array) -> jax.Array:
-  """The same array, its clips (first axis) spread over all devices, if these divide them."""
-  mesh = _mesh()
-  if mesh is None or x.shape[0] % mesh.size:
-    return x
-  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(("data", "fsdp"))))
-
-
-def rows_here(n: int) -> int | None:
-  """How many of n rows a device has; None if the devices do not divide them."""
-  mesh = _mesh()
-  size = 1 if mesh is None else mesh.size
-  return None if n % size else n // size
-
-
-def per_device(f: Callable[..., jax.Array], *xs: jax.Array) -> jax.Array:
-  """f of rows, which each device does for its own: for kernels that the partitioner cannot split."""
-  mesh = _mesh()
-  if mesh is None:
-    return f(*xs)
-  rows = P(("data", "fsdp"))
-  return jax.shard_map(f, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)(*xs)
-
-
-def platform() -> str:
-  """Of the devices that a program is traced for: cpu, gpu or tpu."""
-  device = jax.sharding.get_abstract_mesh().abstract_device
-  return jax.default_backend() if device is None else device.platform
-
-
-def full_rows(n: int) -> np.ndarray:
-  """Rows of n clips, the last repeated until the devices divide them."""
-  mesh = _mesh()
-  size = 1 if mesh is None else mesh.size
-  return np.minimum(np.arange(-(-n // size) * size), n - 1)
-
-
-def whole(module: M) -> M:
-  """The module with its weights on every device, kernels in the dtype that they are used in.
-
-  Their gradient comes back summed and split as the weights are.
-  """
-  mesh = _mesh()
-  if mesh is None or mesh.shape["fsdp"] == 1:
-    return module
-  graph, state = nnx.split(module)
-  used = {
-    "/".join(map(str, (*path, "kernel"))): layer.dtype or np.float32
-    for path, layer in nnx.iter_modules(module)
-    if isinstance(layer, nnx.Linear | nnx.Conv)
-  }
-  params = trees.map_paths(
-    lambda name, x: _gather(mesh, x.astype(used.get(name, x.dtype))), nnx.to_pure_dict(state)
-  )
-  return nnx.merge(graph, params)
-
-
-def blockwise(
-  call: Callable[..., jax.Array], wrap: Callable[[Callable], Callable] | None = None
-) -> Callable[..., jax.Array]:
-  """Makes of `call(block, x, *args)` one that gathers the block's weights and keeps x split over clips.
-
-  `wrap` goes around all of it: behind `jax.checkpoint`, weights are gathered once more on the way back.
-  """
-
-  def run(block: nnx.Module, x: jax.Array, *args: Any) -> jax.Array:
-    x = ad_checkpoint.checkpoint_name(split_clips(x), BLOCK_INPUT)
-    return split_clips(call(whole(block), x, *args))
-
-  return run if wrap is None else wrap(run)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _gather(mesh: jax.sharding.AbstractMesh, x: jax.Array) -> jax.Array:
-  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P()))
-
-
-def _gather_forward(mesh: jax.sharding.AbstractMesh, x: jax.Array) -> tuple[jax.Array, None]:
-  return _gather(mesh, x), None
-
-
-def _gather_backward(mesh: jax.sharding.AbstractMesh, _: None, g: jax.Array) -> tuple[jax.Array]:
-  # By itself the gradient would be wanted whole, like the weight.
-  split = NamedSharding(mesh, _largest_dimension(g.shape, mesh.shape["fsdp"]))
-  return (jax.lax.with_sharding_constraint(g, split),)
-
-
-_gather.defvjp(_gather_forward, _gather_backward)
-
-
-def _mesh() -> jax.sharding.AbstractMesh | None:
-  """The mesh of `over`; None outside, where nothing is split."""
-  mesh = jax.sharding.get_abstract_mesh()
-  return mesh if "fsdp" in mesh.shape and mesh.size > 1 else None
 
 
 # --- from the host and back
@@ -232,11 +126,31 @@ def put_batch(local: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     UserError: when the batch cannot be split evenly over the mesh.
   """
   sharding = batch(mesh)
-  here = len(mesh.local_devices)
+  here = _own_shares(mesh)
   for name, value in local.items():
     if len(value) % here:
       raise errors.UserError(
-        f"batch[{name!r}] has {len(value)} clips in this process, which {here} local devices "
-        f"do not divide; make config.train.batch_size a multiple of {mesh.size}"
+        f"batch[{name!r}] has {len(value)} clips in this process, which do not divide into the {here} parts "
+        f"of its devices; make config.train.batch_size a multiple of {clip_shares(mesh)}"
       )
   return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in local.items()}
+
+
+def _own_shares(mesh: Mesh) -> int:
+  """How many parts of a batch the devices of this process have.
+
+  Raises:
+    UserError: when another process has some of the same, which reads clips of its own.
+  """
+  place = jax.process_index()
+  # One row for each part of a batch, the devices that have it.
+  processes = np.vectorize(lambda device: device.process_index)(mesh.devices)
+  rows = processes.reshape(clip_shares(mesh), -1)
+  own = (rows == place).any(1)
+  if not (rows[own] == place).all():
+    raise errors.UserError(
+      f"config.mesh.context={mesh.shape['context']} x config.mesh.tensor={mesh.shape['tensor']} reaches over "
+      f"several processes, each of which reads clips of its own; their product must divide the "
+      f"{len(mesh.local_devices)} devices of a process"
+    )
+  return int(own.sum())

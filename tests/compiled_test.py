@@ -8,7 +8,7 @@ from fbjax import compiled, sharding
 
 
 def split(*shape):
-  mesh = sharding.make_mesh(1, 4, jax.devices()[:4])
+  mesh = sharding.make_mesh(1, 4, devices=jax.devices()[:4])
   return mesh, jax.ShapeDtypeStruct(
     shape, jnp.float32, sharding=NamedSharding(mesh, P(None, "fsdp"))
   )

@@ -33,7 +33,7 @@ def test_a_smoke_run_trains_saves_and_shows_clips(name, tmp_path, monkeypatch):
   """Two steps of the whole program, of every config that no command of the README runs."""
   module = importlib.import_module(f"configs.{name}")
   config = module.get_config("smoke").to_dict()
-  one = sharding.make_mesh(1, 1, jax.devices()[:1])
+  one = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
   monkeypatch.setattr(build, "make_mesh", lambda config: one)
   train.train(config, str(tmp_path / "run"))
   *rows, preview, _ = tracker.read_metrics(tmp_path / "run/metrics.jsonl")

@@ -11,7 +11,7 @@ FLOORS = [
   {"compiled", "errors", "flops", "hardware", "lazy", "trees"},
   {"checks", "digest", "places", "processes", "roofline"},
   {"seal", "sharding"},
-  {"checkpoint", "tracker", "workdir"},
+  {"checkpoint", "partition", "tracker", "workdir"},
   {"bridge", "models", "data", "port"},
   {"systems", "weights"},
   {"train", "sampling", "start", "evaluation"},

@@ -22,7 +22,7 @@ NOTEBOOK = settings.ROOT / "launch/sampling_colab.ipynb"
 def test_the_notebook_animates_and_shows_a_clip(tmp_path, monkeypatch):
   """With every cell run twice, as people do."""
   with pytest.MonkeyPatch.context() as patch:
-    one = sharding.make_mesh(1, 1, jax.devices()[:1])
+    one = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
     patch.setattr(build, "make_mesh", lambda config: one)
     pack.pack(None, toy.wild(str(tmp_path / "run")), str(tmp_path / "model"))
   monkeypatch.setenv("FBJAX_MODEL", str(tmp_path / "model"))

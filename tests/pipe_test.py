@@ -23,7 +23,7 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pipe(workdir):
-  one = sharding.make_mesh(1, 1, jax.devices()[:1])
+  one = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(pipes.build, "make_mesh", lambda config: one)
     yield fbjax.load(workdir)
@@ -100,7 +100,7 @@ def test_what_cannot_be_is_one_sentence(pipe):
 
 
 def test_another_step_or_the_weights_themselves_give_another_clip(pipe, workdir, monkeypatch):
-  one = sharding.make_mesh(1, 1, jax.devices()[:1])
+  one = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
   monkeypatch.setattr(pipes.build, "make_mesh", lambda config: one)
   newest = pipe(picture(), "up").astype(int)
   np.testing.assert_array_equal(fbjax.load(workdir, step=4)(picture(), "up"), newest)

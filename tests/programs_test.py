@@ -1,6 +1,7 @@
 """What each device does of a step or a sampler, read off the compiled program: its share, no more."""
 
 import functools
+import math
 
 import jax
 import pytest
@@ -22,8 +23,9 @@ def recipe(name, samples=DEVICES):
 
 
 @functools.cache
-def compile_step(name: str, data: int, fsdp: int) -> jax.stages.Compiled:
-  mesh = sharding.make_mesh(data, fsdp, jax.devices()[: data * fsdp])
+def compile_step(name: str, *sizes: int) -> jax.stages.Compiled:
+  """For a mesh of these sizes of data, fsdp, context and tensor."""
+  mesh = sharding.make_mesh(*sizes, devices=jax.devices()[: math.prod(sizes)])
   return programs.trace_step(recipe(name), mesh).lower().compile()
 
 
@@ -44,7 +46,7 @@ def largest_weight(name) -> int:
   pytest.param("webvid_saf_cogvideox", 2, 2, marks=pytest.mark.thorough),
 ])  # fmt: skip
 def test_a_device_does_its_share_of_a_step_and_sends_weights_alone(name, data, fsdp):
-  whole, split = compile_step(name, 1, 1), compile_step(name, data, fsdp)
+  whole, split = compile_step(name, 1), compile_step(name, data, fsdp)
   assert compiled.flops(split) * DEVICES < SLACK * compiled.flops(whole)
   sent, limit = compiled.collectives(split), largest_weight(name)
   gathered = [message for message in sent if message.kind == "all-gather"]
@@ -56,9 +58,19 @@ def test_a_device_does_its_share_of_a_step_and_sends_weights_alone(name, data, f
   assert limit < CLIPS * DEVICES * frames * size[0] * size[1] * 3 * 4
 
 
+@pytest.mark.parametrize(("name", "sizes"), [
+  ("webvid_saf", (1, 1, 2, 2)),
+  ("ucf101_bridge", (1, 1, 2, 2)),
+  ("webvid_saf_cogvideox", (1, 1, 2, 2)),
+])  # fmt: skip
+def test_frames_heads_and_channels_are_shared_as_clips_are(name, sizes):
+  whole, split = compile_step(name, 1), compile_step(name, *sizes)
+  assert compiled.flops(split) * DEVICES < SLACK * compiled.flops(whole)
+
+
 def test_what_a_device_holds_between_steps_is_known_without_compiling():
   config = recipe("webvid_saf_cogvideox")
-  mesh = sharding.make_mesh(1, DEVICES, jax.devices()[:DEVICES])
+  mesh = sharding.make_mesh(1, DEVICES, devices=jax.devices()[:DEVICES])
   held = programs.held_bytes(config, mesh, training=True)
   frames, (height, width) = build.clip_size(config)
   clips = CLIPS * frames * height * width * 3
@@ -68,8 +80,8 @@ def test_what_a_device_holds_between_steps_is_known_without_compiling():
 
 @pytest.mark.parametrize("name", CONFIGS[1:])
 def test_a_device_samples_its_share_of_clips_also_where_these_must_be_filled_up(name):
-  mesh = sharding.make_mesh(1, DEVICES, jax.devices()[:DEVICES])
-  one = sharding.make_mesh(1, 1, jax.devices()[:1])
+  mesh = sharding.make_mesh(1, DEVICES, devices=jax.devices()[:DEVICES])
+  one = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
   whole = programs.trace_sampler(recipe(name), one).lower().compile()
   split = programs.trace_sampler(recipe(name, samples=DEVICES - 1), mesh).lower().compile()
   assert compiled.flops(split) * DEVICES < SLACK * compiled.flops(whole)
@@ -80,7 +92,7 @@ def test_a_device_samples_its_share_of_clips_also_where_these_must_be_filled_up(
 ])  # fmt: skip
 def test_a_training_from_a_cache_is_planned_without_its_encoders(name):
   config = recipe(name)
-  mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+  mesh = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
   online = programs.trace_step(config, mesh)
   config["cache"]["path"] = "not/made/yet"
   fed = programs.trace_step(config, mesh)

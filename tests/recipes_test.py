@@ -119,7 +119,7 @@ def trained(name, changes, folder, monkeypatch):
   tokenizer = build.make_tokenizer(config)
   system = build.make_system(config, tokenizer)
   form = build.make_formulation(config)
-  mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+  mesh = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
   monkeypatch.setattr(loading, "prior_weights", lambda config, system, *_: drawn_prior(system))
   starting = loading.starting_weights(config, system, mesh)
   params = starting.params()

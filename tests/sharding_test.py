@@ -1,4 +1,3 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,14 +11,17 @@ def mesh():
   return sharding.make_mesh(data=2, fsdp=4)
 
 
-def test_data_axis_takes_the_devices_that_fsdp_leaves():
-  assert dict(sharding.make_mesh(data=-1, fsdp=2).shape) == {"data": 4, "fsdp": 2}
+def test_data_axis_takes_the_devices_that_the_others_leave():
+  sizes = {"data": 4, "fsdp": 2, "context": 1, "tensor": 1}
+  assert dict(sharding.make_mesh(data=-1, fsdp=2).shape) == sizes
+  sizes = {"data": 2, "fsdp": 1, "context": 2, "tensor": 2}
+  assert dict(sharding.make_mesh(data=-1, context=2, tensor=2).shape) == sizes
 
 
-@pytest.mark.parametrize(("data", "fsdp"), [(3, 2), (-1, 3), (0, 8), (-1, 0)])
-def test_a_mesh_that_does_not_fit_says_so(data, fsdp):
+@pytest.mark.parametrize("sizes", [(3, 2), (-1, 3), (0, 8), (-1, 0), (-1, 2, 3), (2, 2, 2, 2)])
+def test_a_mesh_that_does_not_fit_says_so(sizes):
   with pytest.raises(ValueError, match="does not make 8 devices"):
-    sharding.make_mesh(data, fsdp)
+    sharding.make_mesh(*sizes)
 
 
 def test_weights_are_split_along_their_largest_divisible_dimension(mesh):
@@ -38,11 +40,25 @@ def test_weights_are_split_along_their_largest_divisible_dimension(mesh):
   assert specs["small"] == P()
 
 
-def test_the_first_matching_rule_wins(mesh):
-  shapes = {"a": {"kernel": jnp.zeros((64, 64))}, "b": {"kernel": jnp.zeros((64, 64))}}
-  rules = [("a/kernel", P("fsdp")), ("kernel", P())]
-  specs = jax.tree.map(lambda s: s.spec, sharding.tree(shapes, mesh, rules))
-  assert specs == {"a": {"kernel": P("fsdp")}, "b": {"kernel": P()}}
+def test_weights_are_split_over_tensor_as_well_and_where_that_does_not_divide_over_one_axis():
+  mesh = sharding.make_mesh(data=1, fsdp=4, tensor=2)
+  shapes = {"both": (128, 16), "one": (1020, 3), "other": (1026, 3), "none": (1025, 3)}
+  specs = {k: sharding.of_weight(shape, mesh) for k, shape in shapes.items()}
+  assert specs == {
+    "both": P(("fsdp", "tensor")),
+    "one": P("fsdp"),
+    "other": P("tensor"),
+    "none": P(),
+  }
+
+
+def test_clips_are_shared_by_the_devices_of_context_and_tensor():
+  mesh = sharding.make_mesh(data=2, context=2, tensor=2)
+  clips = np.arange(4 * 3, dtype=np.int32).reshape(4, 3)
+  batch = sharding.put_batch({"x": clips}, mesh)
+  np.testing.assert_array_equal(batch["x"], clips)
+  assert {s.data.shape for s in batch["x"].addressable_shards} == {(2, 3)}
+  np.testing.assert_array_equal(sharding.own_rows(batch["x"]), clips)
 
 
 def test_a_batch_is_spread_over_all_devices_in_order(mesh):

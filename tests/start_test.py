@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
 def load(folder, rules, seed=0, mesh=None):
   made = system()
   chosen = start.sources(made, folder, rules)
-  mesh = mesh or sharding.make_mesh(1, 1, jax.devices()[:1])
+  mesh = mesh or sharding.make_mesh(1, 1, devices=jax.devices()[:1])
   key = jax.random.key(seed)
   like = jax.eval_shape(made.init, key)
   return trees.flatten(start.load(made.init, like, chosen, folder, mesh, key)), chosen

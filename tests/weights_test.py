@@ -34,7 +34,7 @@ def wanted(mesh):
 
 
 def test_leaves_come_back_in_the_dtype_and_on_the_mesh_that_is_asked_for(folder):
-  for mesh in (sharding.make_mesh(1, 1, jax.devices()[:1]), sharding.make_mesh(2, 4)):
+  for mesh in (sharding.make_mesh(1, 1, devices=jax.devices()[:1]), sharding.make_mesh(2, 4)):
     found = weights_lib.read(folder, wanted(mesh))
     for path, x in found.items():
       assert x.dtype == jnp.float32 and x.sharding.mesh.size == mesh.size
@@ -50,7 +50,7 @@ def test_leaves_come_back_in_the_dtype_and_on_the_mesh_that_is_asked_for(folder)
 
 def test_no_flipped_bit_becomes_a_weight(folder):
   """Every one is refused, or changes nothing."""
-  mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+  mesh = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
   files = [f for f in sorted(pathlib.Path(folder).rglob("*")) if f.is_file() and f.stat().st_size]
   rng, refused = random.Random(0), 0
   for _ in range(40):

@@ -23,7 +23,7 @@ def name(request):
 
 @pytest.fixture(scope="module")
 def pipe(name):
-  one = sharding.make_mesh(1, 1, jax.devices()[:1])
+  one = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(pipes.build, "make_mesh", lambda config: one)
     yield fbjax.load(ZOO / name)

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, UInt8
 
-from fbjax import errors, port, sharding, trees, weights
+from fbjax import errors, partition, port, sharding, trees, weights
 from fbjax.evaluation import clipsim, fvd
 from fbjax.models import c3d, clip, dreamsim, i3d, inception, lpips
 from fbjax.systems import networks
@@ -100,14 +100,15 @@ def spread(
 
   def whole(params: dict[str, Any], *arrays: jax.Array) -> jax.Array:
     with jax.default_matmul_precision("highest"):
-      return forward(nnx.merge(graph, params), *map(sharding.split_clips, arrays))
+      return forward(nnx.merge(graph, params), *map(partition.apart, arrays))
 
   place = sharding.batch(mesh)
-  run = jax.jit(sharding.over(mesh, whole), out_shardings=sharding.replicated(mesh))
+  run = jax.jit(partition.over(mesh, whole), out_shardings=sharding.replicated(mesh))
 
   def of(*arrays: np.ndarray) -> Float[np.ndarray, "n *rest"]:
     n = len(arrays[0])
-    full = np.resize(np.arange(n), -(-n // mesh.size) * mesh.size)  # a multiple of the devices
+    shares = sharding.clip_shares(mesh)
+    full = np.resize(np.arange(n), -(-n // shares) * shares)
     there = [
       jax.make_array_from_callback(x.shape, place, lambda index, x=x: x[index])
       for x in (array[full] for array in arrays)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from fbjax import sharding
+from fbjax import partition
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ LONG = 256  # from here on a fused kernel is worth its start
 
 
 class Sizes(NamedTuple):
-  """Of one attention: sequences (rows) of n queries and m keys, heads of d channels."""
+  """What a device has of an attention: sequences (rows) of n queries and m keys, heads of d channels."""
 
   rows: int
   n: int
@@ -48,21 +48,32 @@ def attention(
   *,
   scale: float | None = None,
   bias: Float[Array, "#b #k n m"] | None = None,
+  spread: partition.Spread = partition.APART,
 ) -> Float[Array, "b n k d"]:
-  """softmax(scale q k^T + bias) v for each head; scale is 1/sqrt(d) unless given."""
+  """softmax(scale q k^T + bias) v for each head; scale is 1/sqrt(d) unless given.
+
+  `spread` says over which axes of a mesh it is split.
+  """
   scale = q.shape[-1] ** -0.5 if scale is None else scale
   shared = bias is None or bias.shape[:2] == (1, 1)
-  kind = choose(sizes(q, k), v.dtype, sharding.platform(), biased=bias is not None, shared=shared)
+  share = partition.of_attention(spread, q.shape)
+  if not share.whole:
+    q, k, v = (partition.put(x, spec) for x, spec in zip((q, k, v), share.specs, strict=True))
+  of = Sizes(share.rows, share.queries, k.shape[1], share.heads, q.shape[3])
+  kind = choose(
+    of, v.dtype, partition.platform(), biased=bias is not None, shared=shared, whole=share.whole
+  )
   _tell(kind, q.shape[1], k.shape[1])
   match kind:
     case "packed":
       return packed(q, k, v, scale, bias)
     case "blocks":
-      return blocks(q, k, v, scale, bias)
+      return blocks(q, k, v, scale, bias, spread=spread)
     case "splash":
-      return sharding.per_device(lambda q, k, v: splash(q, k, v, scale), q, k, v)
+      return partition.per_device(share, lambda q, k, v: splash(q, k, v, scale), q, k, v)
     case "cudnn":
-      return jax.nn.dot_product_attention(q, k, v, scale=scale, implementation="cudnn")
+      fused = functools.partial(jax.nn.dot_product_attention, scale=scale, implementation="cudnn")
+      return partition.per_device(share, fused, q, k, v)
     case _:
       return plain(q, k, v, scale, bias)
 
@@ -74,28 +85,32 @@ def _tell(kind: Kind, n: int, m: int) -> None:
     logger.info("Attention of %s tokens to %s: %s.", f"{n:,}", f"{m:,}", kind)
 
 
-def sizes(q: Float[Array, "b n k d"], k: Float[Array, "b m k d"]) -> Sizes:
-  rows, n, heads, d = q.shape
-  return Sizes(rows, n, k.shape[1], heads, d)
-
-
 def choose(
-  of: Sizes, dtype: Any, platform: str, *, biased: bool = False, shared: bool = True
+  of: Sizes,
+  dtype: Any,
+  platform: str,
+  *,
+  biased: bool = False,
+  shared: bool = True,
+  whole: bool = False,
 ) -> Kind:
-  """What computes an attention on a platform; a bias that is `shared` is the same in all rows and heads."""
-  here = sharding.rows_here(of.rows)
+  """What computes an attention on a platform.
+
+  A bias that is `shared` is the same in all rows and heads. Where `whole`, the devices do not divide the rows:
+  the partitioner does with them what it can, for which it must see products.
+  """
   half = dtype in (jnp.bfloat16, jnp.float16)
   short = shared and of.n == of.m and of.n <= TILE // 2 and TILE % of.n == 0
-  if platform == "tpu" and short and here and here % (TILE // of.n) == 0:
+  if platform == "tpu" and short and not whole and of.rows % (TILE // of.n) == 0:
     return "packed"
   if half and not biased and min(of.n, of.m) >= LONG:
-    if platform == "tpu" and here and of.d <= TILE:
+    if platform == "tpu" and not whole and of.d <= TILE:
       return "splash"
     # cuDNN has no gradient for odd lengths.
     fits = of.d <= 128 and of.d % 8 == 0 and not (of.n | of.m) % 2
-    if platform in ("gpu", "cuda") and fits and _has_fused():
+    if platform in ("gpu", "cuda") and fits and not whole and _has_fused():
       return "cudnn"
-  logits = 4 * (here or of.rows) * of.heads * of.n * of.m
+  logits = 4 * of.rows * of.heads * of.n * of.m
   return "blocks" if logits > LARGE and of.n > 1 else "plain"
 
 
@@ -130,24 +145,29 @@ def blocks(
   scale: float,
   bias: Float[Array, "#b #k n m"] | None = None,
   *,
+  spread: partition.Spread = partition.APART,
   large: int = LARGE,
 ) -> Float[Array, "b n k d"]:
-  """`plain` for as many queries at a time as keep the logits below `large` bytes."""
-  of = sizes(q, k)
-  row = 4 * (sharding.rows_here(of.rows) or of.rows) * of.heads * of.m
-  size = max(min(large // row, of.n), 1)
-  count = math.ceil(of.n / size)
-  size = math.ceil(of.n / count)  # all of one length, but for the filling of the last
-  fill = count * size - of.n
+  """`plain` for as many queries at a time as keep the logits of a device below `large` bytes."""
+  share = partition.of_attention(spread, q.shape)
+  shares, n = q.shape[1] // share.queries, share.queries
+  size = max(min(large // (4 * share.rows * share.heads * k.shape[1]), n), 1)
+  count = math.ceil(n / size)
+  size = math.ceil(n / count)  # all of one length, but for the filling of the last
 
   def split(x: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
-    padded = jnp.pad(x, [(0, fill if i == axis else 0) for i in range(x.ndim)])
-    shape = (*x.shape[:axis], count, size, *x.shape[axis + 1 :])
-    return jnp.moveaxis(padded.reshape(shape), axis, 0)
+    """Each device's own queries in `count` parts; the parts come first."""
+    before, after = x.shape[:axis], x.shape[axis + 1 :]
+    x = x.reshape(*before, shares, n, *after)
+    x = jnp.pad(x, [(0, count * size - n if i == axis + 1 else 0) for i in range(x.ndim)])
+    x = jnp.moveaxis(x.reshape(*before, shares, count, size, *after), axis + 1, 0)
+    return x.reshape(count, *before, shares * size, *after)
 
   parts = split(q, 1), None if bias is None else split(bias, 2)
   out = jax.lax.map(jax.checkpoint(lambda part: plain(part[0], k, v, scale, part[1])), parts)
-  return jnp.moveaxis(out, 0, 1).reshape(of.rows, count * size, *out.shape[3:])[:, : of.n]
+  out = out.reshape(count, len(q), shares, size, *q.shape[2:])
+  out = jnp.moveaxis(out, 0, 2).reshape(len(q), shares, count * size, *q.shape[2:])
+  return out[:, :, :n].reshape(q.shape)
 
 
 def packed(
@@ -180,11 +200,11 @@ def splash(
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-  of = sizes(q, k)
-  n, m = _filled(of.n), _filled(of.m)
+  heads = q.shape[2]
+  n, m = _filled(q.shape[1]), _filled(k.shape[1])
   block_q, block_kv = (math.gcd(length, BLOCK) for length in (n, m))
   kernel = kernels.make_splash_mha(
-    masks.MultiHeadMask([masks.FullMask((n, m))] * of.heads),
+    masks.MultiHeadMask([masks.FullMask((n, m))] * heads),
     block_sizes=kernels.BlockSizes(
       block_q=block_q,
       block_kv=block_kv,
@@ -204,13 +224,15 @@ def splash(
     return jnp.pad(x, ((0, 0), (0, length - x.shape[1]), (0, 0), (0, 0))).swapaxes(1, 2)
 
   # Tokens that fill up are a sequence of their own.
-  filled = (n, m) != (of.n, of.m)
-  segments = kernels.SegmentIds(np.arange(n) >= of.n, np.arange(m) >= of.m) if filled else None
+  filled = (n, m) != (q.shape[1], k.shape[1])
+  segments = (
+    kernels.SegmentIds(np.arange(n) >= q.shape[1], np.arange(m) >= k.shape[1]) if filled else None
+  )
   segments = jax.tree.map(lambda x: jnp.asarray(x, jnp.int32), segments)
   out = jax.vmap(lambda q, k, v: kernel(q, k, v, segment_ids=segments))(
     heads_first((q * scale).astype(v.dtype), n), heads_first(k, m), heads_first(v, m)
   )
-  return out.swapaxes(1, 2)[:, : of.n].astype(v.dtype)
+  return out.swapaxes(1, 2)[:, : q.shape[1]].astype(v.dtype)
 
 
 def _filled(n: int) -> int:

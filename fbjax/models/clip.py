@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from fbjax import errors, sharding
+from fbjax import errors, partition
 from fbjax.models import attention
 from fbjax.models import layers as layers_lib
 
@@ -104,7 +104,7 @@ class Transformer(nnx.Module):
     blocks = self.blocks
     if skip:
       blocks = jax.tree.map(lambda p: p[: self.layers - skip], blocks)
-    run = sharding.blockwise(Block.__call__)
+    run = partition.blockwise(Block.__call__, split=partition.apart)
     return jax.lax.scan(lambda x, block: (run(block, x, bias), None), x, blocks)[0]
 
 

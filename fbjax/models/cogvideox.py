@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from fbjax import errors, sharding
+from fbjax import errors, partition
 from fbjax.models import attention, layers
 
 Positions = Literal["sincos", "rotary", "rotary_index"]
@@ -65,7 +65,7 @@ class Attention(nnx.Module):
     q, k = self.q_norm(q), self.k_norm(k)
     if rotation is not None:
       q, k = rotate(q, *rotation), rotate(k, *rotation)
-    y = attention.attention(q.astype(v.dtype), k.astype(v.dtype), v)
+    y = attention.attention(q.astype(v.dtype), k.astype(v.dtype), v, spread=partition.OF_CLIPS)
     return self.out(layers.merge_heads(y))
 
 
@@ -197,7 +197,7 @@ class CogVideoX(nnx.Module):
     n = text.shape[1]
     x = jnp.concatenate([text, x], 1)
     is_text = jnp.arange(x.shape[1]) < n
-    run = sharding.blockwise(Block.__call__, self.wrap)
+    run = partition.blockwise(Block.__call__, self.wrap)
     x, _ = jax.lax.scan(lambda x, b: (run(b, x, emb, is_text, rotation), None), x, self.blocks)
 
     shift, scale = jnp.split(self.out_emb(emb)[:, None], 2, axis=-1)

@@ -25,7 +25,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from fbjax import errors, sharding
+from fbjax import errors, partition
 from fbjax.models import attention, layers
 
 TIME_CHANNELS = 256
@@ -127,19 +127,26 @@ class Block(nnx.Module):
     self.heads = heads
 
   def __call__(
-    self, x: Float[Array, "b n m c"], emb: Float[Array, "b c"]
+    self, x: Float[Array, "b n m c"], emb: Float[Array, "b c"], *, along_time: bool
   ) -> Float[Array, "b n m c"]:
     shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = jnp.split(
       self.modulation(emb)[:, None, None], 6, axis=-1
     )
-    x = x + gate * self._attend(modulate(x, shift, scale))
+    x = x + gate * self._attend(modulate(x, shift, scale), along_time)
     h = self.mlp_up(modulate(x, mlp_shift, mlp_scale)).astype(jnp.float32)
     return x + mlp_gate * self.mlp_down(nnx.gelu(h, approximate=True))
 
-  def _attend(self, x: Float[Array, "b n m c"]) -> Float[Array, "b n m c"]:
-    qkv = self.qkv(x.reshape(-1, *x.shape[2:]))
-    q, k, v = (layers.split_heads(y, self.heads) for y in jnp.split(qkv, 3, axis=-1))
-    return self.out(layers.merge_heads(attention.attention(q, k, v))).reshape(x.shape)
+  def _attend(self, x: Float[Array, "b n m c"], along_time: bool) -> Float[Array, "b n m c"]:
+    q, k, v = (
+      layers.split_heads(
+        partition.merged(y) if along_time else y.reshape(-1, *y.shape[2:]), self.heads
+      )
+      for y in partition.parts(self.qkv, x, 3)
+    )
+    # In time each place is a sequence; within a frame, places are shared: each asks all of them.
+    spread = partition.OF_FRAMES if along_time else partition.OF_CLIPS
+    y = layers.merge_heads(attention.attention(q, k, v, spread=spread))
+    return self.out(partition.parted(y, len(x)) if along_time else y.reshape(x.shape))
 
 
 class Pair(nnx.Module):
@@ -157,8 +164,8 @@ class Pair(nnx.Module):
     frames: Float[Array, "t c"],
   ) -> Float[Array, "b t n c"]:
     """`frames` is added in between."""
-    x = self.spatial(x, emb) + frames[None, :, None]
-    return self.temporal(x.swapaxes(1, 2), emb).swapaxes(1, 2)
+    x = self.spatial(x, emb, along_time=False) + frames[None, :, None]
+    return self.temporal(x.swapaxes(1, 2), emb, along_time=True).swapaxes(1, 2)
 
 
 class Head(nnx.Module):
@@ -251,7 +258,7 @@ class Latte(nnx.Module):
     x = einops.rearrange(x, "b t (h i) (w j) c -> b t (h w) (i j c)", **split)
     x = self.patches(x).astype(jnp.float32) + self.positions.of_places(rows, columns)[None, None]
     frames = self.positions.of_frames(t)
-    run = sharding.blockwise(Pair.__call__, self.wrap)
+    run = partition.blockwise(Pair.__call__, self.wrap, split=partition.places)
 
     def step(x: Array, xs: tuple[Pair, Array]) -> tuple[Array, None]:
       pair, first = xs

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from fbjax import sharding
+from fbjax import partition
 from fbjax.models import attention
 from fbjax.models import layers as layers_lib
 
@@ -100,7 +100,7 @@ class Encoder(nnx.Module):
     if mask is not None:
       bias = jnp.where(mask[:, None, None], bias, -1e9)
     x = self.token(tokens).astype(jnp.float32)
-    run = sharding.blockwise(Block.__call__)
+    run = partition.blockwise(Block.__call__, split=partition.apart)
     x, _ = jax.lax.scan(lambda x, block: (run(block, x, bias), None), x, self.blocks)
     return self.norm(x)
 

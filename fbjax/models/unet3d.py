@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from fbjax import errors, sharding
+from fbjax import errors, partition
 from fbjax.models import layers
 from fbjax.models import unet3d_transformers as transformers
 
@@ -38,10 +38,16 @@ class TemporalConv(nnx.Module):
   def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
     t, c = x.shape[1], x.shape[-1]
     padded = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
-    near = jnp.concatenate([padded[:, i : i + t] for i in range(3)], -1)
-    kernel = self.kernel[...].reshape(3 * c, c).astype(self.dtype)
-    y = jnp.matmul(near.reshape(-1, 3 * c), kernel, preferred_element_type=jnp.float32)
-    return (y + self.bias[...][None]).astype(self.dtype).reshape(x.shape)
+    near = [padded[:, i : i + t] for i in range(3)]
+    kernel = self.kernel[...].astype(self.dtype)
+    if partition.size("context", "tensor") > 1:  # Axes that are split apart do not become one.
+      near = jnp.stack(near, -2)
+      y = jnp.einsum("...ic,icd->...d", near, kernel, preferred_element_type=jnp.float32)
+    else:
+      near = jnp.concatenate(near, -1).reshape(-1, 3 * c)
+      y = jnp.matmul(near, kernel.reshape(3 * c, c), preferred_element_type=jnp.float32)
+      y = y.reshape(x.shape)
+    return (y + layers.per_channel(self.bias[...], y)).astype(self.dtype)
 
 
 class TemporalConvs(nnx.Module):
@@ -55,13 +61,13 @@ class TemporalConvs(nnx.Module):
   def __call__(
     self, x: Float[Array, "b t h w c"], keys: Sequence[Key[Array, " b"] | None]
   ) -> Float[Array, "b t h w c"]:
-    h = x
+    x = h = partition.across_frames(x)
     for i, (norm, conv) in enumerate(zip(self.norms, self.convs, strict=True)):
       h = nnx.silu(norm(h))
       if i:
         h = layers.dropout(h, self.dropout, keys[i - 1])
       h = conv(h)
-    return x + h
+    return partition.video(x + h)
 
 
 class ResBlock(nnx.Module):
@@ -97,11 +103,12 @@ class ResBlock(nnx.Module):
     keys: Key[Array, " b"] | None,
   ) -> Float[Array, "b t h w c_out"]:
     keys = layers.split(keys, 4)
-    h = self.in_conv(nnx.silu(transformers.per_frame(self.in_norm, x)))
+    h = partition.per_frame(lambda x: self.in_conv(nnx.silu(self.in_norm(x))), x)
     h = h.astype(jnp.float32) + self.emb(nnx.silu(emb))[:, None, None, None]
-    h = nnx.silu(transformers.per_frame(self.out_norm, h))
+    h = nnx.silu(partition.per_frame(self.out_norm, h))
     h = layers.dropout(h, self.dropout, keys[0])
-    h = self.out_conv(h) + (x if self.skip is None else self.skip(x).astype(jnp.float32))
+    skip = x if self.skip is None else partition.per_frame(self.skip, x).astype(jnp.float32)
+    h = partition.per_frame(self.out_conv, h) + skip
     return h if self.temporal is None else self.temporal(h, keys[1:])
 
 
@@ -131,7 +138,7 @@ class Stage(nnx.Module):
     x = x if self.res is None else self.res(x, emb, keys)
     x = x if self.spatial is None else self.spatial(x, text, image)
     x = x if self.temporal is None else self.temporal(x)
-    return x if self.resample is None else self.resample(x)
+    return x if self.resample is None else partition.per_frame(self.resample, x)
 
 
 class UNet3D(nnx.Module):
@@ -277,18 +284,18 @@ class UNet3D(nnx.Module):
     emb = self.time(time)
     if self.stride is not None:
       emb += self.stride(jnp.full_like(time, self.default_stride) if stride is None else stride)
-    text = text.astype(self.dtype)
+    text = partition.clips(text.astype(self.dtype))
     image = None if image is None else image.astype(self.dtype)
     # Of the stages, each of which drops out by itself.
     own = iter(layers.split(keys, len(self.down) + len(self.middle) + len(self.up)))
-    run = sharding.blockwise(Stage.__call__, self.wrap)
+    run = partition.blockwise(Stage.__call__, self.wrap)
 
     def call(stage: Stage, x: Array) -> Array:
       return run(stage, x, emb, text, image, next(own))
 
-    h = self.in_conv(x).astype(jnp.float32)
+    h = partition.per_frame(self.in_conv, partition.video(x)).astype(jnp.float32)
     if self.in_attention is not None:
-      h = self.in_attention(h)
+      h = partition.blockwise(transformers.TemporalTransformer.__call__)(self.in_attention, h)
     skips = [h]
     for stage in self.down:
       h = call(stage, h)
@@ -297,7 +304,7 @@ class UNet3D(nnx.Module):
       h = call(stage, h)
     for stage in self.up:
       h = call(stage, jnp.concatenate([h, skips.pop()], -1))
-    return self.out_conv(nnx.silu(transformers.per_frame(self.out_norm, h)))
+    return partition.per_frame(lambda h: self.out_conv(nnx.silu(self.out_norm(h))), h)
 
   def _check(self, x: Array, image: Array | None, stride: Array | None) -> None:
     factor = 2 ** (self.levels - 1)

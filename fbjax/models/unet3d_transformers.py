@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from fbjax import partition
 from fbjax.models import attention, layers
 
 
@@ -52,7 +53,7 @@ class SelfAttention(nnx.Module):
     q, k, v = (layers.split_heads(f(x), self.heads) for f in (self.q, self.k, self.v))
     bias = layers.causal_bias(x.shape[1]) if self.causal else None
     if self.key_table is None:
-      y = attention.attention(q, k, v, bias=bias)
+      y = attention.attention(q, k, v, bias=bias, spread=partition.OF_FRAMES)
     else:
       y = relative_attention(q, k, v, self.key_table[...], self.value_table[...], bias)
     return self.out(layers.merge_heads(y))
@@ -86,11 +87,14 @@ class CrossAttention(nnx.Module):
     heads = functools.partial(layers.split_heads, heads=self.heads)
     q = self.q(x)
     # All frames of a clip meet the same text: one long query instead of repeated keys.
-    clips = q.reshape(text.shape[0], -1, q.shape[-1])
-    y = attention.attention(heads(clips), heads(self.k(text)), heads(self.v(text)))
-    y = y.reshape(*q.shape[:2], self.heads, -1)
+    frames = partition.parted(q, text.shape[0])
+    clips = frames.reshape(text.shape[0], -1, q.shape[-1])
+    k, v = heads(self.k(text)), heads(self.v(text))
+    y = attention.attention(heads(clips), k, v, spread=partition.OF_CLIPS)
+    y = partition.merged(y.reshape(*frames.shape[:3], self.heads, -1))
     if image is not None:
-      seen = attention.attention(heads(q), heads(self.image_k(image)), heads(self.image_v(image)))
+      k, v = heads(self.image_k(image)), heads(self.image_v(image))
+      seen = attention.attention(heads(q), k, v, spread=partition.OF_FRAMES)
       y = y + seen * (jnp.tanh(self.alpha[...]) + 1).astype(y.dtype)
     return self.out(layers.merge_heads(y))
 
@@ -148,12 +152,13 @@ class SpatialTransformer(nnx.Module):
     text: Float[Array, "b l d"],
     image: Float[Array, "b t m d"] | None,
   ) -> Float[Array, "b t h w c"]:
-    tokens = einops.rearrange(per_frame(self.norm, x), "b t h w c -> (b t) (h w) c")
+    frames = partition.merged(x)
+    tokens = einops.rearrange(self.norm(frames), "n h w c -> n (h w) c")
     tokens = self.proj_in(tokens).astype(jnp.float32)
-    image = None if image is None else einops.rearrange(image, "b t m d -> (b t) m d")
+    image = None if image is None else partition.merged(image)
     for block in self.blocks:
       tokens = block(tokens, text, image)
-    return x + self.proj_out(tokens).reshape(x.shape)
+    return x + partition.parted(self.proj_out(tokens).reshape(frames.shape), len(x))
 
 
 class TemporalTransformer(nnx.Module):
@@ -186,17 +191,16 @@ class TemporalTransformer(nnx.Module):
     self.proj_out = layers.linear(c_inner, c, zero=True, **kwargs)
 
   def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
-    b, _, h, w, _ = x.shape
-    tokens = einops.rearrange(self.norm(x), "b t h w c -> (b h w) t c")
+    x = partition.across_frames(x)
+    rows = partition.merged(einops.rearrange(self.norm(x), "b t h w c -> b h w t c"))
+    tokens = rows.reshape(-1, *rows.shape[2:])
     tokens = self.proj_in(tokens).astype(jnp.float32)
     for block in self.blocks:
       tokens = block(tokens)
-    tokens = self.proj_out(tokens)
-    return x + einops.rearrange(tokens, "(b h w) t c -> b t h w c", b=b, h=h, w=w)
-
-
-def per_frame(norm: layers.GroupNorm, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
-  return norm(x.reshape(-1, *x.shape[2:])).reshape(x.shape)
+    rows = self.proj_out(tokens).reshape(rows.shape)
+    return partition.video(
+      x + einops.rearrange(partition.parted(rows, len(x)), "b h w t c -> b t h w c")
+    )
 
 
 def relative_attention(

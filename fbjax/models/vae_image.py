@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fbjax import errors, sharding
+from fbjax import errors, partition
 from fbjax.models import attention, layers
 
 
@@ -190,7 +190,7 @@ class AutoencoderKL(nnx.Module):
       raise errors.UserError(
         f"the autoencoder's input is {h} x {w}: both must divide by {self.factor}"
       )
-    encoder = sharding.whole(self.encoder)  # once, for all frames
+    encoder = partition.whole(self.encoder)  # once, for all frames
     moments = _frames(lambda x: self.moments(encoder(x)), video, at_once)
     mean, logvar = jnp.split(moments, 2, axis=-1)
     return Gaussian(mean, jnp.clip(logvar, -30, 20))
@@ -199,7 +199,7 @@ class AutoencoderKL(nnx.Module):
     self, z: Float[Array, "b t hz wz c"], *, at_once: int | None = None
   ) -> Float[Array, "b t h w c2"]:
     """The video of a latent, about [-1, 1]; `at_once` frames of a clip at a time bound the memory."""
-    decoder = sharding.whole(self.decoder)
+    decoder = partition.whole(self.decoder)
     return _frames(lambda x: decoder(self.latent(x)), z, at_once)
 
 
@@ -212,8 +212,7 @@ def _frames(
 
   def some(frames: Float[Array, "b k h w c"]) -> Float[Array, "b k h2 w2 c2"]:
     # Clips before frames: the other way round the frames of a device would be of all clips.
-    y = f(sharding.split_clips(frames.reshape(-1, *frames.shape[2:])))
-    return y.reshape(b, -1, *y.shape[1:])
+    return partition.frames_apart(f, frames)
 
   rest = t % at_once
   parts = video[:, : t - rest].reshape(b, -1, at_once, *video.shape[2:]).swapaxes(0, 1)

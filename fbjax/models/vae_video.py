@@ -22,7 +22,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fbjax import errors, sharding
+from fbjax import errors, partition
 from fbjax.models import layers, vae_image
 
 CHUNK_FRAMES = 8
@@ -272,7 +272,8 @@ class CausalAutoencoder(nnx.Module):
         f"the autoencoder's input is {h} x {w}: both must divide by {self.factor}"
       )
 
-    encoder = sharding.whole(self.encoder)  # once, for all chunks and tiles
+    encoder = partition.whole(self.encoder)  # once, for all chunks and tiles
+    video = partition.apart(video)
 
     def whole(video: Array) -> Array:
       return _by_chunks(encoder, video, CHUNK_FRAMES if chunked else video.shape[1])
@@ -290,7 +291,8 @@ class CausalAutoencoder(nnx.Module):
     first too, as published: the network takes a chunk for a beginning by its odd length.
     """
 
-    decoder = sharding.whole(self.decoder)
+    decoder = partition.whole(self.decoder)
+    z = partition.apart(z)
 
     def whole(z: Array) -> Array:
       return _by_chunks(decoder, z, CHUNK_LATENTS if chunked else z.shape[1])

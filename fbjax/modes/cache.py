@@ -33,6 +33,7 @@ from fbjax import (
   caches,
   errors,
   loading,
+  partition,
   places,
   processes,
   sampling,
@@ -129,8 +130,9 @@ def images(
   The encoders are in memory for as long as this takes. Every process encodes all of them.
   """
   mesh = sharding.local(build.make_mesh(config))
-  size = -(-config["sampling"]["batch_size"] // mesh.size) * mesh.size
-  program = jax.jit(sharding.over(mesh, of_stills(config, system, tokenizer, "float32")))
+  shares = sharding.clip_shares(mesh)
+  size = -(-config["sampling"]["batch_size"] // shares) * shares
+  program = jax.jit(partition.over(mesh, of_stills(config, system, tokenizer, "float32")))
   frozen = encoders(config, system)
   found = []
   for rows in batched(range(len(given["image"])), size):
@@ -255,7 +257,8 @@ def write(
   if not missing:
     return
   mesh = sharding.local(build.make_mesh(config))
-  size = -(-options.batch_size // mesh.size) * mesh.size
+  shares = sharding.clip_shares(mesh)
+  size = -(-options.batch_size // shares) * shares
   # Every shard begins a batch, so that its bits do not depend on which others are missing.
   rows = [
     batch
@@ -311,7 +314,7 @@ def records(
   Raises:
     UserError: for features that are not finite.
   """
-  encode = jax.jit(sharding.over(mesh, split.encode))
+  encode = jax.jit(partition.over(mesh, split.encode))
   pending = None
   for own in [*rows, None]:
     made = None

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from fbjax import build, places, sampling, sharding, tracker
+from fbjax import build, partition, places, sampling, sharding, tracker
 from fbjax.data import pipeline
 from fbjax.evaluation import motion
 from fbjax.systems import base, formulation
@@ -44,7 +44,7 @@ def held_out_loss(
   told = {k: 0.0 for k in config["objective"] if k.startswith("drop_")}
   objective = config["objective"] | told
   loss = build.make_loss(config | {"objective": objective}, system, form)
-  loss = jax.jit(sharding.over(mesh, loss))
+  loss = jax.jit(partition.over(mesh, loss))
   count = min(CLIPS, len(source))
   firsts = list(range(0, max(count - size, 0) + 1, size))
   share = size // jax.process_count()

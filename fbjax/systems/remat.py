@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from fbjax import errors, sharding
+from fbjax import errors, partition
 
 PRODUCTS = ("dot_general", "conv_general_dilated")
 
@@ -35,7 +35,7 @@ def wrap(remat: str | bool) -> Callable[[Callable], Callable] | None:
     case "offload":
       policy = jax.checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[],
-        names_which_can_be_offloaded=[sharding.BLOCK_INPUT],
+        names_which_can_be_offloaded=[partition.BLOCK_INPUT],
         offload_src="device",
         offload_dst="pinned_host",
       )

@@ -51,7 +51,6 @@ def train(
   ema_decay: float = 0.9999,
   ema_warmup: bool = True,
   accumulate: int = 1,
-  rules: sharding.Rules = (),
   log_every: int = 50,
   save_every: int = 1000,
   preview_every: int = 1000,
@@ -80,7 +79,6 @@ def train(
     ema_decay: decay of the moving average of the weights; 0 for none.
     ema_warmup: whether the average forgets the first steps sooner; see `step.make_train_step`.
     accumulate: parts a batch is cut into to save memory.
-    rules: sharding rules before the default one.
     log_every: steps between lines of progress; 0 for the last step alone, as for the next two.
     save_every: steps between checkpoints; the last step is always saved.
     preview_every: steps between previews; the last step always gets one.
@@ -110,7 +108,7 @@ def train(
   key = jax.random.key(seed)
   new_state = lambda key: train_step.init_state(init(key), tx)  # noqa: E731
   shapes = jax.eval_shape(new_state, key)
-  state_sharding = sharding.tree(shapes, mesh, rules)
+  state_sharding = sharding.tree(shapes, mesh)
   with contextlib.ExitStack() as stack:
     stack.enter_context(processes.telling_of_lost_peers())
     checkpoints = stack.enter_context(contextlib.closing(checkpoint.Checkpoints(workdir, keep)))
@@ -235,10 +233,11 @@ def train(
 
 def check_divides(batch_size: int, accumulate: int, mesh: Mesh) -> None:
   """Raises a UserError for a batch that cannot be split over the accumulation and the devices."""
-  if batch_size % (accumulate * mesh.size):
+  shares = sharding.clip_shares(mesh)
+  if batch_size % (accumulate * shares):
     raise errors.UserError(
       f"config.train.batch_size={batch_size} must be a multiple of config.train.accumulate={accumulate} "
-      f"times the {mesh.size} devices"
+      f"times the {shares} parts that config.mesh.data and config.mesh.fsdp split it into"
     )
 
 

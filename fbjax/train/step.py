@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fbjax import sharding
+from fbjax import partition
 from fbjax.systems import base
 from fbjax.train import optim
 
@@ -62,7 +62,7 @@ def make_train_step(
 
   def gradients(params, frozen, batch, key):
     def of_part(batch, places):
-      batch = jax.tree.map(sharding.split_clips, batch)
+      batch = jax.tree.map(partition.clips, batch)
       return jax.value_and_grad(loss_fn, has_aux=True)(
         params, frozen, batch, base.clip_keys(key, places)
       )
@@ -99,4 +99,4 @@ def make_train_step(
     }
     return TrainState(state.step + 1, params, ema, opt), metrics
 
-  return sharding.over(mesh, step)
+  return partition.over(mesh, step)

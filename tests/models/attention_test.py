@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fbjax import compiled, flops, sharding
+from fbjax import compiled, flops, partition, sharding
 from fbjax.models import attention, layers
 
 
@@ -81,6 +81,21 @@ def test_blocks_of_queries_are_the_whole_and_keep_few_logits_in_memory(biased):
   assert held(blocks) < 0.6 * whole
 
 
+def test_queries_that_devices_share_are_in_blocks_of_their_own():
+  mesh = sharding.make_mesh(data=2, context=2, tensor=2)
+  args = qkv(2, 100, 64, 2, 8)
+  blocks = lambda q, k, v: attention.blocks(  # noqa: E731
+    q, k, v, 0.3, spread=partition.OF_CLIPS, large=4 * 64 * 30
+  )
+  f = jax.jit(partition.over(mesh, blocks))
+  np.testing.assert_allclose(f(*args), attention.plain(*args, 0.3), atol=5e-6)
+  spec = partition.over(mesh, lambda: partition.of_attention(partition.OF_CLIPS, (2, 100, 2)))()
+  args = [
+    jax.device_put(x, jax.NamedSharding(mesh, at)) for x, at in zip(args, spec.specs, strict=True)
+  ]
+  assert not compiled.collectives(f.lower(*args).compile())
+
+
 @pytest.mark.parametrize(("n", "causal"), [(16, False), (16, True), (64, False)])
 def test_packed_sequences_do_not_see_each_other(n, causal):
   args = qkv(16, n, n, 2, 8)
@@ -122,18 +137,27 @@ def test_each_platform_gets_its_own(platform, shape, dtype, biased, kind):
 
 def test_what_is_large_is_told_by_the_share_of_a_device():
   mesh = sharding.make_mesh(fsdp=8)
-  of = attention.Sizes(64, 1024, 1024, 5, 64)
-  kinds = [sharding.over(on, lambda: attention.choose(of, HALF, "cpu"))() for on in (None, mesh)]
-  assert kinds == ["blocks", "plain"]
+
+  def kind():
+    share = partition.of_attention(partition.APART, (64, 1024, 5, 64))
+    of = attention.Sizes(share.rows, share.queries, 1024, share.heads, 64)
+    return attention.choose(of, HALF, "cpu")
+
+  assert [partition.over(on, kind)() for on in (None, mesh)] == ["blocks", "plain"]
 
 
 def test_a_kernel_splits_over_the_devices():
   """Left to the partitioner, each device would gather all rows and do all of the work."""
   mesh = sharding.make_mesh(data=2, fsdp=4)
   q, k, v = (jax.device_put(x, sharding.batch(mesh)) for x in qkv(16, 128, 128, 1, 8))
-  f = jax.jit(sharding.over(mesh, lambda *args: sharding.per_device(splash, *args)))
+  f = jax.jit(partition.over(mesh, each))
   assert not compiled.collectives(f.lower(q, k, v).compile())
   np.testing.assert_allclose(f(q, k, v), attention.plain(q, k, v, 0.3), atol=1e-5)
+
+
+def each(q, k, v):
+  share = partition.of_attention(partition.APART, q.shape)
+  return partition.per_device(share, splash, q, k, v)
 
 
 def splash(q, k, v):
@@ -144,7 +168,7 @@ def counted(f, mesh=None):
   """FLOPs of the gradient of f."""
   args = [jax.ShapeDtypeStruct((8, 256, 2, 64), jnp.bfloat16)] * 3
   loss = lambda *args: f(*args).astype(jnp.float32).sum()  # noqa: E731
-  return flops.of(jax.jit(sharding.over(mesh, jax.grad(loss, (0, 1, 2)))).trace(*args).jaxpr)
+  return flops.of(jax.jit(partition.over(mesh, jax.grad(loss, (0, 1, 2)))).trace(*args).jaxpr)
 
 
 def test_the_work_of_a_kernel_is_counted_and_what_it_does_again_is_told_apart():
@@ -153,7 +177,7 @@ def test_the_work_of_a_kernel_is_counted_and_what_it_does_again_is_told_apart():
   assert plain == (6 * product, 0)
   np.testing.assert_allclose(alone, (6 * product, 3 * product), rtol=0.01)
   mesh = sharding.make_mesh(data=2, fsdp=4)
-  assert counted(lambda *args: sharding.per_device(splash, *args), mesh) == alone
+  assert counted(each, mesh) == alone
 
 
 def test_the_work_of_cudnn_is_counted(monkeypatch):

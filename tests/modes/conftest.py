@@ -14,7 +14,7 @@ from fbjax.modes import train
 def one_device():
   """Programs for eight devices take minutes to compile; one test below asks for them."""
   with pytest.MonkeyPatch.context() as patch:
-    one = sharding.make_mesh(1, 1, jax.devices()[:1])
+    one = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
     patch.setattr(build, "make_mesh", lambda config, devices=None: one)
     yield
 

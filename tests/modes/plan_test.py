@@ -95,7 +95,7 @@ def test_the_work_of_scanned_blocks_is_counted_as_often_as_they_run():
   def work(depth):
     config = importlib.import_module("configs.ucf101_bridge").get_config("smoke").to_dict()
     config["system"]["latte"] |= {"depth": depth}
-    mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+    mesh = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
     return flops.of(programs.trace_step(config, mesh).jaxpr).model
 
   two, four, six = map(work, (2, 4, 6))

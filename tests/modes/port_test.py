@@ -71,7 +71,7 @@ def test_ported_weights_are_the_files_on_any_mesh(config, checkpoints, ported):
   tensors = files.read(checkpoints[0]).tensors
   config = config | {"weights": ported}
   system = build.make_system(config, None)
-  for mesh in (sharding.make_mesh(1, 1, jax.devices()[:1]), sharding.make_mesh(2, 4)):
+  for mesh in (sharding.make_mesh(1, 1, devices=jax.devices()[:1]), sharding.make_mesh(2, 4)):
     starting = loading.starting_weights(config, system, mesh)
     params, frozen = starting.params(), starting.frozen
     kernel = tensors["model.diffusion_model.input_blocks.1.0.in_layers.2.weight"]
@@ -165,7 +165,7 @@ def pixels(path):
 
 @pytest.mark.thorough
 def test_a_ported_checkpoint_trains_samples_and_goes_back(config, ported, tmp_path, monkeypatch):
-  one = sharding.make_mesh(1, 1, jax.devices()[:1])
+  one = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
   monkeypatch.setattr(build, "make_mesh", lambda config: one)
   image, workdir, out = tmp_path / "cat.png", str(tmp_path / "run"), tmp_path / "back.ckpt"
   Image.new("RGB", (20, 30), "teal").save(image)
@@ -258,7 +258,7 @@ def test_a_trained_cogvideox_is_a_folder_that_diffusers_runs(tmp_path, monkeypat
   config["weights"], workdir = str(tmp_path / "weights"), str(tmp_path / "run")
   config["optim"] |= {"lr": 1e-2, "warmup": 0}
   config["train"] |= {"preview_every": 100}
-  one = sharding.make_mesh(1, 1, jax.devices()[:1])
+  one = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
   monkeypatch.setattr(build, "make_mesh", lambda config: one)
   train.train(config, workdir)
   export.export(config, workdir, str(tmp_path / "back"))

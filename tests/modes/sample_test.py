@@ -438,7 +438,7 @@ def test_a_clip_is_the_same_on_any_mesh(wild, image):
   }
   clips = []
   for data, fsdp in ((1, 1), (4, 2)):
-    mesh = sharding.make_mesh(data, fsdp, jax.devices()[: data * fsdp])
+    mesh = sharding.make_mesh(data, fsdp, devices=jax.devices()[: data * fsdp])
     program = build.make_sample(config, system, form, mesh)
     params, frozen = loading.trained_weights(config, system, mesh, wild)
     keys = sampling.clip_keys(0, range(4))[None]

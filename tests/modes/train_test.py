@@ -149,7 +149,7 @@ def test_a_real_network_learns_the_same_on_one_device_and_on_eight(tmp_path):
       init=system.init,
       frozen={},
       data=build.make_batches(config, build.make_source(config, "train"), tokenizer, 0, 1),
-      mesh=sharding.make_mesh(data, fsdp, jax.devices()[: data * fsdp]),
+      mesh=sharding.make_mesh(data, fsdp, devices=jax.devices()[: data * fsdp]),
       workdir=str(workdir),
       steps=10,
       batch_size=8,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fbjax import errors, flops, sharding
+from fbjax import errors, flops, partition
 from fbjax.models import layers
 from fbjax.systems import remat
 
@@ -14,7 +14,7 @@ def loss_of(name, x):
   keys = layers.Keys(jax.random.key(0))
   blocks = nnx.List([layers.Geglu(16, dtype=jnp.float32, rngs=keys) for _ in range(8)])
   graph, params = nnx.split(blocks)
-  run = sharding.blockwise(lambda block, x: x + block(jnp.sin(x)), remat.wrap(name))
+  run = partition.blockwise(lambda block, x: x + block(jnp.sin(x)), remat.wrap(name))
 
   def loss(params):
     h = x

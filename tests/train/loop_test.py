@@ -91,7 +91,7 @@ def brightness(params, frozen, batch, keys):
 
 
 def test_clips_of_two_sizes_compile_once_each_and_resume_to_the_bit(tmp_path, caplog):
-  one = sharding.make_mesh(1, 1, jax.devices()[:1])
+  one = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
   kwargs = {"loss_fn": brightness, "mesh": one, "log_every": 1, "steps": 9}
   with jax.log_compiles(), caplog.at_level(logging.INFO):
     data = of_two_sizes()
@@ -297,7 +297,7 @@ def test_previews_are_drawn_from_the_average_and_at_the_end(tmp_path):
 
 
 def test_one_device_and_eight_learn_the_same(tmp_path):
-  one = run(tmp_path / "one", mesh=sharding.make_mesh(1, 1, jax.devices()[:1]), log_every=1)
+  one = run(tmp_path / "one", mesh=sharding.make_mesh(1, 1, devices=jax.devices()[:1]), log_every=1)
   eight = run(tmp_path / "eight", mesh=sharding.make_mesh(2, 4), log_every=1)
   losses = [[row["loss"] for row in logged(tmp_path / name)] for name in ("one", "eight")]
   np.testing.assert_allclose(*losses, rtol=1e-5)
