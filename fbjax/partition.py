@@ -100,7 +100,7 @@ def video(x: Shaped[Array, "b t *n"]) -> Shaped[Array, "b t *n"]:
   return _split(x, CLIPS, ("context",))
 
 
-def places(x: Shaped[Array, "b t n c"]) -> Shaped[Array, "b t n c"]:
+def places(x: Shaped[Array, "b t n *c"]) -> Shaped[Array, "b t n *c"]:
   """The same array, its clips spread as by `clips`, the places of its frames over `context`."""
   return _split(x, CLIPS, (), ("context",))
 

@@ -6,7 +6,7 @@ from flax import nnx
 from models import networks
 
 import golden
-from fbjax import port
+from fbjax import compiled, partition, port, sharding
 from fbjax.models import layers, unet3d, unet3d_transformers
 
 TINY = dict(
@@ -70,6 +70,21 @@ def test_unet_matches_the_published_one(shared, name):
     time = arrays["shared.timesteps"].astype(np.float32)
     out = forward(params, x, time, text, image, stride)
     assert golden.error(out.transpose(0, 4, 1, 2, 3), arrays["shared.out"]) < 1e-4
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 2, 1), (1, 1, 1, 2)], ids=["context", "tensor"])
+def test_devices_share_the_frames_or_the_heads_and_channels_of_a_clip(sizes):
+  graph, init = networks.split(unet3d.UNet3D, **TINY)
+  forward = lambda params, *args: nnx.merge(graph, params)(*args)  # noqa: E731
+  params = jax.tree.map(lambda x: x + 0.1 * normal(*x.shape, seed=x.size), init(0))
+  args = params, *inputs(frames=4, size=(8, 8))
+  mesh = sharding.make_mesh(*sizes, devices=jax.devices()[:2])
+  whole = jax.jit(forward).lower(*args).compile()
+  expected = whole(*args)
+  args = jax.device_put(args, sharding.replicated(mesh))
+  split = jax.jit(partition.over(mesh, forward)).lower(*args).compile()
+  np.testing.assert_allclose(split(*args), expected, atol=1e-4)
+  assert compiled.flops(split) * 2 < 1.1 * compiled.flops(whole)
 
 
 def test_a_fresh_unet_predicts_zero_and_knows_no_stride():
