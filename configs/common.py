@@ -38,6 +38,7 @@ def base() -> ConfigDict:
     steps=20_000,
     batch_size=64,
     accumulate=1,
+    offload=False,  # average and optimizer state wait in the host's memory
     ema_decay=0.9999,
     ema_warmup=True,
     log_every=50,

@@ -45,7 +45,7 @@ def trace_step(config: Spec, mesh: jax.sharding.Mesh) -> jax.stages.Traced:
   """The training step of a config, optimizer included; encoders too, unless it trains from a cache."""
   tokenizer, system = make_system(config)
   tx = build.make_optimizer(config, system)
-  names = ("ema_decay", "ema_warmup", "accumulate")
+  names = ("ema_decay", "ema_warmup", "accumulate", "offload")
   options = {name: config["train"][name] for name in names if name in config["train"]}
   frozen = frozen_shapes(config, system)
   clips = batch(config, tokenizer.length, config["train"]["batch_size"], mesh)

@@ -51,6 +51,7 @@ def train(
   ema_decay: float = 0.9999,
   ema_warmup: bool = True,
   accumulate: int = 1,
+  offload: bool = False,
   log_every: int = 50,
   save_every: int = 1000,
   preview_every: int = 1000,
@@ -79,6 +80,7 @@ def train(
     ema_decay: decay of the moving average of the weights; 0 for none.
     ema_warmup: whether the average forgets the first steps sooner; see `step.make_train_step`.
     accumulate: parts a batch is cut into to save memory.
+    offload: whether average and optimizer state are kept in the host's memory between steps.
     log_every: steps between lines of progress; 0 for the last step alone, as for the next two.
     save_every: steps between checkpoints; the last step is always saved.
     preview_every: steps between previews; the last step always gets one.
@@ -108,7 +110,7 @@ def train(
   key = jax.random.key(seed)
   new_state = lambda key: train_step.init_state(init(key), tx)  # noqa: E731
   shapes = jax.eval_shape(new_state, key)
-  state_sharding = sharding.tree(shapes, mesh)
+  state_sharding = train_step.placement(shapes, mesh, offload)
   with contextlib.ExitStack() as stack:
     stack.enter_context(processes.telling_of_lost_peers())
     checkpoints = stack.enter_context(contextlib.closing(checkpoint.Checkpoints(workdir, keep)))
@@ -138,6 +140,7 @@ def train(
       ema_warmup=ema_warmup,
       seed=seed,
       accumulate=accumulate,
+      offload=offload,
       mesh=mesh,
     )
     programs = _Programs(made, state_sharding, mesh, clock)
@@ -216,7 +219,7 @@ def train(
             log.attempt("draw a preview"),
             jax.transfer_guard("allow"),
           ):
-            log.preview(step, *preview(step, state.ema))
+            log.preview(step, *preview(step, jax.device_put(state.ema, state_sharding.params)))
           log.restart_clock(step)
       if step < steps and not leave:
         with clock.within("data_wait"):

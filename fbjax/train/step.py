@@ -1,5 +1,6 @@
 """One training step as a function of arrays."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fbjax import partition
+from fbjax import partition, sharding
 from fbjax.systems import base
 from fbjax.train import optim
 
@@ -34,6 +35,18 @@ def init_state(params: Params, tx: optim.Optimizer) -> TrainState:
   )
 
 
+def placement(shapes: TrainState, mesh: jax.sharding.Mesh, offload: bool = False) -> TrainState:
+  """Where each leaf of a state is kept between steps; with `offload`, average and optimizer in the host's memory."""
+  there = sharding.tree(shapes, mesh)
+  if not offload:
+    return there
+  # A number is not worth the way.
+  move = lambda x, s: s.with_memory_kind("pinned_host") if x.ndim else s  # noqa: E731
+  return there._replace(
+    ema=jax.tree.map(move, shapes.ema, there.ema), opt=jax.tree.map(move, shapes.opt, there.opt)
+  )
+
+
 def make_train_step(
   loss_fn: LossFn,
   tx: optim.Optimizer,
@@ -42,6 +55,7 @@ def make_train_step(
   ema_warmup: bool = True,
   seed: int,
   accumulate: int = 1,
+  offload: bool = False,
   mesh: jax.sharding.Mesh | None = None,
 ) -> Callable[[TrainState, Params, Batch], tuple[TrainState, Metrics]]:
   """Returns step(state, frozen, batch) -> (state, metrics), ready for jax.jit.
@@ -57,6 +71,7 @@ def make_train_step(
     ema_warmup: the decay is at most (1 + step) / (10 + step), so that it soon forgets the start.
     seed: of all randomness in the loss.
     accumulate: number of parts a batch is cut into, run one after the other to save memory.
+    offload: whether average and optimizer come from the host's memory, as `placement` has them.
     mesh: that the step is compiled for; None is a single device.
   """
 
@@ -83,6 +98,9 @@ def make_train_step(
   def step(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     (loss, metrics), grads = gradients(state.params, frozen, batch, key)
+    if offload:
+      near = functools.partial(jax.device_put, device=jax.memory.Space.Device)
+      state = state._replace(ema=jax.tree.map(near, state.ema), opt=jax.tree.map(near, state.opt))
     updates, opt = tx.update(grads, state.opt, state.params)
     params = optax.apply_updates(state.params, updates)
     warm = (1 + state.step) / (10 + state.step)
