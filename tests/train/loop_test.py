@@ -1,8 +1,10 @@
 """The loop with a loss of one weight: everything but the networks."""
 
+import contextlib
 import gc
 import logging
 import os
+import threading
 import time
 import types
 
@@ -392,14 +394,25 @@ def test_a_slow_source_shows_as_waiting_but_for_what_the_device_works_meanwhile(
 
 
 def test_a_device_is_idle_from_the_end_of_its_step_on():
-  ends = loop._Ends()
-  assert ends.idle() == 0
-  ends.watch(jnp.ones(()))
-  for _ in range(100):
-    time.sleep(0.05)
-    if ends.idle() > 0.1:
-      return
+  with contextlib.closing(loop._Ends()) as ends:
+    assert ends.idle() == 0
+    ends.watch(jnp.ones(()))
+    for _ in range(100):
+      time.sleep(0.05)
+      if ends.idle() > 0.1:
+        return
   raise AssertionError("nobody saw the end of the step")
+
+
+def test_a_run_that_ends_in_an_error_leaves_no_thread_that_watches_its_steps(tmp_path):
+  with pytest.raises(errors.UserError) as error:
+    run(tmp_path, data=Numbers(broken_at=4))
+  for _ in range(100):
+    watching = [x for x in threading.enumerate() if x.name.startswith("ends of steps")]
+    if not watching:
+      return
+    time.sleep(0.05)
+  raise AssertionError(f"{watching} goes on, while {error.value} is looked at")
 
 
 def test_a_resumed_run_shows_how_long_it_restored(tmp_path, monkeypatch):
