@@ -11,7 +11,7 @@ from jaxtyping import Int32
 
 from fbjax import build, loading, sharding
 from fbjax.systems import base, cached
-from fbjax.train import optim, step
+from fbjax.train import step
 
 Spec = Mapping[str, Any]
 
@@ -30,54 +30,65 @@ class UnreadTokenizer:
     return np.zeros((len(captions), self.length), np.int32)
 
 
-def make_system(config: Spec) -> tuple[Any, base.System]:
-  """The tokenizer and the networks of a config whose files need not be here."""
+def make_tokenizer(config: Spec) -> Any:
+  """The tokenizer of a config, or what stands in for one that has files."""
   spec = config["tokenizer"]
   if spec["name"] in UnreadTokenizer.VOCABS:
-    tokenizer = UnreadTokenizer(spec["name"], spec.get("length"))
-  else:
-    tokenizer = build.make_tokenizer(config)
+    return UnreadTokenizer(spec["name"], spec.get("length"))
+  return build.make_tokenizer(config)
+
+
+def make_system(config: Spec) -> base.System:
+  """The networks of a config whose files need not be here: what the others take for its `system`."""
   # What is not in a pretrained folder, config.start names.
-  return tokenizer, build.make_system({**config, "weights": ""}, tokenizer)
+  return build.make_system({**config, "weights": ""}, make_tokenizer(config))
 
 
-def trace_step(config: Spec, mesh: jax.sharding.Mesh) -> jax.stages.Traced:
+def trace_step(config: Spec, system: base.System, mesh: jax.sharding.Mesh) -> jax.stages.Traced:
   """The training step of a config, optimizer included; encoders too, unless it trains from a cache."""
-  tokenizer, system = make_system(config)
   tx = build.make_optimizer(config, system)
   names = ("ema_decay", "ema_warmup", "accumulate", "offload")
   options = {name: config["train"][name] for name in names if name in config["train"]}
   frozen = frozen_shapes(config, system)
-  clips = batch(config, tokenizer.length, config["train"]["batch_size"], mesh)
+  clips = batch(config, config["train"]["batch_size"], mesh)
   if build.cache_options(config).path:
     frozen, clips = fed(config, system, frozen, clips)
     system = cached.fed(system)
   loss = build.make_loss(config, system, build.make_formulation(config))
   program = step.make_train_step(loss, tx, seed=config["seed"], mesh=mesh, **options)
-  state = placed(state_shapes(system, tx), mesh)
+  state = placed_state(config, system, mesh)
   out = jax.tree.map(lambda x: x.sharding, state), sharding.replicated(mesh)
   return jax.jit(program, donate_argnums=0, out_shardings=out).trace(
     state, placed(frozen, mesh), clips
   )
 
 
-def state_shapes(system: base.System, tx: optim.Optimizer) -> step.TrainState:
-  return jax.eval_shape(lambda key: step.init_state(system.init(key), tx), jax.random.key(0))
+def placed_state(config: Spec, system: base.System, mesh: jax.sharding.Mesh) -> step.TrainState:
+  """Weights, average and optimizer state, without values, where a training keeps them."""
+  tx = build.make_optimizer(config, system)
+  shapes = jax.eval_shape(lambda key: step.init_state(system.init(key), tx), jax.random.key(0))
+  places = step.placement(shapes, mesh, config["train"].get("offload", False))
+  return sharding.placed(shapes, places)
 
 
-def held_bytes(config: Spec, mesh: jax.sharding.Mesh, *, training: bool) -> int:
-  """What a device holds of the frozen networks and the weights, and while training of average and optimizer."""
-  _, system = make_system(config)
+def held_bytes(
+  config: Spec, system: base.System, mesh: jax.sharding.Mesh, *, training: bool
+) -> int:
+  """What a device holds of the frozen networks and the weights, and while training of average and optimizer.
+
+  What waits in the host's memory does not count.
+  """
   frozen = frozen_shapes(config, system)
   if training:
-    held = state_shapes(system, build.make_optimizer(config, system))
+    held = placed_state(config, system, mesh)
     if build.cache_options(config).path:
       frozen = {name: x for name, x in frozen.items() if name not in system.encoders}
   else:
-    held = jax.eval_shape(system.init, jax.random.key(0))
+    held = placed(jax.eval_shape(system.init, jax.random.key(0)), mesh)
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-    for x in jax.tree.leaves(placed((held, frozen), mesh))
+    for x in jax.tree.leaves((held, placed(frozen, mesh)))
+    if x.sharding.memory_kind != step.HOST
   )
 
 
@@ -101,20 +112,18 @@ def fed(
   return kept | {cached.NULLS: nulls}, features
 
 
-def trace_sampler(config: Spec, mesh: jax.sharding.Mesh) -> jax.stages.Traced:
+def trace_sampler(config: Spec, system: base.System, mesh: jax.sharding.Mesh) -> jax.stages.Traced:
   """The sampler of a config, from images to clips."""
-  tokenizer, system = make_system(config)
   sample = build.make_sample(config, system, build.make_formulation(config), mesh)
   n = config["sampling"]["batch_size"]
-  clips = batch(config, tokenizer.length, n, None)
+  clips = batch(config, n, None)
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), n))
   params = placed(jax.eval_shape(system.init, jax.random.key(0)), mesh)
   return sample.trace(params, placed(frozen_shapes(config, system), mesh), clips, keys)
 
 
-def parameters(config: Spec) -> dict[str, int]:
+def parameters(system: base.System) -> dict[str, int]:
   """How many numbers train, and how many do not."""
-  _, system = make_system(config)
   trees = {"trained": system.init, "frozen": system.init_frozen}
   shapes = {name: jax.eval_shape(init, jax.random.key(0)) for name, init in trees.items()}
   return {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in shapes.items()}
@@ -130,14 +139,12 @@ def placed(shapes: Any, mesh: jax.sharding.Mesh) -> Any:
   return sharding.placed(shapes, sharding.tree(shapes, mesh))
 
 
-def batch(
-  config: Spec, tokens: int, n: int, mesh: jax.sharding.Mesh | None
-) -> dict[str, jax.ShapeDtypeStruct]:
+def batch(config: Spec, n: int, mesh: jax.sharding.Mesh | None) -> dict[str, jax.ShapeDtypeStruct]:
   """n clips as the data of a config has them; split over the mesh, if there is one."""
   frames, size = build.clip_size(config)
   shapes = {
     "video": ((n, frames, *size, 3), jnp.uint8),
-    "tokens": ((n, tokens), jnp.int32),
+    "tokens": ((n, make_tokenizer(config).length), jnp.int32),
     "stride": ((n,), jnp.int32),
     "label": ((n,), jnp.int32),
   }

@@ -34,30 +34,8 @@ END
 }
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-
-die() {
-  echo "error: $*" >&2
-  exit 1
-}
-
-need() {
-  local name flag
-  for name; do
-    flag=$(tr '[:upper:]' '[:lower:]' <<<"$name")
-    [ -n "${!name}" ] || die "$name is not set; give --$flag=... or set it in the environment"
-  done
-}
-
-whole() { # NAME...
-  local name
-  for name; do
-    [[ ${!name} =~ ^[1-9][0-9]*$ ]] || die "$name is ${!name}; expected a whole number from 1 up"
-  done
-}
-
-call() {
-  if [ -z "$DRY_RUN" ]; then "$@"; else echo "$*"; fi
-}
+# shellcheck source=launch/common.sh
+. "$ROOT/launch/common.sh"
 
 yaml() { # a word as a string of YAML in double quotes
   local word=${1//\\/\\\\}
@@ -109,7 +87,7 @@ start() { # FLAG-OF-FBJAX...
 }
 
 main() {
-  local command=${1:-help} arg
+  local command=${1:-help}
   case $command in
     start | status | log | stop) shift ;;
     help | -h | --help) usage && exit ;;
@@ -117,29 +95,13 @@ main() {
   esac
   : "${NAME:=}" "${IMAGE:=}" "${ACCELERATOR:=}" "${TOPOLOGY:=}" "${CHIPS:=4}" "${SLICES:=1}" "${WORKDIR:=}" \
     "${CONFIG:=}" "${ACCOUNT:=default}" "${RETRIES:=5}" "${SPOT:=}" "${DRY_RUN:=}"
-  while [ $# -gt 0 ]; do
-    arg=$1
-    shift
-    case $arg in
-      --) break ;;
-      --spot) SPOT=1 ;;
-      --dry-run) DRY_RUN=1 ;;
-      --help) usage && exit ;;
-      --name=* | --image=* | --accelerator=* | --topology=* | --chips=* | --slices=* | --workdir=* | \
-        --config=* | --account=* | --retries=*)
-        arg=${arg#--}
-        printf -v "$(tr '[:lower:]' '[:upper:]' <<<"${arg%%=*}")" %s "${arg#*=}"
-        ;;
-      *) die "$arg is not a flag of $command; flags of fbjax.main stand behind --, see --help" ;;
-    esac
-  done
-  [ "$SPOT" != 0 ] || SPOT=""
-  [ "$DRY_RUN" != 0 ] || DRY_RUN=""
+  read_flags "$command" "name image accelerator topology chips slices workdir config account retries" \
+    "spot dry-run" "$@"
   need NAME
   [ -n "$DRY_RUN" ] || command -v kubectl >/dev/null ||
     die "kubectl is not installed; get it from https://kubernetes.io/docs/tasks/tools, or look with --dry-run"
   case $command in
-    start) start "$@" ;;
+    start) start ${REST[@]+"${REST[@]}"} ;;
     status)
       call kubectl get jobset "$NAME"
       call kubectl get pods "--selector=jobset.sigs.k8s.io/jobset-name=$NAME"

@@ -30,38 +30,15 @@ END
 }
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# In a job SLURM runs a copy of this file, from somewhere else, and `submit` has said where the checkout is.
+if [ "${1:-}" = job ] && [ -n "${SLURM_JOB_ID:-}" ]; then ROOT=$2; fi
+# shellcheck source=launch/common.sh
+. "$ROOT/launch/common.sh"
+
 ASKED=143 # exit status of a run that was told to leave before it was done
 
-die() {
-  echo "error: $*" >&2
-  exit 1
-}
-
-need() {
-  local name flag
-  for name; do
-    flag=$(tr '[:upper:]' '[:lower:]' <<<"$name")
-    [ -n "${!name}" ] || die "$name is not set; give --$flag=... or set it in the environment"
-  done
-}
-
-whole() { # NAME...
-  local name
-  for name; do
-    [[ ${!name} =~ ^[1-9][0-9]*$ ]] || die "$name is ${!name}; expected a whole number from 1 up"
-  done
-}
-
-quote() { # one word as a shell reads it
-  local escaped="'\\''"
-  case $1 in
-    "" | *[!A-Za-z0-9_./:=@%+,-]*) printf "'%s'" "${1//\'/$escaped}" ;;
-    *) printf %s "$1" ;;
-  esac
-}
-
 submit() { # FLAG-OF-FBJAX...
-  local word line="" words more=()
+  local queued word more=()
   need NAME WORKDIR CONFIG PYTHON
   whole NODES GPUS CPUS GRACE
   case $WORKDIR in
@@ -69,28 +46,20 @@ submit() { # FLAG-OF-FBJAX...
     *) die "WORKDIR is $WORKDIR; give a full path that all nodes mount, or gs://bucket/folder" ;;
   esac
   read -ra more <<<"$SBATCH"
-  words=(
-    sbatch "--job-name=$NAME" "--output=$NAME-%j.log" --open-mode=append --requeue
-    "--nodes=$NODES" "--ntasks-per-node=$GPUS" "--gpus-per-node=$GPUS" "--cpus-per-task=$CPUS"
-    # Goes to the processes of the run, and not to the shell that waits for them below.
-    "--time=$TIME" "--signal=TERM@$GRACE"
-    ${more[@]+"${more[@]}"}
-    # SLURM runs a copy of this file, from somewhere else.
-    "$ROOT/launch/slurm_gpu.sh" job "$ROOT" "$PYTHON" "--config=$CONFIG" "--workdir=$WORKDIR" "$@"
-  )
-  if [ -n "$DRY_RUN" ]; then
-    for word in "${words[@]}"; do line+="$(quote "$word") "; done
-    echo "${line% }"
-    return
+  if [ -z "$DRY_RUN" ]; then
+    for word in sbatch squeue; do
+      command -v "$word" >/dev/null ||
+        die "$word is not installed; submit on a login node of a SLURM cluster, or look with --dry-run"
+    done
+    queued=$(squeue --me --noheader "--name=$NAME" --format=%i) ||
+      die "SLURM cannot be asked for jobs; the line above says why"
+    if [ -n "$queued" ]; then echo "$NAME is submitted already, as job ${queued//$'\n'/, }." && return; fi
   fi
-  for word in sbatch squeue; do
-    command -v "$word" >/dev/null ||
-      die "$word is not installed; submit on a login node of a SLURM cluster, or look with --dry-run"
-  done
-  line=$(squeue --me --noheader "--name=$NAME" --format=%i) ||
-    die "SLURM cannot be asked for jobs; the line above says why"
-  if [ -n "$line" ]; then echo "$NAME is submitted already, as job ${line//$'\n'/, }." && return; fi
-  "${words[@]}"
+  # The signal goes to the processes of the run, and not to the shell that waits for them below.
+  call sbatch "--job-name=$NAME" "--output=$NAME-%j.log" --open-mode=append --requeue \
+    "--nodes=$NODES" "--ntasks-per-node=$GPUS" "--gpus-per-node=$GPUS" "--cpus-per-task=$CPUS" \
+    "--time=$TIME" "--signal=TERM@$GRACE" ${more[@]+"${more[@]}"} \
+    "$ROOT/launch/slurm_gpu.sh" job "$ROOT" "$PYTHON" "--config=$CONFIG" "--workdir=$WORKDIR" "$@"
 }
 
 job() { # ROOT PYTHON FLAG-OF-FBJAX...; inside of the job, on its first node
@@ -109,7 +78,7 @@ job() { # ROOT PYTHON FLAG-OF-FBJAX...; inside of the job, on its first node
 }
 
 main() {
-  local command=${1:-help} arg
+  local command=${1:-help}
   case $command in
     submit) shift ;;
     job) shift && job "$@" ;;
@@ -118,23 +87,8 @@ main() {
   esac
   : "${NAME:=}" "${WORKDIR:=}" "${CONFIG:=}" "${NODES:=1}" "${GPUS:=8}" "${CPUS:=8}" "${TIME:=24:00:00}" \
     "${GRACE:=120}" "${PYTHON:=python}" "${SBATCH:=}" "${DRY_RUN:=}"
-  while [ $# -gt 0 ]; do
-    arg=$1
-    shift
-    case $arg in
-      --) break ;;
-      --dry-run) DRY_RUN=1 ;;
-      --help) usage && exit ;;
-      --name=* | --workdir=* | --config=* | --nodes=* | --gpus=* | --cpus=* | --time=* | --grace=* | \
-        --python=* | --sbatch=*)
-        arg=${arg#--}
-        printf -v "$(tr '[:lower:]' '[:upper:]' <<<"${arg%%=*}")" %s "${arg#*=}"
-        ;;
-      *) die "$arg is not a flag of submit; flags of fbjax.main stand behind --, see --help" ;;
-    esac
-  done
-  [ "$DRY_RUN" != 0 ] || DRY_RUN=""
-  submit "$@"
+  read_flags submit "name workdir config nodes gpus cpus time grace python sbatch" "dry-run" "$@"
+  submit ${REST[@]+"${REST[@]}"}
 }
 
 main "$@"

@@ -37,7 +37,8 @@ END
 }
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-exec 3>&1 # where a dry run prints, also inside $(...)
+# shellcheck source=launch/common.sh
+. "$ROOT/launch/common.sh"
 
 # What the workers execute. Whoever works in ~/fbjax holds a lock, so that nothing starts twice.
 LOCK='exec 9>~/fbjax.lock
@@ -62,36 +63,7 @@ elif [ -s ~/fbjax.exit ]; then echo "state=exit$(cat ~/fbjax.exit)"; else echo s
 # A run that ends by itself at this moment cannot be told any more, and leaves its lock.
 STOP='flock -n ~/fbjax.lock true || kill -TERM "$(cat ~/fbjax.pid)" || flock -w 60 ~/fbjax.lock true'
 
-die() {
-  echo "error: $*" >&2
-  exit 1
-}
-
 say() { echo "${DRY_RUN:+# }$*"; }
-
-need() {
-  local name flag
-  for name; do
-    flag=$(tr '[:upper:]' '[:lower:]' <<<"$name")
-    [ -n "${!name}" ] || die "$name is not set; give --$flag=... or set it in the environment"
-  done
-}
-
-quote() { # one word as a shell reads it
-  local escaped="'\\''"
-  case $1 in
-    "" | *[!A-Za-z0-9_./:=@%+,-]*) printf "'%s'" "${1//\'/$escaped}" ;;
-    *) printf %s "$1" ;;
-  esac
-}
-
-call() {
-  local word line=""
-  if [ -z "$DRY_RUN" ]; then "$@"; else
-    for word; do line+="$(quote "$word") "; done
-    echo "${line% }" >&3
-  fi
-}
 
 tpu() { # GROUP VERB ARGUMENT...
   call gcloud compute tpus "$@" "--zone=$ZONE" "--project=$PROJECT"
@@ -245,7 +217,7 @@ failed() {
 }
 
 main() {
-  local command=${1:-help} arg
+  local command=${1:-help}
   case $command in
     create | setup | run | log | status | stop | watch | delete) shift ;;
     help | -h | --help) usage && exit ;;
@@ -253,24 +225,8 @@ main() {
   esac
   : "${NAME:=}" "${ZONE:=}" "${PROJECT:=}" "${TYPE:=}" "${VERSION:=}" "${SPOT:=}" "${WORKDIR:=}" \
     "${CONFIG:=}" "${REVISION:=HEAD}" "${WORKER:=0}" "${POLL:=60}" "${RETRIES:=5}" "${DRY_RUN:=}"
-  while [ $# -gt 0 ]; do
-    arg=$1
-    shift
-    case $arg in
-      --) break ;;
-      --spot) SPOT=1 ;;
-      --dry-run) DRY_RUN=1 ;;
-      --help) usage && exit ;;
-      --name=* | --zone=* | --project=* | --type=* | --version=* | --workdir=* | --config=* | \
-        --revision=* | --worker=* | --poll=* | --retries=*)
-        arg=${arg#--}
-        printf -v "$(tr '[:lower:]' '[:upper:]' <<<"${arg%%=*}")" %s "${arg#*=}"
-        ;;
-      *) die "$arg is not a flag of $command; flags of fbjax.main stand behind --, see --help" ;;
-    esac
-  done
-  [ "$SPOT" != 0 ] || SPOT=""
-  [ "$DRY_RUN" != 0 ] || DRY_RUN=""
+  read_flags "$command" "name zone project type version workdir config revision worker poll retries" \
+    "spot dry-run" "$@"
   if [ -z "$VERSION" ]; then
     case $TYPE in
       v6e-*) VERSION=v2-alpha-tpuv6e ;;
@@ -285,7 +241,7 @@ main() {
   case $command in
     log) on_workers 'tail -n 100 -F ~/fbjax.log' "$WORKER" ;;
     stop) on_workers "$STOP" ;;
-    *) "$command" "$@" ;;
+    *) "$command" ${REST[@]+"${REST[@]}"} ;;
   esac
 }
 

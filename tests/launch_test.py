@@ -97,7 +97,8 @@ class Cloud:
     self.folder = folder
     self.bin, self.checkout = folder / "bin", folder / "checkout"
     (self.checkout / "launch").mkdir(parents=True)
-    shutil.copy(ROOT / SCRIPT, self.checkout / SCRIPT)
+    for script in (SCRIPT, "launch/common.sh"):
+      shutil.copy(ROOT / script, self.checkout / script)
     (self.checkout / "requirements.txt").write_text("jax\n")
     git = "git -c user.name=a -c user.email=a@b -c commit.gpgsign=false"
     for command in ("git init -q", "git add .", f"{git} commit -q -m One"):
@@ -170,7 +171,7 @@ def bash(env: dict[str, str], *args: str) -> str:
   return done.stdout
 
 
-@pytest.mark.parametrize("script", ["tpu_vm.sh", "gke.sh", "slurm_gpu.sh"])
+@pytest.mark.parametrize("script", ["common.sh", "tpu_vm.sh", "gke.sh", "slurm_gpu.sh"])
 def test_a_script_is_bash_and_shellcheck_finds_nothing(script):
   script = str(ROOT / "launch" / script)
   subprocess.run(["bash", "-n", script], check=True)
@@ -178,7 +179,7 @@ def test_a_script_is_bash_and_shellcheck_finds_nothing(script):
   shellcheck = shutil.which("shellcheck") or (str(beside) if beside.exists() else None)
   if shellcheck is None:
     pytest.skip("no shellcheck")
-  found = subprocess.run([shellcheck, script], capture_output=True, text=True)
+  found = subprocess.run([shellcheck, "-x", script], cwd=ROOT, capture_output=True, text=True)
   assert found.returncode == 0, found.stdout
 
 
@@ -375,6 +376,20 @@ def test_the_example_of_the_help_needs_nothing_but_what_it_names(script):
   assert (
     config.data.name == "synthetic" and not config.weights and config.train.batch_size % 16 == 0
   )
+
+
+@pytest.mark.parametrize("script", ["tpu_vm.sh", "gke.sh", "slurm_gpu.sh"])
+def test_the_flags_of_the_help_are_those_there_are(script):
+  path = str(ROOT / "launch" / script)
+  help = bash(dict(os.environ), path, "--help")
+  command = shlex.split(help.split("example: ")[1])[1]
+  flags = [line.split()[0] for line in help.splitlines() if line.startswith("  --")]
+  assert len(flags) > 10
+  done = subprocess.run(["bash", path, command, *flags], capture_output=True, text=True)
+  assert "is not a flag" not in done.stderr
+  for wrong in ("--wrong=1", "--name", "--dry-run=1", "--=x", "--name image=x", "name=x"):
+    done = subprocess.run(["bash", path, command, wrong], capture_output=True, text=True)
+    assert done.stderr.startswith(f"error: {wrong} is not a flag of {command}; ")
 
 
 def test_all_know_the_exit_status_of_a_run_that_was_asked_to_stop():

@@ -26,13 +26,14 @@ def recipe(name, samples=DEVICES):
 def compile_step(name: str, *sizes: int) -> jax.stages.Compiled:
   """For a mesh of these sizes of data, fsdp, context and tensor."""
   mesh = sharding.make_mesh(*sizes, devices=jax.devices()[: math.prod(sizes)])
-  return programs.trace_step(recipe(name), mesh).lower().compile()
+  config = recipe(name)
+  return programs.trace_step(config, programs.make_system(config), mesh).lower().compile()
 
 
 def largest_weight(name) -> int:
   """Bytes of the largest leaf of any block."""
   config = recipe(name)
-  system = build.make_system(config, build.make_tokenizer(config))
+  system = programs.make_system(config)
   shapes = jax.eval_shape(system.init, jax.random.key(0)) | programs.frozen_shapes(config, system)
   return max(4 * x.size for x in trees.flatten(shapes).values())
 
@@ -71,7 +72,7 @@ def test_frames_heads_and_channels_are_shared_as_clips_are(name, sizes):
 def test_what_a_device_holds_between_steps_is_known_without_compiling():
   config = recipe("webvid_saf_cogvideox")
   mesh = sharding.make_mesh(1, DEVICES, devices=jax.devices()[:DEVICES])
-  held = programs.held_bytes(config, mesh, training=True)
+  held = programs.held_bytes(config, programs.make_system(config), mesh, training=True)
   frames, (height, width) = build.clip_size(config)
   clips = CLIPS * frames * height * width * 3
   arguments = compiled.memory(compile_step("webvid_saf_cogvideox", 1, DEVICES)).arguments
@@ -80,10 +81,12 @@ def test_what_a_device_holds_between_steps_is_known_without_compiling():
 
 @pytest.mark.parametrize("name", CONFIGS[1:])
 def test_a_device_samples_its_share_of_clips_also_where_these_must_be_filled_up(name):
-  mesh = sharding.make_mesh(1, DEVICES, devices=jax.devices()[:DEVICES])
-  one = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
-  whole = programs.trace_sampler(recipe(name), one).lower().compile()
-  split = programs.trace_sampler(recipe(name, samples=DEVICES - 1), mesh).lower().compile()
+  def compile_sampler(samples: int, devices: int) -> jax.stages.Compiled:
+    config = recipe(name, samples)
+    mesh = sharding.make_mesh(1, devices, devices=jax.devices()[:devices])
+    return programs.trace_sampler(config, programs.make_system(config), mesh).lower().compile()
+
+  whole, split = compile_sampler(DEVICES, 1), compile_sampler(DEVICES - 1, DEVICES)
   assert compiled.flops(split) * DEVICES < SLACK * compiled.flops(whole)
 
 
@@ -93,10 +96,10 @@ def test_a_device_samples_its_share_of_clips_also_where_these_must_be_filled_up(
 def test_a_training_from_a_cache_is_planned_without_its_encoders(name):
   config = recipe(name)
   mesh = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
-  online = programs.trace_step(config, mesh)
+  system = programs.make_system(config)
+  online = programs.trace_step(config, system, mesh)
   config["cache"]["path"] = "not/made/yet"
-  fed = programs.trace_step(config, mesh)
-  system = programs.make_system(config)[1]
+  fed = programs.trace_step(config, system, mesh)
   names = lambda traced: set(traced.in_avals[0][1])  # noqa: E731
   assert names(online) - names(fed) == set(system.encoders) and system.encoders
   assert flops.of(fed.jaxpr).total < flops.of(online.jaxpr).total

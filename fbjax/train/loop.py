@@ -174,7 +174,7 @@ def train(
 
     replaced = 0
     pending, metrics = None, None
-    leave, ends = False, _Ends()
+    leave, ends = False, stack.enter_context(contextlib.closing(_Ends()))
     clock.enter("steps")
     while step < steps and not leave:
       program = programs.get(batch)
@@ -303,7 +303,7 @@ class _Ends:
   """When the device was done with the last step: a thread waits for it, and the loop goes on."""
 
   def __init__(self):
-    self._thread = concurrent.futures.ThreadPoolExecutor(1)
+    self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="ends of steps")
     self._ended: concurrent.futures.Future[float] | None = None
 
   def watch(self, loss: jax.Array) -> None:
@@ -319,6 +319,10 @@ class _Ends:
     """Seconds since the device has had nothing to do; 0 while it works."""
     done = self._ended is not None and self._ended.done()
     return time.perf_counter() - self._ended.result() if done else 0.0
+
+  def close(self) -> None:
+    """Lets the thread end with the step that it waits for; who leaves after an error does not wait with it."""
+    self._thread.shutdown(wait=False)
 
 
 def _shapes(batch: train_step.Batch) -> tuple:

@@ -15,6 +15,7 @@ from fbjax.train import optim
 Params = Any
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
+HOST = "pinned_host"  # memory of the host that devices read by themselves
 # (params, frozen, batch, one key a clip) -> (loss, metrics), each a mean over clips.
 LossFn = Callable[[Params, Params, Batch, jax.Array], tuple[jax.Array, Metrics]]
 
@@ -41,7 +42,7 @@ def placement(shapes: TrainState, mesh: jax.sharding.Mesh, offload: bool = False
   if not offload:
     return there
   # A number is not worth the way.
-  move = lambda x, s: s.with_memory_kind("pinned_host") if x.ndim else s  # noqa: E731
+  move = lambda x, s: s.with_memory_kind(HOST) if x.ndim else s  # noqa: E731
   return there._replace(
     ema=jax.tree.map(move, shapes.ema, there.ema), opt=jax.tree.map(move, shapes.opt, there.opt)
   )

@@ -1,8 +1,10 @@
 """The loop with a loss of one weight: everything but the networks."""
 
+import contextlib
 import gc
 import logging
 import os
+import threading
 import time
 import types
 
@@ -110,6 +112,22 @@ def test_clips_of_two_sizes_compile_once_each_and_resume_to_the_bit(tmp_path, ca
   jax.tree.map(np.testing.assert_array_equal, whole, resumed)
   losses = [[row["loss"] for row in logged(tmp_path / name)] for name in ("whole", "parts")]
   assert losses[0] == losses[1] and len(set(losses[0])) == 9
+
+
+def test_average_and_optimizer_state_may_wait_in_the_memory_of_the_host(tmp_path):
+  seen = []
+
+  def preview(step, ema):
+    seen.append(ema["w"].sharding.memory_kind)
+    return np.zeros((4, 4, 3), np.uint8), {}
+
+  near = run(tmp_path / "near")
+  run(tmp_path / "far", steps=4, offload=True, preview=preview)
+  far = run(tmp_path / "far", offload=True)
+  kinds = lambda tree: {x.sharding.memory_kind for x in jax.tree.leaves(tree) if x.ndim}  # noqa: E731
+  assert kinds((far.ema, far.opt)) == {"pinned_host"} and kinds(far.params) == {"device"} == set(seen)
+  jax.tree.map(np.testing.assert_array_equal, near, jax.device_get(far))
+  jax.tree.map(np.testing.assert_array_equal, near, run(tmp_path / "far", steps=10))
 
 
 def test_a_preempted_run_saves_and_goes_on_where_it_stopped(tmp_path, caplog):
@@ -392,14 +410,25 @@ def test_a_slow_source_shows_as_waiting_but_for_what_the_device_works_meanwhile(
 
 
 def test_a_device_is_idle_from_the_end_of_its_step_on():
-  ends = loop._Ends()
-  assert ends.idle() == 0
-  ends.watch(jnp.ones(()))
-  for _ in range(100):
-    time.sleep(0.05)
-    if ends.idle() > 0.1:
-      return
+  with contextlib.closing(loop._Ends()) as ends:
+    assert ends.idle() == 0
+    ends.watch(jnp.ones(()))
+    for _ in range(100):
+      time.sleep(0.05)
+      if ends.idle() > 0.1:
+        return
   raise AssertionError("nobody saw the end of the step")
+
+
+def test_a_run_that_ends_in_an_error_leaves_no_thread_that_watches_its_steps(tmp_path):
+  with pytest.raises(errors.UserError) as error:
+    run(tmp_path, data=Numbers(broken_at=4))
+  for _ in range(100):
+    watching = [x for x in threading.enumerate() if x.name.startswith("ends of steps")]
+    if not watching:
+      return
+    time.sleep(0.05)
+  raise AssertionError(f"{watching} goes on, while {error.value} is looked at")
 
 
 def test_a_resumed_run_shows_how_long_it_restored(tmp_path, monkeypatch):
