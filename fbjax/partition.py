@@ -44,7 +44,7 @@ TENSOR: tuple[tuple[str, int | None], ...] = (
   (r"(^|/)(q|k|v|image_k|image_v|up|mlp_up)/(kernel|bias)$", -1),
   (r"^res/(in_conv|emb|out_norm)/", -1),
   (r"^res/temporal/(convs/[02]|norms/[13])/", -1),
-  (r"/kernel$", -2),
+  (r"(^|/)kernel$", -2),
 )
 
 
@@ -242,6 +242,11 @@ def whole(module: M, *, shared: bool = False) -> M:
   return nnx.merge(graph, trees.map_paths(gathered, nnx.to_pure_dict(state)))
 
 
+def layer(module: nnx.Module) -> nnx.Module:
+  """A layer between blocks, whose work `TENSOR` splits as that of a block."""
+  return whole(module, shared=True)
+
+
 def blockwise(
   call: Callable[..., Array],
   wrap: Callable[[Callable], Callable] | None = None,
@@ -256,7 +261,7 @@ def blockwise(
 
   def run(block: nnx.Module, x: Array, *args: Any) -> Array:
     x = ad_checkpoint.checkpoint_name(split(x), BLOCK_INPUT)
-    return split(call(whole(block, shared=split is video), x, *args))
+    return split(call(whole(block, shared=split is not apart), x, *args))
 
   return run if wrap is None else wrap(run)
 
@@ -287,6 +292,8 @@ def _gather_forward(spec: P, x: Array) -> tuple[Array, None]:
 
 
 def _gather_backward(spec: P, _: None, g: Array) -> tuple[Array]:
+  if spec != P():  # Its own part first, or the partitioner makes all of it on each device of `tensor`.
+    g = put(g, spec)
   # By itself the gradient would be wanted whole, like the weight.
   return (put(g, sharding.of_weight(g.shape, _mesh())),)
 

@@ -19,7 +19,7 @@ from fbjax import errors
 # Those that talk to each other most come last: neighbours, where devices are near each other.
 AXES = ("data", "fsdp", "context", "tensor")
 CLIPS = ("data", "fsdp")
-WEIGHTS = ("fsdp", "tensor")
+WEIGHTS = ("tensor", "fsdp")
 
 # Below this a split costs more in messages than it saves in memory.
 SMALLEST_SPLIT = 2**10

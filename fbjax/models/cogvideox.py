@@ -179,10 +179,10 @@ class CogVideoX(nnx.Module):
       )
 
     emb = nnx.silu(self.time(time))
-    text = self.text(text).astype(jnp.float32)
+    text = partition.layer(self.text)(text).astype(jnp.float32)
     # Channels before the places in a patch, as in the files: channels may then be appended.
     x = einops.rearrange(x, "b (t i) (h j) (w k) c -> b (t h w) (c i j k)", **sizes)
-    x = self.patches(x).astype(jnp.float32)
+    x = partition.layer(self.patches)(partition.video(x)).astype(jnp.float32)
     rotation = None
     if self.positions == "sincos":
       x = x + sincos(t, h, w, x.shape[-1], space=self.scale_space, time=self.scale_time)[None]
@@ -201,7 +201,7 @@ class CogVideoX(nnx.Module):
     x, _ = jax.lax.scan(lambda x, b: (run(b, x, emb, is_text, rotation), None), x, self.blocks)
 
     shift, scale = jnp.split(self.out_emb(emb)[:, None], 2, axis=-1)
-    x = self.out(self.out_norm(self.norm(x[:, n:])) * (1 + scale) + shift)
+    x = partition.layer(self.out)(self.out_norm(self.norm(x[:, n:])) * (1 + scale) + shift)
     pattern = "b (t h w) (c i j k) -> b (t i) (h j) (w k) c"
     return einops.rearrange(x, pattern, t=t, h=h, w=w, **sizes)
 

@@ -255,8 +255,8 @@ class Latte(nnx.Module):
     t, (rows, columns) = x.shape[1], (n // self.patch for n in x.shape[2:4])
     split = {"i": self.patch, "j": self.patch, "h": rows, "w": columns}
 
-    x = einops.rearrange(x, "b t (h i) (w j) c -> b t (h w) (i j c)", **split)
-    x = self.patches(x).astype(jnp.float32) + self.positions.of_places(rows, columns)[None, None]
+    x = partition.places(einops.rearrange(x, "b t (h i) (w j) c -> b t (h w) (i j c)", **split))
+    x = partition.layer(self.patches)(x).astype(jnp.float32) + self.positions.of_places(rows, columns)[None, None]
     frames = self.positions.of_frames(t)
     run = partition.blockwise(Pair.__call__, self.wrap, split=partition.places)
 
@@ -266,7 +266,7 @@ class Latte(nnx.Module):
 
     first = (jnp.arange(self.count) == 0).astype(jnp.float32)
     x, _ = jax.lax.scan(step, x, (self.pairs, first))
-    x = self.head(x if frame is None else x[:, 1:], emb)
+    x = partition.layer(self.head)(x if frame is None else x[:, 1:], emb)
     return einops.rearrange(x, "b t (h w) (i j c) -> b t (h i) (w j) c", **split)
 
   def _condition(self, x: Array, frame: Array | None, coarse: Array | None) -> Array:

@@ -293,7 +293,7 @@ class UNet3D(nnx.Module):
     def call(stage: Stage, x: Array) -> Array:
       return run(stage, x, emb, text, image, next(own))
 
-    h = partition.per_frame(self.in_conv, partition.video(x)).astype(jnp.float32)
+    h = partition.per_frame(partition.layer(self.in_conv), partition.video(x)).astype(jnp.float32)
     if self.in_attention is not None:
       h = partition.blockwise(transformers.TemporalTransformer.__call__)(self.in_attention, h)
     skips = [h]
@@ -304,7 +304,8 @@ class UNet3D(nnx.Module):
       h = call(stage, h)
     for stage in self.up:
       h = call(stage, jnp.concatenate([h, skips.pop()], -1))
-    return partition.per_frame(lambda h: self.out_conv(nnx.silu(self.out_norm(h))), h)
+    out = partition.layer(self.out_conv)
+    return partition.per_frame(lambda h: out(nnx.silu(self.out_norm(h))), h)
 
   def _check(self, x: Array, image: Array | None, stride: Array | None) -> None:
     factor = 2 ** (self.levels - 1)

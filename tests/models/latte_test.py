@@ -277,7 +277,9 @@ def test_the_scan_is_a_loop_over_blocks_in_the_published_order():
       block = jax.tree.map(lambda p, i=i: p[i // 2], blocks)
       if i == 1:
         x += model.positions.time[...][None, :t, None]
-      x = block(x.swapaxes(1, 2), emb).swapaxes(1, 2) if i % 2 else block(x, emb)
+      turned = x.swapaxes(1, 2) if i % 2 else x
+      turned = block(turned, emb, along_time=bool(i % 2))
+      x = turned.swapaxes(1, 2) if i % 2 else turned
     x = model.head(x, emb).reshape(b, t, h // 2, w // 2, 2, 2, c)
     return x.transpose(0, 1, 2, 4, 3, 5, 6).reshape(b, t, h, w, c)
 
