@@ -292,7 +292,9 @@ def _gather_forward(spec: P, x: Array) -> tuple[Array, None]:
 
 
 def _gather_backward(spec: P, _: None, g: Array) -> tuple[Array]:
-  if spec != P():  # Its own part first, or the partitioner makes all of it on each device of `tensor`.
+  if (
+    spec != P()
+  ):  # Its own part first, or the partitioner makes all of it on each device of `tensor`.
     g = put(g, spec)
   # By itself the gradient would be wanted whole, like the weight.
   return (put(g, sharding.of_weight(g.shape, _mesh())),)

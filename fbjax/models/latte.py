@@ -256,7 +256,10 @@ class Latte(nnx.Module):
     split = {"i": self.patch, "j": self.patch, "h": rows, "w": columns}
 
     x = partition.places(einops.rearrange(x, "b t (h i) (w j) c -> b t (h w) (i j c)", **split))
-    x = partition.layer(self.patches)(x).astype(jnp.float32) + self.positions.of_places(rows, columns)[None, None]
+    x = (
+      partition.layer(self.patches)(x).astype(jnp.float32)
+      + self.positions.of_places(rows, columns)[None, None]
+    )
     frames = self.positions.of_frames(t)
     run = partition.blockwise(Pair.__call__, self.wrap, split=partition.places)
 

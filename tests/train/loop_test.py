@@ -125,7 +125,9 @@ def test_average_and_optimizer_state_may_wait_in_the_memory_of_the_host(tmp_path
   run(tmp_path / "far", steps=4, offload=True, preview=preview)
   far = run(tmp_path / "far", offload=True)
   kinds = lambda tree: {x.sharding.memory_kind for x in jax.tree.leaves(tree) if x.ndim}  # noqa: E731
-  assert kinds((far.ema, far.opt)) == {"pinned_host"} and kinds(far.params) == {"device"} == set(seen)
+  assert kinds((far.ema, far.opt)) == {"pinned_host"} and kinds(far.params) == {"device"} == set(
+    seen
+  )
   jax.tree.map(np.testing.assert_array_equal, near, jax.device_get(far))
   jax.tree.map(np.testing.assert_array_equal, near, run(tmp_path / "far", steps=10))
 
