@@ -19,7 +19,7 @@ from fbjax import errors
 # Those that talk to each other most come last: neighbours, where devices are near each other.
 AXES = ("data", "fsdp", "context", "tensor")
 CLIPS = ("data", "fsdp")
-WEIGHTS = ("tensor", "fsdp")
+WEIGHTS = ("tensor", "fsdp")  # in this order what `fsdp` gathers is what a device of `tensor` uses
 
 # Below this a split costs more in messages than it saves in memory.
 SMALLEST_SPLIT = 2**10
@@ -42,7 +42,8 @@ def make_mesh(
     devices: all of the job, unless given.
 
   Raises:
-    UserError: when the axes do not multiply to the number of devices.
+    UserError: when the axes do not multiply to the number of devices, or those that share a clip belong to
+      several processes.
   """
   devices = jax.devices() if devices is None else devices
   n, others = len(devices), (fsdp, context, tensor)
@@ -55,7 +56,21 @@ def make_mesh(
       f"{named} does not make {n} devices; choose fsdp, context and tensor whose product divides {n}, "
       "and data=-1"
     )
-  return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+  mesh = jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+  of_clips = _processes(mesh)
+  if (of_clips != of_clips[:, :1]).any():
+    raise errors.UserError(
+      f"config.mesh.context={context} x config.mesh.tensor={tensor} reaches over several processes, each of "
+      "which reads clips of its own; choose two whose product divides the devices of one process"
+    )
+  return mesh
+
+
+def _processes(mesh: Mesh) -> np.ndarray:
+  """The processes that the devices of each part of a batch belong to, one row a part."""
+  return np.vectorize(lambda device: device.process_index)(mesh.devices).reshape(
+    clip_shares(mesh), -1
+  )
 
 
 def local(mesh: Mesh) -> Mesh:
@@ -94,7 +109,7 @@ def of_weight(shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> P:
   axes = tuple(axis for axis in WEIGHTS if mesh.shape[axis] > 1)
   if not axes or np.prod(shape) < SMALLEST_SPLIT:
     return P()
-  for some in dict.fromkeys((axes, axes[:1], axes[-1:])):
+  for some in dict.fromkeys((axes, axes[-1:], axes[:1])):
     parts = math.prod(mesh.shape[axis] for axis in some)
     if fitting := [axis for axis, size in enumerate(shape) if size % parts == 0]:
       # The last of equals: output channels, which keeps the contraction of a matmul whole.
@@ -126,7 +141,7 @@ def put_batch(local: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     UserError: when the batch cannot be split evenly over the mesh.
   """
   sharding = batch(mesh)
-  here = _own_shares(mesh)
+  here = int((_processes(mesh)[:, 0] == jax.process_index()).sum())
   for name, value in local.items():
     if len(value) % here:
       raise errors.UserError(
@@ -134,23 +149,3 @@ def put_batch(local: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
         f"of its devices; make config.train.batch_size a multiple of {clip_shares(mesh)}"
       )
   return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in local.items()}
-
-
-def _own_shares(mesh: Mesh) -> int:
-  """How many parts of a batch the devices of this process have.
-
-  Raises:
-    UserError: when another process has some of the same, which reads clips of its own.
-  """
-  place = jax.process_index()
-  # One row for each part of a batch, the devices that have it.
-  processes = np.vectorize(lambda device: device.process_index)(mesh.devices)
-  rows = processes.reshape(clip_shares(mesh), -1)
-  own = (rows == place).any(1)
-  if not (rows[own] == place).all():
-    raise errors.UserError(
-      f"config.mesh.context={mesh.shape['context']} x config.mesh.tensor={mesh.shape['tensor']} reaches over "
-      f"several processes, each of which reads clips of its own; their product must divide the "
-      f"{len(mesh.local_devices)} devices of a process"
-    )
-  return int(own.sum())

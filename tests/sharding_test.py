@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from fbjax import sharding
+from fbjax import errors, sharding
 
 
 @pytest.fixture
@@ -22,6 +22,16 @@ def test_data_axis_takes_the_devices_that_the_others_leave():
 def test_a_mesh_that_does_not_fit_says_so(sizes):
   with pytest.raises(ValueError, match="does not make 8 devices"):
     sharding.make_mesh(*sizes)
+
+
+def test_devices_that_share_a_clip_are_those_of_one_process(monkeypatch):
+  of_clips = lambda mesh: (np.arange(8) // 4).reshape(sharding.clip_shares(mesh), -1)  # noqa: E731
+  monkeypatch.setattr(sharding, "_processes", of_clips)
+  assert sharding.make_mesh(context=2, tensor=2).shape["data"] == 2
+  with pytest.raises(
+    errors.UserError, match="context=8 x config.mesh.tensor=1 reaches over several"
+  ):
+    sharding.make_mesh(context=8)
 
 
 def test_weights_are_split_along_their_largest_divisible_dimension(mesh):
@@ -45,7 +55,7 @@ def test_weights_are_split_over_tensor_as_well_and_where_that_does_not_divide_ov
   shapes = {"both": (128, 16), "one": (1020, 3), "other": (1026, 3), "none": (1025, 3)}
   specs = {k: sharding.of_weight(shape, mesh) for k, shape in shapes.items()}
   assert specs == {
-    "both": P(("fsdp", "tensor")),
+    "both": P(("tensor", "fsdp")),
     "one": P("fsdp"),
     "other": P("tensor"),
     "none": P(),
