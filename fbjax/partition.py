@@ -11,6 +11,7 @@ each of its devices.
 """
 
 import functools
+import logging
 import math
 import re
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Shaped
 
 from fbjax import sharding, trees
+
+logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=nnx.Module)
 T = TypeVar("T")
@@ -97,11 +100,13 @@ def clips(x: Shaped[Array, "b *n"]) -> Shaped[Array, "b *n"]:
 
 def video(x: Shaped[Array, "b t *n"]) -> Shaped[Array, "b t *n"]:
   """The same array, its clips spread as by `clips`, their frames or tokens over `context`."""
+  _tell(x.shape[1], size("context"))
   return _split(x, CLIPS, ("context",))
 
 
 def places(x: Shaped[Array, "b t n *c"]) -> Shaped[Array, "b t n *c"]:
   """The same array, its clips spread as by `clips`, the places of its frames over `context`."""
+  _tell(x.shape[2], size("context"))
   return _split(x, CLIPS, (), ("context",))
 
 
@@ -324,6 +329,18 @@ def _split(x: Array, *dims: Axes) -> Array:
 
 def _split_last(x: Array) -> Array:
   return put(x, P(*[None] * (x.ndim - 1), _dividing(x.shape[-1], ("tensor",)) or None))
+
+
+@functools.cache
+def _tell(n: int, context: int) -> None:
+  """Once for each length, while a program is traced."""
+  if n % context:
+    logger.warning(
+      "config.mesh.context=%d does not divide a network's %d frames, rows or tokens: each of its devices does "
+      "all of their work there.",
+      context,
+      n,
+    )
 
 
 def _dividing(n: int, axes: Axes) -> Axes:

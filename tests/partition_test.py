@@ -33,11 +33,12 @@ def test_clips_and_frames_become_one_axis_and_two_again_without_a_message(mesh):
   assert {shard.data.shape for shard in rows.addressable_shards} == {(6, 5)}
 
 
-def test_what_does_not_divide_stays_in_order(mesh):
+def test_what_does_not_divide_stays_in_order_and_is_told(mesh, caplog):
   x = jnp.arange(3.0 * 5 * 2).reshape(3, 5, 2)
   rows = jax.jit(partition.over(mesh, partition.merged))(x)
   np.testing.assert_array_equal(rows, x.reshape(15, 2))
   np.testing.assert_array_equal(jax.jit(partition.over(mesh, partition.video))(x), x)
+  assert "config.mesh.context=2 does not divide a network's 5 frames" in caplog.text
 
 
 @pytest.mark.parametrize(("spread", "shape", "rows", "queries", "heads"), [
