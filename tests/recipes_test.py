@@ -52,6 +52,7 @@ THOROUGH = (
   ("webvid_diffusion", ""),
   ("webvid_saf_cogvideox", "from_prior"),
   ("webvid_saf_cogvideox", "prior"),
+  ("webvid_saf_cogvideox", "lora"),
   ("ucf101_prior", "combination"),
   ("ucf101_diffusion", ""),
 )

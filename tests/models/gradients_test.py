@@ -254,6 +254,7 @@ def test_the_unet_has_the_gradients_of_torch(unet):
   check_function(*unet, theirs, UNET_INPUTS, UNET_FIXED)
 
 
+@pytest.mark.thorough
 def test_the_unet_changes_as_its_gradients_say(unet):
   """Central differences along a random direction for each kind of layer, and for each input."""
   run, params = unet
