@@ -3,7 +3,7 @@ import importlib
 import pytest
 
 from fbjax import build, errors
-from fbjax.modes import plan, plan_search
+from fbjax.modes import plan, plan_report, plan_search
 
 CONFIG = {
   "system": {"remat": "full"},
@@ -62,10 +62,12 @@ def test_a_search_of_a_real_config_prints_what_to_set(capsys, monkeypatch):
   config = importlib.import_module("configs.ucf101_bridge").get_config("smoke").to_dict()
   config["train"]["batch_size"] = 8
   row = lambda config, *_: {"fits": config["system"]["remat"] == "full", "total_flops": 1.0}  # noqa: E731
-  monkeypatch.setattr(plan, "told", lambda row, config: "told")
-  plan.searched(config, None, row)
+  monkeypatch.setattr(
+    plan_report, "report", lambda row, config, price: f"{row['total_flops']} at {price}"
+  )
+  plan.searched(config, None, row, 2.5)
   assert "--config.mesh.data=-1 --config.mesh.fsdp=" in (said := capsys.readouterr().out)
-  assert "--config.system.remat=full" in said
+  assert "--config.system.remat=full" in said and said.startswith("1.0 at 2.5\n")
   build.check(plan_search.changed(config, {"system.remat": "full", "train.accumulate": 1}))
   with pytest.raises(errors.UserError, match="nothing that was tried fits 8 devices"):
     plan.searched(config, None, lambda *_: {"fits": False})
