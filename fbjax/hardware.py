@@ -35,3 +35,11 @@ CHIPS = {
 def chip(device: jax.Device) -> Chip | None:
   """What is known of a device."""
   return next((x for kind, x in CHIPS.items() if device.device_kind.startswith(kind)), None)
+
+
+def memory(device: jax.Device) -> float | None:
+  """Bytes that a program may take on a device of this machine; None where nobody says."""
+  known = chip(device)
+  if known is not None:
+    return known.memory
+  return (device.memory_stats() or {}).get("bytes_limit")

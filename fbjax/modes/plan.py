@@ -60,8 +60,8 @@ def plan(
     out: a .json to keep the rows in.
 
   Raises:
-    UserError: for a topology that is not known, or a mesh that does not make it; for a price on
-      devices of unknown speed; when a search finds nothing.
+    UserError: for a topology that is not known, or a mesh that does not make it; for a price or a search on
+      devices of unknown speed or memory; when a search finds nothing.
   """
   if quick and search:
     raise errors.UserError("--search compiles, and --quick does not: leave one of them out")
@@ -109,6 +109,8 @@ def searched(
   price: float | None = None,
 ) -> list[dict[str, Any]]:
   """Prints the fastest way to compute a training step that fits, and returns a row for each that was tried."""
+  if topology is None:  # a TPU's compiler says by itself what does not fit
+    check_known("--search", "memory", topology, hardware.memory)
   devices = len(devices_of(topology))
   logger.info(
     "Searching; each try compiles the train step, which takes minutes for a large network."
@@ -192,7 +194,7 @@ def measure(
   devices = devices_of(topology)
   mesh = build.make_mesh(config, devices)
   chip = hardware.chip(devices[0])
-  limit = chip and chip.memory
+  limit = hardware.memory(devices[0]) if topology is None else chip and chip.memory
   system = programs.make_system(config)
   traced = PROGRAMS[program](config, system, mesh)
   work = flops.of(traced.jaxpr)
@@ -228,13 +230,20 @@ def measure(
   if chip:
     row |= {"seconds": seconds(done, chip, least)}
   row |= {"bytes": held._asdict() | {"total": held.total}}
-  row["fits"] = held.total <= limit if limit else None
+  row["fits"] = fits(held.total, limit, topology)
   sent: dict[str, dict[str, int]] = {}
   for message in compiled.collectives(done):
     kind = sent.setdefault(message.kind, {"count": 0, "bytes": 0})
     kind["count"] += message.times
     kind["bytes"] += message.times * message.size
   return row | {"sent": sent}
+
+
+def fits(held: int, limit: float | None, topology: str | None) -> bool | None:
+  """Whether a compiled program fits into the memory of a device; None where nobody knows how much that is."""
+  if limit is not None:
+    return held <= limit
+  return None if topology is None else True  # A TPU's compiler has not refused it.
 
 
 def seconds(done: jax.stages.Compiled, chip: hardware.Chip, least: float) -> dict[str, float]:

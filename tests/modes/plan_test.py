@@ -51,6 +51,16 @@ def test_a_price_on_devices_of_unknown_speed_is_refused_before_anything_is_trace
     plan.plan(config, quick=True, price=1.0)
 
 
+@pytest.mark.parametrize(
+  ("limit", "topology", "fits"),
+  [(10, None, True), (9, "v5e:4x4", False), (None, "v9:4x4", True), (None, None, None)],
+)
+def test_what_the_compiler_of_a_tpu_takes_fits_also_where_its_memory_is_not_known(
+  limit, topology, fits
+):
+  assert plan.fits(10, limit, topology) is fits
+
+
 def test_what_does_not_fit_is_told_with_how_much_is_missing(config):
   row = {
     "program": "sampler",
