@@ -199,7 +199,7 @@ def measure(
   traced = PROGRAMS[program](config, system, mesh)
   work = flops.of(traced.jaxpr)
   peak = chip and len(devices) * chip.flops
-  least = chip and work.total / peak
+  least = chip and flops.of(traced.jaxpr, chip.passes).total / peak
   row = {
     "program": program,
     "devices": len(devices),

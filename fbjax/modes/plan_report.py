@@ -64,7 +64,7 @@ def collectives(row: Row) -> Iterator[Line]:
 def times(row: Row) -> Iterator[Line]:
   """None where the speed of the chip is not known; of a quick plan the first alone."""
   if row["least_seconds"]:
-    yield "at best", f"{timed(row, row['least_seconds'])}: products alone, at the peak of bf16"
+    yield "at best", f"{timed(row, row['least_seconds'])}: products alone, at the peak of the chip"
   if "seconds" not in row:
     return
   took = row["seconds"]

@@ -23,7 +23,8 @@ def test_a_plan_for_this_machine_says_what_the_step_needs(config, monkeypatch):
   assert row["mesh"] == {"data": 1, "fsdp": 8} and row["devices"] == 8
   assert row["fits"] and row["bytes"]["total"] < chip.memory
   assert row["parameters"]["trained"] > 0
-  assert row["least_seconds"] == pytest.approx(row["model_flops"] / 8 / chip.flops)
+  # Its numbers are float32 and its products asked for at the highest precision.
+  assert row["least_seconds"] == pytest.approx(6 * row["model_flops"] / 8 / chip.flops)
   assert row["sent"]["all-gather"]["count"] > 0
   said = plan_report.report(row, config, price=3.6e18)
   assert "fits" in said and "8 x cpu, mesh data 1 x fsdp 8" in said
@@ -31,6 +32,9 @@ def test_a_plan_for_this_machine_says_what_the_step_needs(config, monkeypatch):
   took = row["seconds"]["roofline"]
   assert f"{4 * took * 8 * 1e15:,.0f} for 4 steps at the roofline" in said
   assert row["least_seconds"] < took and row["seconds"]["messages"] > 0
+  # MFU is of the peak of bfloat16, whatever the precision.
+  at_best = row["model_flops"] / (8 * chip.flops) / row["least_seconds"]
+  assert f"MFU {at_best:.0%}: products alone" in said and at_best == pytest.approx(1 / 6)
 
 
 def test_a_quick_plan_compiles_nothing_and_builds_the_networks_once(config, monkeypatch):
