@@ -102,6 +102,7 @@ def main(_: list[str]) -> None:
   assert chip, f"nothing is known of {devices[0].device_kind}"
   traced = trace(sharding.make_mesh(fsdp=len(devices), devices=devices))
   work = flops.of(traced.jaxpr)
+  peak = len(devices) * chip.flops
   began, used = time.perf_counter(), time.process_time()
   program = traced.lower().compile(compiler_options=plan.QUICK)
   row = {
@@ -115,7 +116,7 @@ def main(_: list[str]) -> None:
     "temporary_bytes": compiled.memory(program).temporaries,
     "model_flops": work.model / len(devices),
     "recomputed_flops": work.recomputed / len(devices),
-    "seconds": plan.seconds(program, chip, work.total / len(devices)),
+    "seconds": plan.seconds(program, chip, flops.of(traced.jaxpr, chip.passes).total / peak),
   }
   print(json.dumps(row, indent=2))
   for ms, n, what in operations(program.as_text(), chip)[: TOP.value]:

@@ -5,9 +5,10 @@ fraction of what it does. Elementwise work is left out, as usual for MFU.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
@@ -20,6 +21,10 @@ CUDNN = {
   "dot_product_attention_bwd_wrapper": (4, 1),
 }
 RECOMPUTED = "rematted_computation"  # in the name stack of what `jax.checkpoint` runs once more
+
+# How many times a product counts, by how many of its operands are float32, then by `jax.lax.Precision`.
+Passes = tuple[tuple[float, float, float], ...]
+ONCE: Passes = ((1, 1, 1),) * 3
 
 
 class Flops(NamedTuple):
@@ -42,31 +47,40 @@ class Flops(NamedTuple):
     return Flops(n * self.model, n * self.recomputed)
 
 
-def of(program: core.ClosedJaxpr) -> Flops:
+def of(program: core.ClosedJaxpr, passes: Passes = ONCE) -> Flops:
   """Counts what a program, such as `jax.jit(f).trace(*args).jaxpr`, does for its results.
+
+  With the `passes` of a `hardware.Chip` each counts as the products of bfloat16 that take the chip as long.
 
   A loop whose number of turns is not known counts once, of the branches of a condition the longest counts,
   and a kernel by the cost that it was given, or else as what all places of its grid do.
   """
   # What nobody uses, such as the gradients of frozen weights, XLA leaves out too.
   needed, _ = partial_eval.dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
-  return _of(needed)
+  return _of(needed, passes)
 
 
-def _of(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> Flops:
+def times(dtypes: Iterable[str], precisions: Iterable[jax.lax.Precision], passes: Passes) -> float:
+  """How many times a product counts whose operands have such dtypes, each asked for at such a precision."""
+  exact = sum(dtype in ("float32", "f32") for dtype in dtypes)
+  return passes[exact][max((precision.value for precision in precisions), default=0)]
+
+
+def _of(jaxpr: core.ClosedJaxpr | core.Jaxpr, passes: Passes) -> Flops:
   jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-  return sum((_of_equation(equation) for equation in jaxpr.eqns), Flops())
+  return sum((_of_equation(equation, passes) for equation in jaxpr.eqns), Flops())
 
 
-def _of_equation(equation: core.JaxprEqn) -> Flops:
+def _of_equation(equation: core.JaxprEqn, passes: Passes) -> Flops:
   name, params = equation.primitive.name, equation.params
   count = COUNTED.get(name)
   if count is not None:
-    n = count(equation)
+    n = count(equation) * _times(equation, passes)
   elif name == "cond":
-    return max(map(_of, params["branches"]), key=lambda found: found.total)
+    branches = [_of(branch, passes) for branch in params["branches"]]
+    return max(branches, key=lambda found: found.total)
   elif name == "pallas_call":
-    n = getattr(params.get("cost_estimate"), "flops", 0) or _of_kernel(params)
+    n = getattr(params.get("cost_estimate"), "flops", 0) or _of_kernel(params, passes)
     share = next((x for kernel, x in AGAIN.items() if kernel in _kernel_name(params)), 0.0)
     return _marked(equation, Flops(n * (1 - share), n * share))
   elif name in CUDNN:
@@ -74,16 +88,23 @@ def _of_equation(equation: core.JaxprEqn) -> Flops:
     n = _attention_product(equation)
     return _marked(equation, Flops(model * n, again * n))
   else:
-    inner = sum((_of(jaxpr) for value in params.values() for jaxpr in _jaxprs(value)), Flops())
-    times = {"scan": "length", "shard_map": "mesh"}.get(name)
-    if times:  # of each turn; of each device
-      inner = inner.times(getattr(params[times], "size", params[times]))
+    jaxprs = [jaxpr for value in params.values() for jaxpr in _jaxprs(value)]
+    inner = sum((_of(jaxpr, passes) for jaxpr in jaxprs), Flops())
+    turns = {"scan": "length", "shard_map": "mesh"}.get(name)
+    if turns:  # of each turn; of each device
+      inner = inner.times(getattr(params[turns], "size", params[turns]))
     return inner if name == "scan" else _marked(equation, inner)
   return _marked(equation, Flops(n))
 
 
-def _of_kernel(params: Mapping[str, Any]) -> float:
-  return _of(params["jaxpr"]).total * math.prod(params["grid_mapping"].grid)
+def _times(equation: core.JaxprEqn, passes: Passes) -> float:
+  asked = equation.params["precision"]  # one for each operand, or None, or an algorithm by name
+  precisions = asked if isinstance(asked, tuple) else ()
+  return times([x.aval.dtype.name for x in equation.invars], precisions, passes)
+
+
+def _of_kernel(params: Mapping[str, Any], passes: Passes) -> float:
+  return _of(params["jaxpr"], passes).total * math.prod(params["grid_mapping"].grid)
 
 
 def _kernel_name(params: Mapping[str, Any]) -> str:

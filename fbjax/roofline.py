@@ -29,7 +29,7 @@ class Seconds(NamedTuple):
 
   roofline: of products and memory, one instruction after the other. cycles: by the compiler's own estimates,
   None where it makes none. messages: what other devices send, at the speed of the links.
-  flops: products that the instructions show. bytes: to and from memory.
+  flops: products that the instructions show, as `flops.of` counts them for the chip. bytes: to and from memory.
   """
 
   roofline: float
@@ -61,7 +61,7 @@ def of_text(text: str, chip: hardware.Chip) -> Seconds:
     for instruction in parsed[name].values():
       if instruction.kind in FREE or instruction.kind.startswith(compiled.KINDS):
         continue
-      products = _flops(instruction, parsed[name], parsed)
+      products = _flops(instruction, parsed[name], parsed, chip.passes)
       moved = _bytes(instruction, parsed[name], parsed)
       roofline += times * max(products / chip.flops, moved / chip.bandwidth)
       work += times * products
@@ -155,18 +155,27 @@ def _flops(
   instruction: Instruction,
   around: Mapping[str, Instruction],
   parsed: Mapping[str, Mapping[str, Instruction]],
+  passes: flops.Passes,
 ) -> float:
   """Of products and convolutions, its own or fused into it."""
-  if instruction.kind == "convolution":
-    return _convolution(instruction, around)
-  if instruction.kind == "dot":
-    return _dot(instruction, around)
+  if instruction.kind in COUNTED:
+    return COUNTED[instruction.kind](instruction, around) * _times(instruction, around, passes)
   if instruction.kind == "custom-call":
     told = re.search(r'"flops":"?(\d+)', instruction.line)
     return float(told[1]) if told else 0.0
   called = re.search(r"calls=%?([\w.\-]+)", instruction.line)
   inside = parsed.get(called[1], {}) if called else {}
-  return sum(_flops(other, inside, parsed) for other in inside.values())
+  return sum(_flops(other, inside, parsed, passes) for other in inside.values())
+
+
+def _times(
+  instruction: Instruction, around: Mapping[str, Instruction], passes: flops.Passes
+) -> float:
+  dtypes = [around[name].shapes[0][0] for name in instruction.operands[:2]]
+  found = re.search(r"operand_precision=\{([\w,]+)\}", instruction.line)
+  names = found[1].split(",") if found else []
+  known = [getattr(jax.lax.Precision, name.upper(), jax.lax.Precision.DEFAULT) for name in names]
+  return flops.times(dtypes, known, passes)
 
 
 def _dot(instruction: Instruction, around: Mapping[str, Instruction]) -> float:
@@ -206,3 +215,6 @@ def _convolution(instruction: Instruction, around: Mapping[str, Instruction]) ->
 def _window(line: str) -> str:
   found = re.search(r"window=\{([^}]*)\}", line)
   return found[1] if found else ""
+
+
+COUNTED = {"dot": _dot, "convolution": _convolution}

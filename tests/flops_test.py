@@ -3,11 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fbjax import flops
+from fbjax import flops, hardware
 
 
-def traced(f, *args) -> flops.Flops:
-  return flops.of(jax.jit(f).trace(*args).jaxpr)
+def traced(f, *args, **options) -> flops.Flops:
+  return flops.of(jax.jit(f).trace(*args).jaxpr, **options)
 
 
 def of_xla(f, *args) -> float:
@@ -79,3 +79,26 @@ def test_of_a_condition_the_longest_branch_counts():
 def test_what_nobody_uses_does_not_count():
   x = jnp.ones((4, 4))
   assert traced(lambda x: (x @ x, x @ x @ x)[0], x).model == 2 * 4**3
+
+
+@pytest.mark.parametrize(
+  ("precision", "times"), [("default", (1, 1, 1)), ("high", (1, 2, 3)), ("highest", (1, 3, 6))]
+)
+def test_products_of_float32_count_as_the_passes_that_a_tpu_makes_of_each(precision, times):
+  """Of two arrays of bfloat16, of one and one of float32, of two: so much longer do its compiler's cycles get."""
+  dims = ("NWC", "WIO", "NWC")
+  conv = lambda x, w: jax.lax.conv_general_dilated(x, w, (1,), "SAME", dimension_numbers=dims)  # noqa: E731
+  both = lambda x, w: jnp.sum(conv(x, w)) + jnp.sum(x @ w[0])  # noqa: E731
+  step = jax.grad(jax.checkpoint(lambda x, w: jnp.tanh(both(x, w))), argnums=(0, 1))
+  wide = {"preferred_element_type": jnp.float32}
+  mixed = lambda x, w: jax.lax.dot(x[0], w[0].astype(jnp.float32), **wide)  # noqa: E731
+
+  def counted(f, dtype):
+    args = jnp.ones((2, 9, 4), dtype), jnp.ones((3, 4, 6), dtype)
+    once, passes = traced(f, *args), traced(f, *args, passes=hardware.BF16)
+    assert once.total and passes == once.times(passes.total / once.total)
+    return passes.total / once.total
+
+  with jax.default_matmul_precision(precision):
+    found = counted(step, jnp.bfloat16), counted(mixed, jnp.bfloat16), counted(step, jnp.float32)
+  assert found == times

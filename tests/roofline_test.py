@@ -35,9 +35,13 @@ def conv(x, w, **kwargs):
     (lambda x, ws: jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, ws)[0], ((30, 40), (7, 40, 40))),
   ],
 )  # fmt: skip
-def test_products_are_those_that_the_mathematics_asks_for(f, shapes):
+@pytest.mark.parametrize("precision", ["default", "high", "highest"])
+def test_products_are_those_that_the_mathematics_asks_for(f, shapes, precision):
+  """As many of bfloat16 as a TPU makes of each."""
   args = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-  assert of(f, *shapes).flops == flops.of(jax.jit(f).trace(*args).jaxpr).model
+  with jax.default_matmul_precision(precision):
+    work = flops.of(jax.jit(f).trace(*args).jaxpr, CHIP.passes).model
+    assert of(f, *shapes).flops == work
 
 
 def test_a_turn_of_a_loop_reads_its_own_weights_and_no_other():

@@ -1,19 +1,19 @@
-"""--mode=plan: compiles a config for devices that need not be here, and says whether it fits and how fast it can be.
+"""--mode=plan: compiles a config ahead of time, for devices that need not be here, and estimates a step.
 
-config + topology -> training step and sampler, compiled without a weight -> memory, work, messages
+config, topology -> training step and sampler, compiled for shapes alone -> memory, FLOPs, collectives, seconds
 
-A TPU's compiler runs on any x86-64 Linux with the package libtpu; it refuses what would not fit, so its word
-on memory is final. Each program is compiled in a process of its own, since that compiler ends it on an error.
+A TPU's compiler runs on any x86-64 Linux with the package libtpu; it refuses a program that does not fit into the
+memory of a chip, so one that it compiles fits. It may abort the process that it runs in: each program has its own.
 """
 
+import contextlib
 import logging
-import math
 import multiprocessing
 import os
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
 from typing import Any
 
@@ -21,7 +21,7 @@ import jax
 from jax.experimental import topologies
 
 from fbjax import build, checks, compiled, errors, flops, hardware, places, programs, roofline
-from fbjax.modes import plan_search
+from fbjax.modes import plan_report, plan_search
 
 logger = logging.getLogger(__name__)
 
@@ -49,18 +49,19 @@ def plan(
   search: bool = False,
   out: str | None = None,
 ) -> list[dict[str, Any]]:
-  """Prints what the training step and the sampler of a config need, and returns it.
+  """Prints what the training step and the sampler of a config need, and returns it: a row for each program.
 
   Args:
     config: whose mesh, batch and sizes are planned.
     topology: of TPUs, such as v5e:4x4 or v5p:2x2x4; None is the devices of this machine.
-    price: of one chip for an hour, to tell what the whole training costs at best.
-    quick: compiles nothing: what the state takes and the products, in under a minute.
-    search: tries ways to compute the step, and tells the fastest that fits.
-    out: a .json to keep the figures in.
+    price: of one chip for an hour, to tell what the whole training costs at the estimated time of a step.
+    quick: compiles nothing: the memory of weights and optimizer, and FLOPs, in about a minute.
+    search: compiles the step with other meshes, accumulation and remat, and tells the fastest that fits.
+    out: a .json to keep the rows in.
 
   Raises:
-    UserError: for a topology that is not known, or a mesh that does not make it; when a search finds nothing.
+    UserError: for a topology that is not known, or a mesh that does not make it; for a price or a search on
+      devices of unknown speed or memory; when a search finds nothing.
   """
   if quick and search:
     raise errors.UserError("--search compiles, and --quick does not: leave one of them out")
@@ -70,9 +71,10 @@ def plan(
     )
   if price is not None:
     checks.number("--price", price, least=0)
-  measure_one = measure if topology is None else apart
+    check_known("--price", "speed", topology, hardware.chip)
+  measure_one = measure if topology is None else measure_apart
   if search:
-    rows = searched(config, topology, measure_one)
+    rows = searched(config, topology, measure_one, price)
   else:
     rows = []
     for program in PROGRAMS:
@@ -81,18 +83,35 @@ def plan(
       else:
         logger.info("Compiling the %s; this takes minutes for a large network.", program)
       rows.append(measure_one(config, topology, program, quick))
-      print(told(rows[-1], config, price), flush=True)
+      print(plan_report.report(rows[-1], config, price), flush=True)
   if out:
     places.write_json(out, rows)
     logger.info("Wrote %s.", out)
   return rows
 
 
+def check_known(
+  flag: str, what: str, topology: str | None, known: Callable[[jax.Device], Any]
+) -> None:
+  """Raises a UserError for a flag that needs what is not known of the devices."""
+  device = devices_of(topology)[0]
+  if known(device) is None:
+    raise errors.UserError(
+      f"{flag} needs the {what} of a chip, which is not known of {device.device_kind}: name TPUs to plan for, "
+      "such as --topology=v5e:4x4"
+    )
+
+
 def searched(
-  config: dict[str, Any], topology: str | None, measure_one: Callable[..., dict[str, Any]]
+  config: dict[str, Any],
+  topology: str | None,
+  measure_one: Callable[..., dict[str, Any]],
+  price: float | None = None,
 ) -> list[dict[str, Any]]:
-  """Prints the fastest way to compute a training step that fits, and returns all that was tried."""
-  devices = len(jax.devices() if topology is None else devices_of(topology))
+  """Prints the fastest way to compute a training step that fits, and returns a row for each that was tried."""
+  if topology is None:  # a TPU's compiler says by itself what does not fit
+    check_known("--search", "memory", topology, hardware.memory)
+  devices = len(devices_of(topology))
   logger.info(
     "Searching; each try compiles the train step, which takes minutes for a large network."
   )
@@ -105,14 +124,14 @@ def searched(
       "cache (config.cache.path), which takes the encoders out of the step"
     )
   (row,) = [row for row in rows if row["changes"] == best]
-  print(told(row, plan_search.changed(config, best)))
+  print(plan_report.report(row, config, price))
   print(
     "  with       ", " ".join(f"--config.{key}={value}" for key, value in best.items()), flush=True
   )
   return rows
 
 
-def apart(
+def measure_apart(
   config: dict[str, Any], topology: str, program: str, quick: bool = False
 ) -> dict[str, Any]:
   """`measure` in a process of its own.
@@ -122,16 +141,11 @@ def apart(
   """
   context = multiprocessing.get_context("spawn")
   ours, theirs = context.Pipe(duplex=False)
-  before = {name: os.environ.get(name) for name in ENVIRONMENT}
-  os.environ.update(ENVIRONMENT)
-  try:
-    process = context.Process(
-      target=_measure, args=(theirs, config, topology, program, quick), daemon=True
-    )
+  process = context.Process(
+    target=_measure, args=(theirs, config, topology, program, quick), daemon=True
+  )
+  with environment():
     process.start()
-  finally:
-    for name, value in before.items():
-      os.environ.pop(name) if value is None else os.environ.update({name: value})
   theirs.close()
   try:
     found = ours.recv()
@@ -168,13 +182,24 @@ def _end_with_parent() -> None:
 def measure(
   config: dict[str, Any], topology: str | None, program: str, quick: bool = False
 ) -> dict[str, Any]:
-  """Compiles one of `PROGRAMS`, and reads off what it does; `quick` only traces it."""
+  """Compiles one of `PROGRAMS`, and reads off what it needs; `quick` only traces it.
+
+  The row that comes back has FLOPs of all devices together; bytes, seconds and collectives of each. What follows
+  from the speed or the memory of a chip is None where these are not known, as is whether it `fits`.
+
+  Raises:
+    UserError: as `devices_of`; for a mesh that the devices do not make.
+  """
   build.set_precision(config)
-  devices = jax.devices() if topology is None else devices_of(topology)
+  devices = devices_of(topology)
   mesh = build.make_mesh(config, devices)
   chip = hardware.chip(devices[0])
-  traced = PROGRAMS[program](config, mesh)
+  limit = hardware.memory(devices[0]) if topology is None else chip and chip.memory
+  system = programs.make_system(config)
+  traced = PROGRAMS[program](config, system, mesh)
   work = flops.of(traced.jaxpr)
+  peak = chip and len(devices) * chip.flops
+  least = chip and flops.of(traced.jaxpr, chip.passes).total / peak
   row = {
     "program": program,
     "devices": len(devices),
@@ -182,16 +207,17 @@ def measure(
     "topology": topology,
     "mesh": dict(mesh.shape),
     "clips": config["train" if program == "train step" else "sampling"]["batch_size"],
-    "parameters": programs.parameters(config),
+    "parameters": programs.parameters(system),
     "model_flops": work.model,
     "recomputed_flops": work.recomputed,
     "total_flops": work.total,
-    "limit_bytes": chip and chip.memory,
-    "least_seconds": chip and work.total / len(devices) / chip.flops,
+    "peak_flops": peak,
+    "limit_bytes": limit,
+    "least_seconds": least,
   }
   if quick:
     training = program == "train step"
-    return row | {"held_bytes": programs.held_bytes(config, mesh, training=training)}
+    return row | {"held_bytes": programs.held_bytes(config, system, mesh, training=training)}
   began = time.perf_counter()
   try:
     done = traced.lower().compile(compiler_options=QUICK if topology else None)
@@ -202,9 +228,9 @@ def measure(
   row["compile_seconds"] = time.perf_counter() - began
   held = compiled.memory(done)
   if chip:
-    row |= {"seconds": seconds(done, chip, work.total / len(devices))}
+    row |= {"seconds": seconds(done, chip, least)}
   row |= {"bytes": held._asdict() | {"total": held.total}}
-  row["fits"] = held.total <= chip.memory if chip else None
+  row["fits"] = fits(held.total, limit, topology)
   sent: dict[str, dict[str, int]] = {}
   for message in compiled.collectives(done):
     kind = sent.setdefault(message.kind, {"count": 0, "bytes": 0})
@@ -213,24 +239,42 @@ def measure(
   return row | {"sent": sent}
 
 
-def seconds(done: jax.stages.Compiled, chip: hardware.Chip, work: float) -> dict[str, float]:
-  """What a program of so many FLOPs a device takes, by `roofline.of`; kernels run at the peak of the chip."""
+def fits(held: int, limit: float | None, topology: str | None) -> bool | None:
+  """Whether a compiled program fits into the memory of a device; None where nobody knows how much that is."""
+  if limit is not None:
+    return held <= limit
+  return None if topology is None else True  # A TPU's compiler has not refused it.
+
+
+def seconds(done: jax.stages.Compiled, chip: hardware.Chip, least: float) -> dict[str, float]:
+  """What a run of a program takes, by `roofline.of`.
+
+  Args:
+    done: the program.
+    chip: of each device.
+    least: seconds of its products alone at the peak; those that its text does not show, which are in kernels,
+      are counted so.
+  """
   took = roofline.of(done, chip)
-  unseen = max(work - took.flops, 0.0) / chip.flops
+  unseen = max(least - took.flops / chip.flops, 0.0)
   told = {"roofline": took.roofline + unseen, "messages": took.messages}
   return told if took.cycles is None else told | {"cycles": took.cycles + unseen}
 
 
-def devices_of(topology: str) -> Sequence[jax.Device]:
-  """The devices of TPUs that are not here.
+def devices_of(topology: str | None) -> Sequence[jax.Device]:
+  """The devices of TPUs that are not here; of None, those of this machine.
 
   Raises:
     UserError: for a topology that the compiler does not know; without it.
   """
+  if topology is None:
+    return jax.devices()
   # One device a chip, where a chip may also be two.
   options = {"chip_config_name": "megacore"} if topology.startswith("v4") else {}
   try:
-    return topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices
+    with environment():
+      found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
+    return found.devices
   except Exception as error:
     if "not installed" in str(error) or isinstance(error, ImportError):
       raise errors.UserError(
@@ -242,90 +286,21 @@ def devices_of(topology: str) -> Sequence[jax.Device]:
     ) from error
 
 
+@contextlib.contextmanager
+def environment() -> Iterator[None]:
+  """`ENVIRONMENT`, for a process that begins or a library that is loaded meanwhile."""
+  before = {name: os.environ.get(name) for name in ENVIRONMENT}
+  os.environ.update(ENVIRONMENT)
+  try:
+    yield
+  finally:
+    for name, value in before.items():
+      os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
 def refusal(message: str) -> str:
   """The sentence of the compiler that says how much memory is missing."""
   lines = [
     line.strip() for line in message.splitlines() if "Used" in line or "exceed" in line.lower()
   ]
   return (lines or message.splitlines())[0]
-
-
-def told(row: Mapping[str, Any], config: Mapping[str, Any], price: float | None = None) -> str:
-  """A plan, to be read."""
-  mesh = " x ".join(f"{name} {n}" for name, n in row["mesh"].items())
-  where = f"{row['topology']}, " if row["topology"] else ""
-  lines = [
-    f"{row['program']} on {where}{row['devices']} x {row['kind']}, mesh {mesh}, {row['clips']} clips"
-  ]
-
-  def line(name: str, text: str) -> None:
-    lines.append(f"  {name:11} {text}")
-
-  trained, frozen = row["parameters"]["trained"], row["parameters"]["frozen"]
-  line("parameters", f"{trained:,} trained, {frozen:,} frozen")
-  again = row["recomputed_flops"] / max(row["model_flops"], 1)
-  line(
-    "work",
-    f"{scaled(row['model_flops'], 1000)}FLOP, and {again:.0%} of it once more to save memory",
-  )
-  limit = row["limit_bytes"]
-  if "held_bytes" in row:
-    against = f" of {scaled(limit)}B" if limit else ""
-    line(
-      "memory",
-      f"{scaled(row['held_bytes'])}B a device{against} for weights and state alone; what a run needs "
-      "on top, only compiling tells",
-    )
-    if row["least_seconds"]:
-      line("at best", f"{timed(row, row['least_seconds'])}: products alone, at the peak of bf16")
-    return "\n".join(lines)
-  if "bytes" not in row:
-    line("memory", f"does not fit: {row['refused']}")
-    return "\n".join(lines)
-  held = row["bytes"]
-  parts = ", ".join(f"{name} {scaled(n)}B" for name, n in held.items() if name != "total")
-  against = ""
-  if limit:
-    left = limit - held["total"]
-    fit = f"fits, {scaled(left)}B left" if left >= 0 else f"does not fit by {scaled(-left)}B"
-    against = f" of {scaled(limit)}B: {fit}"
-  line("memory", f"{scaled(held['total'])}B a device{against} ({parts})")
-  sent = [f"{kind} {x['count']} x, {scaled(x['bytes'])}B" for kind, x in row["sent"].items()]
-  line("sent", f"{'; '.join(sent) or 'nothing'} (what arrives at a device)")
-  if row["least_seconds"]:
-    line("at best", f"{timed(row, row['least_seconds'])}: products alone, at the peak of bf16")
-    took = row["seconds"]
-    line(
-      "roofline",
-      f"{timed(row, took['roofline'])}: products or memory traffic, whichever is longer, of one instruction "
-      "after the other",
-    )
-    if "cycles" in took:
-      line(
-        "cycles",
-        f"{timed(row, took['cycles'])}: by the compiler's own estimates, which are pessimistic",
-      )
-    line(
-      "messages", f"{took['messages']:.3g} s at the speed of the links, where no work hides them"
-    )
-    if price is not None and row["program"] == "train step":
-      hours = config["train"]["steps"] * took["roofline"] / 3600
-      line(
-        "price",
-        f"{hours * row['devices'] * price:,.0f} for {config['train']['steps']:,} steps at the roofline",
-      )
-  line("compiled", f"in {row['compile_seconds']:.0f} s")
-  return "\n".join(lines)
-
-
-def timed(row: Mapping[str, Any], took: float) -> str:
-  """A time, the rate that follows, and the share of the peak that is the mathematics' own work."""
-  mfu = row["model_flops"] / row["total_flops"] * row["least_seconds"] / took
-  return f"{took:.3g} s, {row['clips'] / took:.3g} clips/s, MFU {mfu:.0%}"
-
-
-def scaled(x: float, step: int = 1024) -> str:
-  """Three digits and a unit's prefix: `1.38 Gi`, or in steps of 1000 `1.38 T`."""
-  prefixes = ("", "K", "M", "G", "T", "P")
-  power = min(int(math.log(max(x, 1), step)), len(prefixes) - 1)
-  return f"{x / step**power:.3g} {prefixes[power]}{'i' if step == 1024 and power else ''}"

@@ -27,7 +27,8 @@ def search(
   Args:
     config: with the batch and the sizes that are to be trained.
     devices: how many there are.
-    measure: compiles a config's step; its row says whether it `fits`, and `seconds`.
+    measure: compiles a config's step; its row says whether it `fits`, its `total_flops`, and `seconds` where
+      the speed of a chip is known.
 
   Returns:
     The dotted keys of a config and their values; empty when nothing fits.
@@ -70,20 +71,20 @@ def changed(config: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def time_of(row: Row) -> float:
-  """Seconds of a step, messages behind the work; without a known chip, its work."""
+  """Seconds of a step, messages behind the work; its FLOPs where the speed of a chip is not known."""
   if "seconds" not in row:
     return row["total_flops"]
   return row["seconds"]["roofline"] + row["seconds"]["messages"]
 
 
 def told(row: Row) -> str:
-  """`fsdp 16, accumulate 1, remat full: fits, 0.95 s`."""
+  """`fsdp 16, accumulate 1, remat full: fits, 0.95 s`, or `fits, 1.21e+15 FLOP`."""
   name = ", ".join(
     f"{key.split('.')[1]} {value}" for key, value in row["changes"].items() if key != "mesh.data"
   )
   if not row["fits"]:
     return f"{name}: does not fit"
-  return f"{name}: fits" + (f", {time_of(row):.3g} s" if "seconds" in row else "")
+  return f"{name}: fits, {time_of(row):.3g} {'s' if 'seconds' in row else 'FLOP'}"
 
 
 def _parts(batch_size: int, devices: int) -> Iterator[int]:

@@ -2,8 +2,8 @@ import importlib
 
 import pytest
 
-from fbjax import build, errors
-from fbjax.modes import plan, plan_search
+from fbjax import build, errors, hardware
+from fbjax.modes import plan, plan_report, plan_search
 
 CONFIG = {
   "system": {"remat": "full"},
@@ -58,14 +58,39 @@ def test_a_batch_is_cut_into_no_more_parts_than_leave_every_device_a_clip():
   assert max(row["changes"]["train.accumulate"] for row in rows) == 32 // DEVICES
 
 
+def test_where_the_speed_of_a_chip_is_not_known_the_least_work_that_fits_is_found():
+  work = {"none": 3.0, "products": 3.5, "full": 4.0}
+  held = {"none": 16, "products": 8, "full": 2}
+
+  def measure(config):
+    kept = config["system"]["remat"]
+    return {
+      "fits": held[kept] / config["train"]["accumulate"] <= 3,
+      "total_flops": work[kept],
+    }
+
+  best, _ = plan_search.search(CONFIG, DEVICES, measure)
+  assert (best["system.remat"], best["train.accumulate"]) == ("products", 4)
+
+
+def test_a_search_on_devices_of_unknown_memory_compiles_nothing_and_says_what_to_name():
+  with pytest.raises(
+    errors.UserError, match="--search needs the memory of a chip, .* of cpu: name"
+  ):
+    plan.searched(CONFIG, None, lambda *_: pytest.fail("compiled"))
+
+
 def test_a_search_of_a_real_config_prints_what_to_set(capsys, monkeypatch):
   config = importlib.import_module("configs.ucf101_bridge").get_config("smoke").to_dict()
   config["train"]["batch_size"] = 8
   row = lambda config, *_: {"fits": config["system"]["remat"] == "full", "total_flops": 1.0}  # noqa: E731
-  monkeypatch.setattr(plan, "told", lambda row, config: "told")
-  plan.searched(config, None, row)
+  monkeypatch.setattr(hardware, "memory", lambda device: 1.0)
+  monkeypatch.setattr(
+    plan_report, "report", lambda row, config, price: f"{row['total_flops']} at {price}"
+  )
+  plan.searched(config, None, row, 2.5)
   assert "--config.mesh.data=-1 --config.mesh.fsdp=" in (said := capsys.readouterr().out)
-  assert "--config.system.remat=full" in said
+  assert "--config.system.remat=full" in said and said.startswith("1.0 at 2.5\n")
   build.check(plan_search.changed(config, {"system.remat": "full", "train.accumulate": 1}))
   with pytest.raises(errors.UserError, match="nothing that was tried fits 8 devices"):
     plan.searched(config, None, lambda *_: {"fits": False})
