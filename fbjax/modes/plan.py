@@ -20,7 +20,18 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from fbjax import build, checks, compiled, errors, flops, hardware, places, programs, roofline
+from fbjax import (
+  build,
+  checks,
+  compiled,
+  errors,
+  flops,
+  hardware,
+  places,
+  programs,
+  roofline,
+  sharding,
+)
 from fbjax.modes import plan_report, plan_search
 
 logger = logging.getLogger(__name__)
@@ -205,7 +216,7 @@ def measure(
     "devices": len(devices),
     "kind": devices[0].device_kind,
     "topology": topology,
-    "mesh": dict(mesh.shape),
+    "mesh": {axis: n for axis, n in mesh.shape.items() if n > 1 or axis in sharding.CLIPS},
     "clips": config["train" if program == "train step" else "sampling"]["batch_size"],
     "parameters": programs.parameters(system),
     "model_flops": work.model,
