@@ -1,12 +1,14 @@
-"""Seconds of a training step online and from a cache, and clips a second that a cache is read at.
+"""Seconds of a training step online and from a cache, clips a second that a cache is read at, and waiting for data.
 
 python -m benchmarks.cached_steps [--out=x.json]
 
-Every system at the size of its config's smoke, on clips of moving shapes; the fastest of some calls.
+Every system at the size of its config's smoke, on clips of moving shapes; the fastest of some calls. Encoders are
+small there: their share of a step's work is told with it.
 """
 
 import importlib
 import json
+import os
 import tempfile
 from typing import Any
 
@@ -19,10 +21,12 @@ from fbjax import build, caches, loading, sharding
 from fbjax.data import pipeline
 from fbjax.modes import cache, train
 from fbjax.systems import base
+from fbjax.tracker import writers
 from fbjax.train import loop, step
 
 CLIPS = 32
 BATCHES = 50
+STEPS = 200  # of a training that tells how long it waits
 CONFIGS = ("webvid_saf", "ucf101_bridge", "webvid_saf_cogvideox")
 VAE = {"name": "autoencoder", "width": 8, "mult": (1, 2, 2), "blocks": 1, "groups": 4}
 
@@ -40,15 +44,24 @@ def measure(name: str) -> dict[str, Any]:
   config["data"] |= {"clips": CLIPS}
   if config["system"]["codec"]["name"] == "pixels":  # of the smoke; the config itself has a VAE
     config["system"]["codec"] = dict(VAE)
-  row = {"config": name, "online_seconds": seconds(config)}
+  frames, (height, width) = build.clip_size(config)
+  row = {
+    "config": name,
+    "clips": config["train"]["batch_size"],
+    "size": [frames, height, width],
+    "online_seconds": seconds(config),
+    "online_waiting": waiting(config),
+  }
   with tempfile.TemporaryDirectory() as folder:
     cache.cache(config, folder)
     config["cache"] = {"path": folder}
     row["cached_seconds"] = seconds(config)
     row["read_clips_per_s"] = read_rate(config)
+    row["cached_waiting"] = waiting(config)
   print(
-    f"{name:22} step {1e3 * row['online_seconds']:.1f} ms online, {1e3 * row['cached_seconds']:.1f} ms "
-    f"cached; {row['read_clips_per_s']:.0f} clips/s read",
+    f"{name:22} {row['clips']} clips of {frames}x{height}x{width}: step {1e3 * row['online_seconds']:.1f} ms online, "
+    f"{1e3 * row['cached_seconds']:.1f} ms cached; {row['read_clips_per_s']:.0f} clips/s read; waits for data "
+    f"{row['online_waiting']:.1%} of the time online, {row['cached_waiting']:.1%} cached",
     flush=True,
   )
   return row
@@ -70,6 +83,17 @@ def seconds(config: dict[str, Any]) -> float:
   batch = {k: x for k, x in batch.items() if k not in loop.HOST_FIELDS}
   batch = sharding.put_batch(batch, mesh)
   return step_times.fastest(lambda: program(state, frozen, batch))
+
+
+def waiting(config: dict[str, Any]) -> float:
+  """The share of its time that a training waits for data, once it has begun."""
+  never = 10 * STEPS
+  options = {"steps": STEPS, "log_every": STEPS // 2, "save_every": never, "preview_every": never}
+  config = config | {"train": config["train"] | options}
+  with tempfile.TemporaryDirectory() as workdir:
+    train.train(config, workdir)
+    rows = writers.read_metrics(os.path.join(workdir, "metrics.jsonl"))
+  return [row["data_wait"] for row in rows if "data_wait" in row][-1]
 
 
 def read_rate(config: dict[str, Any]) -> float:
