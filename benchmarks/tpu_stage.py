@@ -10,6 +10,7 @@ No TPU is needed, but libtpu is (`jax[tpu]`), and some minutes of two cores. Pri
 
 import collections
 import json
+import math
 import os
 import re
 import time
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 from absl import app, flags
 from flax import nnx
 
-from fbjax import compiled, flops, hardware, roofline, sharding
+from fbjax import compiled, flops, hardware, partition, roofline, sharding
 from fbjax.models import layers, unet3d
 from fbjax.models import unet3d_transformers as transformers
 from fbjax.modes import plan
@@ -30,6 +31,8 @@ TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2", "TPUs to compile for")
 CLIPS = flags.DEFINE_integer("clips", 4, "Clips of each device")
 CHANNELS = flags.DEFINE_integer("channels", 320, "Channels of the stage")
 SIZE = flags.DEFINE_integer("size", 32, "Height and width of the latents")
+CONTEXT_AXIS = flags.DEFINE_integer("context", 1, "Chips that share the frames of a clip")
+TENSOR_AXIS = flags.DEFINE_integer("tensor", 1, "Chips that share heads and channels")
 PARTS = flags.DEFINE_list("parts", ["res", "spatial", "temporal"], "Which of its parts to have")
 KEEP = flags.DEFINE_string("remat", "full", "What the stage keeps for the backward pass")
 TOP = flags.DEFINE_integer("top", 20, "Operations to print")
@@ -100,13 +103,16 @@ def main(_: list[str]) -> None:
   devices = plan.devices_of(TOPOLOGY.value)
   chip = hardware.chip(devices[0])
   assert chip, f"nothing is known of {devices[0].device_kind}"
-  traced = trace(sharding.make_mesh(fsdp=len(devices), devices=devices))
+  axes = {"context": CONTEXT_AXIS.value, "tensor": TENSOR_AXIS.value}
+  fsdp = len(devices) // math.prod(axes.values())
+  traced = trace(sharding.make_mesh(fsdp=fsdp, devices=devices, **axes))
   work = flops.of(traced.jaxpr)
   peak = len(devices) * chip.flops
   began, used = time.perf_counter(), time.process_time()
   program = traced.lower().compile(compiler_options=plan.QUICK)
   row = {
     "topology": TOPOLOGY.value,
+    "mesh": {"fsdp": fsdp} | axes,
     "parts": PARTS.value,
     "remat": KEEP.value,
     "jax": jax.__version__,
