@@ -12,7 +12,8 @@ from hour to hour. Beside it stands the largest difference between the two resul
 import importlib.metadata
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import diffusers
@@ -20,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from absl import app, flags
+from absl import flags
 from flax import nnx
 
 from benchmarks import measuring
@@ -28,6 +29,14 @@ from fbjax import errors, port
 from fbjax.models import cogvideox, layers, vae_image, vae_video
 from fbjax.port.names import cogvideox as cogvideox_names
 from fbjax.port.names import vae_video as vae_video_names
+
+OWN = flags.FlagValues()  # apart from those of the program, some of which have the same names
+NAMES = flags.DEFINE_list(
+  "networks", ["cogvideox", "vae_video", "vae_image"], "Which networks", flag_values=OWN
+)
+CALLS = flags.DEFINE_integer("calls", 5, "Calls to time; the fastest counts", flag_values=OWN)
+TOY = flags.DEFINE_bool("toy", False, "Toy sizes", flag_values=OWN)
+OUT = flags.DEFINE_string("out", None, "File to write the figures to", flag_values=OWN)
 
 
 class Case(NamedTuple):
@@ -167,11 +176,6 @@ NETWORKS = {
   "vae_image": image_autoencoder,
 }
 
-NAMES = flags.DEFINE_list("networks", list(NETWORKS), "Which networks")
-CALLS = flags.DEFINE_integer("calls", 5, "Calls to time; the fastest counts")
-TOY = flags.DEFINE_bool("toy", False, "Toy sizes")
-OUT = flags.DEFINE_string("out", None, "File to write the figures to")
-
 
 def normal(*shape: int) -> np.ndarray:
   return np.random.default_rng(len(shape)).standard_normal(shape, np.float32)
@@ -189,7 +193,8 @@ def difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
   return float(largest / np.sqrt(square))
 
 
-def main(_: list[str]) -> None:
+def main(argv: Sequence[str]) -> None:
+  OWN(argv)
   for name in NAMES.value:
     if name not in NETWORKS:
       raise errors.UserError(f"--networks={name} is none of {', '.join(NETWORKS)}")
@@ -216,4 +221,6 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  if "--help" in sys.argv:
+    sys.exit(__doc__ + "\n" + OWN.get_help())
+  main(sys.argv)

@@ -1,6 +1,6 @@
 """How the training step and the sampler of each system grow with frames, resolution and clips.
 
-  python -m benchmarks.sizes [--full] [--systems=unet,latte,cogvideox] [--axes=frames,side,clips] [--out=sizes.json]
+  python -m benchmarks.sizes [--full|--toy] [--systems=unet,latte,cogvideox] [--axes=frames,side,clips] [--out=sizes.json]
 
 One axis at a time around a base size, on all devices of the machine, clips split over them. Small networks of the
 same kinds, in float32, unless `--full` asks for the published ones, with products in bfloat16; weights are random,
@@ -18,14 +18,15 @@ and behind each axis the exponents with which they grow along it. (CogVideoX has
 import importlib
 import itertools
 import json
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 
 from benchmarks import measuring
 from fbjax import build, compiled, errors, flops, programs, sharding
@@ -34,18 +35,22 @@ from fbjax.train import step
 CONFIGS = {"unet": "webvid_saf", "latte": "ucf101_bridge", "cogvideox": "webvid_saf_cogvideox"}
 AXES = ("frames", "side", "clips")
 
-FULL = flags.DEFINE_bool("full", False, "The published networks; they want an accelerator")
-SYSTEMS = flags.DEFINE_list("systems", list(CONFIGS), "Which systems")
-PLOTTED = flags.DEFINE_list("axes", list(AXES), "Along which axes")
-FACTORS = flags.DEFINE_list("factors", ["0.5", "1", "2"], "Of the base size, along each axis")
-CALLS = flags.DEFINE_integer("calls", 5, "Calls to time; the fastest counts")
-OUT = flags.DEFINE_string("out", None, "File to write the figures to")
+OWN = flags.FlagValues()  # apart from those of the program, some of which have the same names
+FULL = flags.DEFINE_bool(
+  "full", False, "The published networks; they want an accelerator", flag_values=OWN
+)
+TOY = flags.DEFINE_bool("toy", False, "The networks of the configs' smoke", flag_values=OWN)
+SYSTEMS = flags.DEFINE_list("systems", list(CONFIGS), "Which systems", flag_values=OWN)
+PLOTTED = flags.DEFINE_list("axes", list(AXES), "Along which axes", flag_values=OWN)
+FACTORS = flags.DEFINE_list(
+  "factors", ["0.5", "1", "2"], "Of the base size, along each axis", flag_values=OWN
+)
+CALLS = flags.DEFINE_integer("calls", 5, "Calls to time; the fastest counts", flag_values=OWN)
+OUT = flags.DEFINE_string("out", None, "File to write the figures to", flag_values=OWN)
 
 Row = dict[str, Any]
 Size = dict[str, int]  # by axis
 
-# Evaluations of a sampler, and the side of the matrices whose product is the peak.
-STEPS, MATRIX = {False: 2, True: 8}, {False: 2048, True: 8192}
 HEAD = "frames  side clips  compile s         s         GB     GFLOP   GFLOP/s    MFU"
 GROWING = ("seconds", "bytes", "flops")
 
@@ -68,7 +73,8 @@ def small_cogvideox(c: Any) -> None:
 SMALL = {"unet": small_unet, "latte": small_latte, "cogvideox": small_cogvideox}
 
 
-def main(_: list[str]) -> None:
+def main(argv: Sequence[str]) -> None:
+  OWN(argv)
   logging.set_verbosity(logging.WARNING)
   for name in SYSTEMS.value:
     if name not in CONFIGS:
@@ -77,7 +83,8 @@ def main(_: list[str]) -> None:
     if axis not in AXES:
       raise errors.UserError(f"--axes={axis} is none of {', '.join(AXES)}")
   dtype = jnp.bfloat16 if FULL.value else jnp.float32
-  call, work = measuring.product(MATRIX[FULL.value], dtype)
+  side = 256 if TOY.value else 8192 if FULL.value else 2048
+  call, work = measuring.product(side, dtype)
   devices = jax.devices()
   peak = len(devices) * work / measuring.fastest(call, rounds=CALLS.value)[0]
   found = {
@@ -109,10 +116,10 @@ def make_config(name: str) -> dict[str, Any]:
   """At its base size."""
   made = importlib.import_module(f"configs.{CONFIGS[name]}")
   c = made.get_config("" if FULL.value else "smoke")
-  if not FULL.value:
+  if not (FULL.value or TOY.value):
     SMALL[name](c)
   c.system.dtype = "bfloat16" if FULL.value else "float32"
-  c.sampling.steps = STEPS[FULL.value]
+  c.sampling.steps = 8 if FULL.value else 2
   c.cache.path = "cached"  # Nobody looks whether it is there.
   build.set_precision(c.to_dict())
   return c.to_dict() | {"weights": "", "start": {}}
@@ -134,7 +141,7 @@ def measure(name: str, peak: float) -> Iterator[Row]:
   config = make_config(name)
   frames, (side, _) = build.clip_size(config)
   mesh = sharding.make_mesh()
-  base = {"frames": frames, "side": side, "clips": 4 * mesh.size}
+  base = {"frames": frames, "side": side, "clips": max(4, 2 * mesh.size)}
   for program, size in itertools.product(PROGRAMS, sizes(base)):
     clips = {"batch_size": size["clips"]}
     config["data"] |= {"frames": size["frames"], "size": size["side"]}
@@ -232,4 +239,6 @@ def line(x: Row) -> str:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  if "--help" in sys.argv:
+    sys.exit(__doc__ + "\n" + OWN.get_help())
+  main(sys.argv)
