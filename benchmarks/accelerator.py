@@ -41,11 +41,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import flags
-from jax.extend import core
 
-from fbjax import build, loading, sampling
+from benchmarks import measuring
+from fbjax import build, compiled, flops, loading, sampling
 from fbjax.systems import base
 from fbjax.train import step
 
@@ -99,10 +98,10 @@ class Case(NamedTuple):
     return {"batch": n, "frames": frames, "size": size}
 
 
-def make_case(name: str, **system_options: Any) -> Case:
+def make_case(name: str) -> Case:
   made = importlib.import_module(f"configs.{name}").get_config("smoke" if TOY.value else "")
   config = made.to_dict() | {"weights": "", "start": {}}
-  config["system"] |= {"dtype": "bfloat16"} | system_options
+  config["system"]["dtype"] = "bfloat16"
   build.set_precision(config)
   system = build.make_system(config, None)
   shapes = {True: {}, False: {}}
@@ -130,19 +129,14 @@ def make_case(name: str, **system_options: Any) -> Case:
 
 def peak() -> Iterator[Row]:
   n, rows = (256, 2**10) if TOY.value else (8192, 2**20)
-  a, b, x = (
-    jax.random.normal(key, shape, jnp.bfloat16)
-    for key, shape in zip(
-      jax.random.split(jax.random.key(0), 3), ((n, n), (n, n), (rows, 2**10)), strict=True
-    )
-  )
-  product = jax.jit(jnp.matmul).lower(a, b).compile()
+  product, work = measuring.product(n, jnp.bfloat16)
+  x = jax.random.normal(jax.random.key(0), (rows, 2**10), jnp.bfloat16)
   copied = jax.jit(lambda x: x + 1).lower(x).compile()
   with alone():
-    _, of_product = timed(lambda _: product(a, b), None, most=2)
+    _, of_product = timed(lambda _: product(), None, most=2)
     _, of_copy = timed(lambda _: copied(x), None, most=2)
   yield {
-    "tflops": 2e-12 * n**3 / min(of_product),
+    "tflops": 1e-12 * work / min(of_product),
     "gb_a_second": 2e-9 * x.nbytes / min(of_copy),
     "rounds_ms": thousandths(of_product),
   }
@@ -155,9 +149,9 @@ def sampler(name: str, steps: int) -> Iterator[Row]:
   sample = build.make_sample(case.config, case.latents, case.form, None, options)
   n = options.batch_size
   batch, keys = case.example(n), sampling.clip_keys(0, range(n))
-  program, row = compiled(sample, case.params, {}, batch, keys)
+  program, row = built(sample, case.params, {}, batch, keys)
   with alone():
-    args = filled(case.params, 0.02), {}, filled(batch), keys
+    args = measuring.filled(case.params, 0.02), {}, measuring.filled(batch), keys
     (_, finite), seconds = timed(lambda _: program(*args), None)
   row |= case.row(n) | {"steps": steps, "guidance": options.guidance}
   row |= {"finite": bool(finite.all()), "seconds_a_clip": min(seconds) / n}
@@ -170,27 +164,19 @@ def train(name: str, batches: tuple[int, ...]) -> Iterator[Row]:
   tx = build.make_optimizer(case.config, case.system)
   state_shapes = jax.eval_shape(functools.partial(step.init_state, tx=tx), case.params)
 
-  def train_step(case: Case) -> Callable[..., Any]:
-    loss = build.make_loss(case.config, case.latents, case.form)
-    ema = {k: case.config["train"][k] for k in ("ema_decay", "ema_warmup")}
-    return jax.jit(step.make_train_step(loss, tx, seed=0, **ema), donate_argnums=0)
-
-  def model_flops(n: int) -> float:
-    # Without checkpoints nothing is computed twice.
-    plain = train_step(make_case(name, remat="none"))
-    return flops(plain.trace(state_shapes, {}, case.example(n)).jaxpr)
-
+  loss = build.make_loss(case.config, case.latents, case.form)
+  options = {k: case.config["train"][k] for k in ("ema_decay", "ema_warmup")}
+  train_step = jax.jit(step.make_train_step(loss, tx, seed=0, **options), donate_argnums=0)
   for n in batches:
     batch = case.example(n)
-    count = lambda _: model_flops(n)  # noqa: B023, E731
-    program, row = compiled(train_step(case), state_shapes, {}, batch, count=count)
+    program, row = built(train_step, state_shapes, {}, batch)
     if row["planned_gb"] * 1e9 < device_memory():
       break
   with alone():
-    params, ema = (filled(case.params, 0.02) for _ in range(2))
+    params, ema = (measuring.filled(case.params, 0.02) for _ in range(2))
     start = jnp.zeros((), jnp.int32)
-    state = step.TrainState(start, params, ema, filled(state_shapes.opt, 0.0))
-    given = filled(batch)
+    state = step.TrainState(start, params, ema, measuring.filled(state_shapes.opt, 0.0))
+    given = measuring.filled(batch)
     call = lambda carried: program(carried[0], {}, given)  # noqa: E731
     carried, seconds = timed(call, (state, None))
     row |= case.row(n) | {"step_ms": 1e3 * min(seconds), "clips_a_second": n / min(seconds)}
@@ -212,9 +198,9 @@ def decode(name: str) -> Iterator[Row]:
 
 
 def frozen_call(case: Case, n: int, call: Callable[..., Any], *shapes: Any) -> Row:
-  program, row = compiled(jax.jit(call), case.frozen, *shapes)
+  program, row = built(jax.jit(call), case.frozen, *shapes)
   with alone():
-    args = filled(case.frozen, 0.02), *(filled(x) for x in shapes)
+    args = measuring.filled(case.frozen, 0.02), *(measuring.filled(x) for x in shapes)
     _, seconds = timed(lambda _: program(*args), None)
   return row | case.row(n) | {"seconds_a_clip": min(seconds) / n} | speed(row, seconds)
 
@@ -236,89 +222,18 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[Row]]] = {  # in order of value
 }
 
 
-def compiled(
-  program: Any, *shapes: Any, count: Callable[[core.ClosedJaxpr], float] | None = None
-) -> tuple[Any, Row]:
-  """A jitted function compiled for arrays of these shapes, and what that took.
-
-  Its model FLOPs are those of what was traced, unless `count` knows better.
-  """
+def built(program: Any, *shapes: Any) -> tuple[Any, Row]:
+  """A jitted function compiled for arrays of these shapes, and what that took."""
   start = time.perf_counter()
   traced = program.trace(*shapes)
   lowered = traced.lower()
-  lowering = time.perf_counter() - start
-
-  def compile_timed() -> tuple[Any, float]:
-    start = time.perf_counter()
-    return lowered.compile(), time.perf_counter() - start
-
-  with concurrent.futures.ThreadPoolExecutor(1) as beside:  # the compiler leaves Python free
-    compiling = beside.submit(compile_timed)
-    total = (count or flops)(traced.jaxpr)
-    executable, seconds = compiling.result()
-  memory = executable.memory_analysis()
-  parts = ("argument", "output", "temp")
-  planned = sum(getattr(memory, f"{part}_size_in_bytes") for part in parts)
-  planned -= memory.alias_size_in_bytes
-  row = {"trace_s": lowering, "compile_s": seconds, "planned_gb": 1e-9 * planned}
-  return executable, row | {"model_tflop": 1e-12 * total}
-
-
-def flops(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> float:
-  """FLOPs of all products and convolutions; the body of a scan counts as often as it runs.
-
-  Of branches the largest counts. A loop of unknown length counts once: the networks have none.
-  """
-  total = 0.0
-  for eqn in jaxpr.eqns:
-    kind, options = eqn.primitive.name, eqn.params
-    inner = [
-      flops(x)
-      for v in options.values()
-      for x in (v if isinstance(v, tuple) else (v,))
-      if isinstance(x, core.Jaxpr | core.ClosedJaxpr)
-    ]
-    ins, outs = ([v.aval for v in vs] for vs in (eqn.invars, eqn.outvars))
-    if kind == "dot_general":
-      (contracted, _), _ = options["dimension_numbers"]
-      total += 2 * outs[0].size * math.prod(ins[0].shape[i] for i in contracted)
-    elif kind == "conv_general_dilated":
-      c_out = ins[1].shape[options["dimension_numbers"].rhs_spec[0]]
-      # Zeros between the pixels, as in the gradient of a stride, are no work.
-      total += 2 * outs[0].size * ins[1].size / c_out / math.prod(options["lhs_dilation"])
-    elif kind.startswith("dot_product_attention"):  # cuDNN's; b n k d or b k n d
-      keys = ins[1].shape[2 if options["layout"] else 1]
-      total += (8 if "bwd" in kind else 4) * ins[0].size * keys
-    elif kind == "pallas_call":
-      if options["cost_estimate"] is None:
-        raise ValueError("a Pallas kernel without cost_estimate: its FLOPs cannot be counted")
-      total += options["cost_estimate"].flops
-    elif kind == "cond":
-      total += max(inner)
-    else:
-      total += options.get("length", 1) * sum(inner) if kind == "scan" else sum(inner)
-  return total
-
-
-def filled(shapes: Any, deviation: float = 1.0) -> Any:
-  """Arrays on the device: normal numbers where floats are wanted, otherwise 0; keys stay.
-
-  Without a program: to compile one that draws them takes longer than to copy parts of one host array.
-  """
-  largest = max((x.size for x in jax.tree.leaves(shapes)), default=0)
-  few = np.random.default_rng(0).standard_normal(2**20, np.float32) * np.float32(deviation)
-
-  @functools.cache
-  def pool(dtype: np.dtype) -> np.ndarray:
-    floats = deviation and jnp.issubdtype(dtype, jnp.floating)
-    return np.resize(few.astype(dtype), largest) if floats else np.zeros(largest, dtype)
-
-  def put(x: jax.ShapeDtypeStruct | jax.Array) -> jax.Array:
-    if isinstance(x, jax.Array):
-      return x
-    return jax.device_put(pool(x.dtype)[: x.size].reshape(x.shape))
-
-  return jax.block_until_ready(jax.tree.map(put, shapes))
+  row = {"trace_s": time.perf_counter() - start}
+  start = time.perf_counter()
+  executable = lowered.compile()
+  row |= {"compile_s": time.perf_counter() - start}
+  held = compiled.memory(executable)
+  row |= {"planned_gb": 1e-9 * (held.total - held.code)}
+  return executable, row | {"model_tflop": 1e-12 * flops.of(traced.jaxpr).model}
 
 
 def timed(call: Callable[[Any], Any], state: Any, most: float = 4.0) -> tuple[Any, list[float]]:

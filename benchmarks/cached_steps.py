@@ -14,15 +14,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app
+from absl import app, flags
 
-from benchmarks import step_times
+from benchmarks import measuring
 from fbjax import build, caches, loading, sharding
 from fbjax.data import pipeline
 from fbjax.modes import cache, train
 from fbjax.systems import base
 from fbjax.tracker import writers
 from fbjax.train import loop, step
+
+CALLS = flags.DEFINE_integer("calls", 10, "Calls to time; the fastest counts")
+OUT = flags.DEFINE_string("out", None, "File to write the figures to")
 
 CLIPS = 32
 BATCHES = 50
@@ -34,8 +37,8 @@ VAE = {"name": "autoencoder", "width": 8, "mult": (1, 2, 2), "blocks": 1, "group
 def main(argv: list[str]) -> None:
   del argv
   rows = [measure(name) for name in CONFIGS]
-  if step_times.OUT.value:
-    with open(step_times.OUT.value, "w") as file:
+  if OUT.value:
+    with open(OUT.value, "w") as file:
       json.dump(rows, file, indent=2)
 
 
@@ -82,7 +85,7 @@ def seconds(config: dict[str, Any]) -> float:
   batch = pipeline.read(clips.train, clips.tokenizer, list(range(config["train"]["batch_size"])))
   batch = {k: x for k, x in batch.items() if k not in loop.HOST_FIELDS}
   batch = sharding.put_batch(batch, mesh)
-  return step_times.fastest(lambda: program(state, frozen, batch))
+  return measuring.fastest(lambda: program(state, frozen, batch), rounds=CALLS.value)[0]
 
 
 def waiting(config: dict[str, Any]) -> float:
@@ -105,7 +108,7 @@ def read_rate(config: dict[str, Any]) -> float:
   def some() -> np.ndarray:
     return [next(batches) for _ in range(BATCHES)][-1]["index"]
 
-  taken = step_times.fastest(some)
+  (taken,) = measuring.fastest(some, rounds=CALLS.value)
   batches.close()
   return BATCHES * config["train"]["batch_size"] / taken
 

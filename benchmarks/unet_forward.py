@@ -12,7 +12,6 @@ network; the rest is what the whole costs beyond their sum.
 import collections
 import functools
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +21,7 @@ import numpy as np
 from absl import app, flags
 from flax import nnx
 
+from benchmarks import measuring
 from fbjax.models import attention, layers, unet3d
 
 WIDTH = flags.DEFINE_integer("width", 64, "Channels of the first level.")
@@ -44,18 +44,7 @@ KINDS = {
 def seconds(f: Callable[..., Any], *args: Any) -> float:
   """The fastest of a few calls, compilation aside."""
   f = jax.jit(f)
-  return fastest(lambda: jax.block_until_ready(f(*args)))[0]
-
-
-def fastest(*calls: Callable[[], Any]) -> list[float]:
-  """Of each, in turn with the others; the first time does not count."""
-  times: list[list[float]] = [[] for _ in calls]
-  for _ in range(CALLS.value + 1):
-    for call, found in zip(calls, times, strict=True):
-      start = time.perf_counter()
-      call()
-      found.append(time.perf_counter() - start)
-  return [min(found[1:]) for found in times]
+  return measuring.fastest(lambda: f(*args), rounds=CALLS.value)[0]
 
 
 def record(network: unet3d.UNet3D, *args: Any) -> dict[Any, Any]:
@@ -162,7 +151,7 @@ def beside_torch(params: Any, args: Any, ours: dict[str, Any]) -> dict[str, Any]
       leaf.requires_grad_(name == "gradient")
     compiled = jax.jit(f)
     twin = {"forward": forward, "gradient": gradient}[name]
-    mine, theirs = fastest(lambda: jax.block_until_ready(compiled(*inputs)), twin)  # noqa: B023
+    mine, theirs = measuring.fastest(lambda: compiled(*inputs), twin, rounds=CALLS.value)  # noqa: B023
     rows[name] = {"jax_seconds": mine, "torch_seconds": theirs, "ratio": mine / theirs}
     print(f"{name}: {mine:.3f} s here, {theirs:.3f} s in PyTorch, ratio {mine / theirs:.2f}")
   compiled = jax.jit(ours["forward"][0])

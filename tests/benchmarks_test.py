@@ -1,0 +1,44 @@
+"""Benchmarks at toy size: what they tell of is there, and belongs together."""
+
+import json
+
+import pytest
+
+from benchmarks import beside_diffusers, sizes
+
+
+def run(benchmark, tmp_path, *flags):
+  out = tmp_path / "out.json"
+  benchmark.main([benchmark.__name__, *flags, f"--out={out}"])
+  return json.loads(out.read_text())
+
+
+def test_twice_the_clips_are_twice_the_work_of_step_and_sampler(tmp_path, capsys):
+  options = ("--systems=latte", "--axes=clips", "--factors=0.5,1", "--calls=1")
+  found = run(sizes, tmp_path, "--toy", *options)
+  rows = {(row["program"], row["clips"]): row for row in found["rows"]}
+  assert rows.keys() == {(x, n) for x in ("step", "sampler") for n in (8, 16)}
+  for row in rows.values():
+    rate = row["flops"] / row["seconds"]
+    assert row["mfu"] == pytest.approx(rate / found["peak"])
+    assert row["bytes"] > row["temporary_bytes"] > 0
+  for x in found["exponents"]:
+    # Some weights are met once, however many clips there are; memory has those of all clips.
+    assert x["flops"] == pytest.approx(1, abs=0.01) and 0 < x["bytes"] < 1
+  assert capsys.readouterr().out.count("growth") == len(found["exponents"]) == 2
+
+
+CALLS = {"cogvideox": ["forward", "gradient"], "vae_video": ["encode", "decode"]}
+CALLS["vae_image"] = CALLS["vae_video"]
+
+
+@pytest.mark.parametrize("name", [
+  "cogvideox", pytest.param("vae_video", marks=pytest.mark.thorough), "vae_image"
+])  # fmt: skip
+def test_networks_are_those_of_diffusers_and_times_side_by_side(tmp_path, capsys, name):
+  found = run(beside_diffusers, tmp_path, "--toy", f"--networks={name}", "--calls=1")
+  assert [row["call"] for row in found["rows"]] == CALLS[name]
+  for row in found["rows"]:
+    assert 0 < row["difference"] < 2e-4
+    assert row["ratio"] == pytest.approx(row["seconds"] / row["diffusers_seconds"])
+  assert len(capsys.readouterr().out.splitlines()) == len(found["rows"])
