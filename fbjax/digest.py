@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,6 +40,13 @@ def of_tree(tree: Any) -> dict[str, str]:
 def of_json(value: Any) -> str:
   """16 hexadecimal digits that stand for nested plain values, whatever the order of their keys."""
   return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def of_code() -> str:
+  """16 hexadecimal digits that stand for all Python files of this package."""
+  top = pathlib.Path(__file__).parent
+  files = {str(file.relative_to(top)): file.read_text() for file in top.rglob("*.py")}
+  return of_json(files)
 
 
 def as_text(total: UInt64[np.ndarray, "2"]) -> str:

@@ -1,6 +1,7 @@
 """The data sets that a config can name, and mixtures of them."""
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,11 @@ def mix(
     source = calls.choose(SOURCES, own.get("name"), f"{key}.name")
     takes = inspect.signature(source).parameters
     own = {k: v for k, v in given.items() if k in takes} | own
-    made[name] = calls.make(SOURCES, own, key, split=split)
+    try:
+      made[name] = calls.make(SOURCES, own, key, split=split)
+    except errors.UserError as error:  # sources know nothing of where they stand
+      told = re.sub(r"config\.data\.(?!parts\.)", f"config.{key}.", str(error))
+      raise type(error)(told) from error
   return mixture.Mixture(made, weights)
 
 

@@ -12,13 +12,14 @@ logger = logging.getLogger(__name__)
 
 FILE_COLUMNS = ("file", "video", "video_path", "path", "filename")
 CAPTION_COLUMNS = ("caption", "text", "prompt")
+LABEL_COLUMN = "label"
 
 
 class Table(sources.Videos):
   """The clips that a csv file names, as OpenVid-1M and the doctor's manifests do.
 
   `path` is the table, with a column file, video, video_path, path or filename, and a column caption,
-  text or prompt; other columns do not matter. Files are relative to `root`, or to the table's folder
+  text or prompt, and where clips have classes a column label with their numbers; other columns do not matter. Files are relative to `root`, or to the table's folder
   where it is empty; they may lie in tars there, as `00000.tar/cat.mp4`. `val` is the table of the held-out clips; without one, validation sees the training
   clips.
   """
@@ -44,9 +45,10 @@ class Table(sources.Videos):
     header = text.header(table)
     columns = [column(table, header, names) for names in (FILE_COLUMNS, CAPTION_COLUMNS)]
     home = storage.place(root) if root else table.parent
+    rows = text.table(table, columns, optional=[LABEL_COLUMN], unique=posixpath.normpath)
     entries = [
-      sources.Entry(_relative(file, home), caption)
-      for file, caption in text.table(table, columns, unique=posixpath.normpath)
+      sources.Entry(_relative(file, home), caption, _class(table, file, label))
+      for file, caption, label in rows
     ]
     super().__init__(storage.folder(home), entries, frames=frames, size=size, strides=strides)
 
@@ -58,6 +60,16 @@ def column(table: objects.Place, header: Sequence[str], names: Sequence[str]) ->
       return name
   raise video_lib.BrokenData(
     f"{table} has none of the columns {', '.join(names)}; it has {', '.join(header) or 'nothing'}."
+  )
+
+
+def _class(table: objects.Place, file: str, label: str) -> int:
+  """The number of a class; -1 without one."""
+  if not label or label.isdecimal():
+    return int(label or -1)
+  raise video_lib.BrokenData(
+    f"{table}: the {LABEL_COLUMN} of {file} is {label!r}; expected the number of a class. Give the column another "
+    "name if it is something else."
   )
 
 

@@ -194,6 +194,8 @@ def scan(place: objects.Place, file: io.BufferedIOBase, size: int) -> Index:
     name = member.name.removeprefix("./")
     key, extension = split(name)
     if not key:
+      if name.rpartition("/")[2].lower() in video_lib.EXTENSIONS:
+        left_out.add("videos with no name before their ending", name)
       continue
     if not _is_safe(name):
       left_out.add("names that lead out of the tar", name)

@@ -75,7 +75,9 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str]) 
     UserError: where they were measured under different protocols; names the first field.
   """
   protocols = comparable(a["protocol"], b["protocol"])
-  for field in sorted(set().union(*protocols)):
+  # What was measured against what comes before the digests that follow from it.
+  fields = sorted(set().union(*protocols), key=lambda field: ("digest" in field, field))
+  for field in fields:
     one, two = (protocol.get(field) for protocol in protocols)
     if one != two:
       raise errors.UserError(

@@ -10,14 +10,16 @@ set as fast as the machine can.
 import base64
 import collections
 import concurrent.futures
+import contextlib
 import csv
 import html
 import io
 import json
 import logging
 import pathlib
+import shlex
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +34,7 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "val")
 TIMED = 16  # clips that are read as a training reads them, to say how fast
 SHOWN = 200  # pictures in the report
+SHAPE = ("frames", "size", "strides")  # of a clip, the same for all sources
 TOLD = 10.0  # seconds between two lines of progress
 
 
@@ -40,6 +43,7 @@ class Finding(NamedTuple):
 
   file: str
   caption: str
+  label: int
   look: health.Look
 
 
@@ -64,7 +68,10 @@ def doctor(config: dict[str, Any], out: str | None, workdir: str | None = None) 
   least = config["data"].get("frames", 16)
   report: dict[str, Any] = {"data": dict(config["data"]), "splits": {}}
   pictures: list[tuple[str, str, np.ndarray | None]] = []
-  made = {split: build.make_source(config, split) for split in SPLITS}
+  with noting() as listed:
+    made = {split: build.make_source(config, split) for split in SPLITS}
+  # A source that holds nothing out is made twice.
+  report["listing"] = list(dict.fromkeys(listed))
   home = storage.common([getattr(source, "root", pathlib.Path("/")) for source in made.values()])
   for split, source in made.items():
     if not isinstance(source, sources.Videos) or isinstance(source, tfds_clips.TFDS):
@@ -79,9 +86,11 @@ def doctor(config: dict[str, Any], out: str | None, workdir: str | None = None) 
     faults = collect(findings)
     sick = {file for of in faults.values() for file in of}
     healthy = [finding for finding in findings if finding.file not in sick]
-    names = [storage.relative(source.root / finding.file, home) for finding in healthy]
-    captions = [text.clean(finding.caption) for finding in healthy]
-    write_manifest(f"{out}/clean/{split}.csv", zip(names, captions, strict=True))
+    rows = [
+      (storage.relative(source.root / x.file, home), text.clean(x.caption), x.label)
+      for x in healthy
+    ]
+    write_manifest(f"{out}/clean/{split}.csv", rows)
     report["splits"][split] = {
       "clips": len(findings),
       "healthy": len(healthy),
@@ -100,13 +109,31 @@ def doctor(config: dict[str, Any], out: str | None, workdir: str | None = None) 
   places.write_json(f"{out}/report.json", report)
   places.write_text(f"{out}/report.html", page(report, pictures))
   logger.info("Wrote %s/report.html and %s/report.json.", out, out)
-  tables = {"path": "train", "val": "val"}
-  clean = {"name": "table"} | {
-    key: f"{out}/clean/{split}.csv" for key, split in tables.items() if split in report["splits"]
+  kept = {
+    split: f"{out}/clean/{split}.csv" for split, of in report["splits"].items() if of["healthy"]
   }
-  told = " ".join(f"--config.data.{key}={value}" for key, value in (clean | {"root": home}).items())
-  logger.info("To train on the healthy clips: %s", told)
+  if "train" in kept:
+    clean = {"name": "table", "path": kept["train"], "root": str(home)}
+    clean |= {"val": kept["val"]} if "val" in kept else {}
+    clean |= {key: config["data"][key] for key in SHAPE if key in config["data"]}
+    logger.info("To train on the healthy clips: --config.data=%s", shlex.quote(repr(clean)))
+  else:
+    logger.warning("No clip of train is healthy: there is nothing to train on.")
   return report
+
+
+@contextlib.contextmanager
+def noting() -> Iterator[list[str]]:
+  """What is told meanwhile of clips, captions and tars that are left out."""
+  notes: list[str] = []
+  handler = logging.Handler(logging.WARNING)
+  handler.emit = lambda record: notes.append(record.getMessage())
+  listener = logging.getLogger(sources.__package__)
+  listener.addHandler(handler)
+  try:
+    yield notes
+  finally:
+    listener.removeHandler(handler)
 
 
 def look_at_all(source: sources.Videos, least: int, threads: int) -> list[Finding]:
@@ -119,7 +146,7 @@ def look_at_all(source: sources.Videos, least: int, threads: int) -> list[Findin
       found = health.look(path, least, data)
     except video_lib.BrokenClip as error:  # a name that leads out of the data set, or to nothing
       found = health.Look({"missing": str(error)}, 0, None, None, 0.0)
-    return Finding(entry.file, entry.caption, found)
+    return Finding(entry.file, entry.caption, entry.label, found)
 
   findings, told = [], time.monotonic()
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
@@ -178,10 +205,12 @@ def log(split: str, found: Mapping[str, Any]) -> None:
     logger.info("%s: one reader decodes and crops %.3g clips/s.", split, rate)
 
 
-def write_manifest(file: str, healthy: Iterable[tuple[str, str]]) -> None:
-  """A csv of files and captions that the source `table` reads."""
+def write_manifest(file: str, healthy: Sequence[tuple[str, str, int]]) -> None:
+  """A csv of files, captions and the numbers of classes, where there are any, that the source `table` reads."""
+  columns = 3 if any(label >= 0 for *_, label in healthy) else 2
   rows = io.StringIO()
-  csv.writer(rows, lineterminator="\n").writerows([("file", "caption"), *healthy])
+  lines = [("file", "caption", "label"), *healthy]
+  csv.writer(rows, lineterminator="\n").writerows(line[:columns] for line in lines)
   places.write_text(file, rows.getvalue())
 
 
@@ -204,12 +233,14 @@ def page(report: Mapping[str, Any], pictures: Sequence[tuple[str, str, np.ndarra
   table = "".join(f"<tr><th>{html.escape(name)}</th><td>{n}</td></tr>" for name, n in rows)
   shown = "".join(figure(*picture) for picture in pictures[:SHOWN])
   more = f"<p>{len(pictures) - SHOWN} more are in report.json.</p>" if len(pictures) > SHOWN else ""
+  notes = "".join(f"<li>{html.escape(text.printable(note))}</li>" for note in report["listing"])
+  notes = f"<p>Told while the clips were listed:</p><ul>{notes}</ul>" if notes else ""
   data = html.escape(json.dumps(report["data"]))
   return (
     "<!doctype html><html lang=en><meta charset=utf-8>"
     '<meta name=viewport content="width=device-width, initial-scale=1">'
     f"<title>The health of the data</title><style>{STYLE}</style>"
-    f"<h1>The health of the data</h1><p>{data}</p><table>{table}</table>{shown}{more}</html>\n"
+    f"<h1>The health of the data</h1><p>{data}</p><table>{table}</table>{notes}{shown}{more}</html>\n"
   )
 
 

@@ -146,7 +146,12 @@ def compared(files: Sequence[str]) -> str:
 
 def made_by() -> dict[str, str]:
   now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-  return {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "time": now}
+  return {
+    "code": digest.of_code(),
+    "jax": jax.__version__,
+    "device": jax.devices()[0].device_kind,
+    "time": now,
+  }
 
 
 def how_many(there: int, asked: int | None, published: int | None) -> int:

@@ -111,6 +111,7 @@ def test_a_config_mixes_sources_and_its_mistakes_are_told_by_their_part(tmp_path
     ({"mine": mine | {"name": "x"}}, "config.data.parts.mine.name is 'x'; expected one of"),
     ({"mine": mine | {"fold": 1}}, "config.data.parts.mine has no key 'fold'"),
     ({"mine": mine | {"weight": -1}}, "config.data.parts.mine.weight is -1"),
+    ({"mine": mine | {"path": "nowhere"}}, "nowhere; set config.data.parts.mine.path to"),
   ):
     broken = config | {"data": config["data"] | {"parts": parts | change}}
     with pytest.raises(errors.UserError, match=told):

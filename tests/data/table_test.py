@@ -47,6 +47,14 @@ def test_a_table_of_another_form_ends_in_one_sentence(text, words, tmp_path):
     tables.Table(tmp_path / "clips.csv")
 
 
+def test_a_table_may_have_classes(tmp_path):
+  (tmp_path / "clips.csv").write_text("file,caption,label\na.mp4,a cat,3\nb.mp4,a dog,\n")
+  assert [entry.label for entry in tables.Table(tmp_path / "clips.csv").entries] == [3, -1]
+  (tmp_path / "clips.csv").write_text("file,caption,label\na.mp4,a cat,feline\n")
+  with pytest.raises(video_lib.BrokenData, match="label of a.mp4 is 'feline'; expected the number"):
+    tables.Table(tmp_path / "clips.csv")
+
+
 def test_a_table_does_not_lead_out_of_its_folder(tmp_path):
   (tmp_path / "in").mkdir()
   (tmp_path / "in" / "clips.csv").write_text("file,caption\n../a.mp4,x\n/etc/b.mp4,y\n")

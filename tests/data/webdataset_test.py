@@ -114,6 +114,7 @@ def test_a_sample_is_what_agrees_up_to_the_first_dot_of_the_file_name(tmp_path, 
     ("c.mp4", grey[140]),
     ("c.jpg", b""),
     ("._c.mp4", b"what macOS adds"),
+    ("d/.mp4", grey[20]),
     ("README", b""),
   ]
   clips.write_tar(tmp_path / "a.tar", members)
@@ -126,6 +127,7 @@ def test_a_sample_is_what_agrees_up_to_the_first_dot_of_the_file_name(tmp_path, 
   }
   assert [level(source, i) for i in range(3)] == [20, 60, 140]
   assert "left out 1 videos with a dot in their name" in caplog.text
+  assert "left out 1 videos with no name before their ending, such as a.tar/d/.mp4" in caplog.text
 
 
 def typed(name, kind, **more):

@@ -55,6 +55,11 @@ def test_numbers_of_two_protocols_are_not_compared(field):
     card.compare(made(), made(**field), ("a", "b"))
 
 
+def test_what_was_measured_is_named_before_the_digest_that_follows_from_it():
+  with pytest.raises(errors.UserError, match="cannot be compared: truth is"):
+    card.compare(made(digest="a", truth="clips"), made(digest=None), ("a", "b"))
+
+
 def test_a_measure_that_one_card_lacks_does_not_matter_and_one_of_other_weights_does():
   fvd, fid = {"i3d": "a", "protocol": "styleganv"}, {"inception": "b"}
   one, two = made(metrics={"fvd": fvd}), made(150.0, metrics={"fvd": fvd, "fid": fid})

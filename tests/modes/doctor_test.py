@@ -1,6 +1,9 @@
 """The doctor on planted faults, on the real clips, and its manifest as data."""
 
+import ast
 import json
+import logging
+import shlex
 
 import numpy as np
 import pytest
@@ -56,6 +59,42 @@ def test_what_is_planted_is_found_and_the_rest_can_be_trained_on(tmp_path):
   assert [build.make_source(clean, "val").name(0)] == ["val/a dog.mp4"]
   again = doctor.doctor(clean, str(tmp_path / "again"))
   assert not any(of["faults"] for of in again["splits"].values())
+
+
+def test_the_clean_table_keeps_the_classes_and_the_advice_trains_on_it(shared, tmp_path, caplog):
+  config = config_of(
+    name="ucf101", path=str(shared / "videos" / "ucf101"), protocol="all", strides=2
+  )
+  with caplog.at_level(logging.INFO):
+    doctor.doctor(config, str(tmp_path))
+  told = next(text for text in caplog.messages if text.startswith("To train on"))
+  data = ast.literal_eval(shlex.split(told)[-1].removeprefix("--config.data="))
+  assert data["frames"] == 4 and data["strides"] == 2
+  source, theirs = (
+    build.make_source(config | {"data": data}, "train"),
+    build.make_source(config, "train"),
+  )
+  labels = lambda source: {  # noqa: E731
+    source.name(i).rpartition("/")[2]: source.read(i, np.random.default_rng(0)).label
+    for i in range(len(source))
+  }
+  assert labels(source) == labels(theirs) and len(set(labels(source).values())) > 1
+
+
+def test_what_is_left_out_while_listing_is_in_the_report_and_no_healthy_clip_is_told(
+  tmp_path, caplog
+):
+  folder = tmp_path / "clips"
+  folder.mkdir()
+  (folder / "broken.mp4").write_bytes(b"no video")
+  (folder / "captions.csv").write_text("file,caption\nbroken.mp4,a cat\ngone.mp4,a dog\n")
+  report = doctor.doctor(config_of(name="folder", path=str(folder)), str(tmp_path / "out"))
+  assert (
+    len(report["listing"]) == 2
+    and "files that are not there, such as gone.mp4" in report["listing"][0]
+  )
+  assert "gone.mp4" in (tmp_path / "out" / "report.html").read_text()
+  assert "No clip of train is healthy" in caplog.text and "To train on" not in caplog.text
 
 
 def test_the_real_clips_are_healthy_and_the_broken_ones_are_found(shared, tmp_path):
