@@ -116,7 +116,10 @@ def doctor(config: dict[str, Any], out: str | None, workdir: str | None = None) 
     clean = {"name": "table", "path": kept["train"], "root": str(home)}
     clean |= {"val": kept["val"]} if "val" in kept else {}
     clean |= {key: config["data"][key] for key in SHAPE if key in config["data"]}
-    logger.info("To train on the healthy clips: --config.data=%s", shlex.quote(repr(clean)))
+    value = repr(clean)
+    # Readable, where nothing in it means something to a shell.
+    quoted = shlex.quote(value) if set(value) & set('"$`\\!') else f'"{value}"'
+    logger.info("To train on the healthy clips: --config.data=%s", quoted)
   else:
     logger.warning("No clip of train is healthy: there is nothing to train on.")
   return report

@@ -1,11 +1,13 @@
 """Clips in tars: what of them is listed, read, left out and told."""
 
+import ast
 import gzip
 import json
 import logging
 import os
 import pickle
 import re
+import shlex
 import tarfile
 
 import numpy as np
@@ -336,9 +338,9 @@ def test_the_doctor_looks_into_tars_and_its_table_reads_what_is_healthy(tmp_path
   config = config_of(name="webdataset", path=str(tmp_path / "shards/{0..0}.tar"))
   found = doctor.doctor(config, str(tmp_path / "out"))["splits"]["train"]["faults"]
   assert set(found["undecodable"]) == {"0.tar/a.mp4"} and set(found["static"]) == {"0.tar/c.mp4"}
-  flags = caplog.text.rpartition("To train on the healthy clips: ")[2].split()
-  options = dict(flag.removeprefix("--config.data.").split("=") for flag in flags)
-  source = build.make_source(config_of(**options), "train")
+  (told,) = shlex.split(caplog.messages[-1].removeprefix("To train on the healthy clips: "))
+  data = ast.literal_eval(told.removeprefix("--config.data="))
+  source = build.make_source(config | {"data": data}, "train")
   assert [source.caption(i) for i in range(len(source))] == ["a dog"]
   assert source.read(0, np.random.default_rng(0)).video.shape == (4, 16, 16, 3)
 
