@@ -161,7 +161,7 @@ def measure(name: str, peak: float) -> Iterator[Row]:
 
 def of_program(config: dict[str, Any], program: str, mesh: jax.sharding.Mesh) -> Row:
   trace, bind = PROGRAMS[program]
-  traced = trace(config, mesh)
+  traced = trace(config, programs.make_system(config), mesh)
   began = time.perf_counter()
   done = traced.lower().compile()
   row = {"compile_seconds": time.perf_counter() - began}
