@@ -6,8 +6,11 @@ parts a batch is cut into, and over how many devices weights are split.
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+from fbjax import sharding
 
 logger = logging.getLogger(__name__)
 
@@ -21,12 +24,13 @@ def search(
 ) -> tuple[dict[str, Any], list[Row]]:
   """The changes to a config that make its step the fastest of those that fit, and all that was tried.
 
-  Weights are first split over all devices; for each of `KEPT` the batch is cut into as few parts as fit. Of these
+  How many devices share a clip (`context`, `tensor`) stays as the config has it. Weights are first split over all
+  others; for each of `KEPT` the batch is cut into as few parts as fit. Of these
   the fastest is then tried with weights split over fewer devices, as long as that gets faster.
 
   Args:
     config: with the batch and the sizes that are to be trained.
-    devices: how many there are.
+    devices: how many there are, all together.
     measure: compiles a config's step; its row says whether it `fits`, its `total_flops`, and `seconds` where
       the speed of a chip is known.
 
@@ -34,6 +38,8 @@ def search(
     The dotted keys of a config and their values; empty when nothing fits.
   """
   rows: list[Row] = []
+  within = [config["mesh"].get(axis, 1) for axis in sharding.AXES if axis not in sharding.CLIPS]
+  shares = devices // math.prod(within)
 
   def tried(changes: dict[str, Any]) -> Row:
     row = dict(measure(changed(config, changes))) | {"changes": changes}
@@ -43,8 +49,8 @@ def search(
 
   best: Row | None = None
   for keep in KEPT if "remat" in config["system"] else (None,):
-    for parts in _parts(config["train"]["batch_size"], devices):
-      changes = {"mesh.data": -1, "mesh.fsdp": devices, "train.accumulate": parts}
+    for parts in _parts(config["train"]["batch_size"], shares):
+      changes = {"mesh.data": -1, "mesh.fsdp": shares, "train.accumulate": parts}
       row = tried(changes if keep is None else changes | {"system.remat": keep})
       if row["fits"]:
         if best is None or time_of(row) < time_of(best):
@@ -87,10 +93,10 @@ def told(row: Row) -> str:
   return f"{name}: fits, {time_of(row):.3g} {'s' if 'seconds' in row else 'FLOP'}"
 
 
-def _parts(batch_size: int, devices: int) -> Iterator[int]:
-  """Into how many equal parts, each with a clip for every device, a batch can be cut."""
+def _parts(batch_size: int, shares: int) -> Iterator[int]:
+  """Into how many equal parts, each with a clip for every share of the devices, a batch can be cut."""
   return (
     n
     for n in (2**i for i in range(DEEPEST.bit_length()))
-    if batch_size % n == 0 and batch_size // n >= devices
+    if batch_size % n == 0 and batch_size // n >= shares
   )

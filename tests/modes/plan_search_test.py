@@ -58,6 +58,15 @@ def test_a_batch_is_cut_into_no_more_parts_than_leave_every_device_a_clip():
   assert max(row["changes"]["train.accumulate"] for row in rows) == 32 // DEVICES
 
 
+def test_devices_that_share_a_clip_go_on_sharing_it():
+  config = plan_search.changed(CONFIG, {"mesh.context": 2, "mesh.tensor": 2})
+  _, rows = plan_search.search(config, DEVICES, stand_in(12))
+  assert {row["changes"]["mesh.fsdp"] for row in rows} == {2, 1}
+  assert "mesh.context" not in rows[0]["changes"]
+  _, rows = plan_search.search(config, DEVICES, stand_in(0))
+  assert max(row["changes"]["train.accumulate"] for row in rows) == plan_search.DEEPEST
+
+
 def test_where_the_speed_of_a_chip_is_not_known_the_least_work_that_fits_is_found():
   work = {"none": 3.0, "products": 3.5, "full": 4.0}
   held = {"none": 16, "products": 8, "full": 2}
