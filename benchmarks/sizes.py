@@ -45,7 +45,7 @@ PLOTTED = flags.DEFINE_list("axes", list(AXES), "Along which axes", flag_values=
 FACTORS = flags.DEFINE_list(
   "factors", ["0.5", "1", "2"], "Of the base size, along each axis", flag_values=OWN
 )
-CALLS = flags.DEFINE_integer("calls", 5, "Calls to time; the fastest counts", flag_values=OWN)
+CALLS = flags.DEFINE_integer("calls", 3, "Calls to time; the fastest counts", flag_values=OWN)
 OUT = flags.DEFINE_string("out", None, "File to write the figures to", flag_values=OWN)
 
 Row = dict[str, Any]
