@@ -3,19 +3,19 @@
 config, topology -> training step and sampler, compiled for shapes alone -> memory, FLOPs, collectives, seconds
 
 A TPU's compiler runs on any x86-64 Linux with the package libtpu; it refuses a program that does not fit into the
-memory of a chip, so one that it compiles fits. It may abort the process that it runs in: each program has its own.
+memory of a chip, so one that it compiles fits. It may abort the process that it runs in, and prints a trace of it at
+a SIGTERM: it is only ever loaded in processes of their own.
 """
 
-import contextlib
 import logging
 import multiprocessing
 import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing import connection
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import topologies
@@ -51,6 +51,15 @@ ENVIRONMENT = {
 QUICK = {"optimization_level": 1}
 
 
+class Machine(NamedTuple):
+  """Devices that are planned for. chip: their kind's figures. memory: bytes of each; None what nobody knows."""
+
+  devices: int
+  kind: str
+  chip: hardware.Chip | None
+  memory: float | None
+
+
 def plan(
   config: dict[str, Any],
   *,
@@ -82,10 +91,15 @@ def plan(
     )
   if price is not None:
     checks.number("--price", price, least=0)
-    check_known("--price", "speed", topology, hardware.chip)
-  measure_one = measure if topology is None else measure_apart
+  run = here if topology is None else apart
+  machine = run(look, topology) if search or price is not None else None
+  if price is not None and machine.chip is None:
+    raise unknown("--price", "speed", machine)
+  if search and topology is None and machine.memory is None:
+    raise unknown("--search", "memory", machine)
   if search:
-    rows = searched(config, topology, measure_one, price)
+    measure_step = lambda tried: run(measure, tried, topology, "train step")  # noqa: E731
+    rows = searched(config, machine.devices, measure_step, price)
   else:
     rows = []
     for program in PROGRAMS:
@@ -93,7 +107,7 @@ def plan(
         logger.info("Tracing the %s.", program)
       else:
         logger.info("Compiling the %s; this takes minutes for a large network.", program)
-      rows.append(measure_one(config, topology, program, quick))
+      rows.append(run(measure, config, topology, program, quick))
       print(plan_report.report(rows[-1], config, price), flush=True)
   if out:
     places.write_json(out, rows)
@@ -101,34 +115,24 @@ def plan(
   return rows
 
 
-def check_known(
-  flag: str, what: str, topology: str | None, known: Callable[[jax.Device], Any]
-) -> None:
-  """Raises a UserError for a flag that needs what is not known of the devices."""
-  device = devices_of(topology)[0]
-  if known(device) is None:
-    raise errors.UserError(
-      f"{flag} needs the {what} of a chip, which is not known of {device.device_kind}: name TPUs to plan for, "
-      "such as --topology=v5e:4x4"
-    )
+def unknown(flag: str, what: str, machine: Machine) -> errors.UserError:
+  return errors.UserError(
+    f"{flag} needs the {what} of a chip, which is not known of {machine.kind}: name TPUs to plan for, such as "
+    "--topology=v5e:4x4"
+  )
 
 
 def searched(
   config: dict[str, Any],
-  topology: str | None,
-  measure_one: Callable[..., dict[str, Any]],
+  devices: int,
+  measure_step: Callable[[dict[str, Any]], dict[str, Any]],
   price: float | None = None,
 ) -> list[dict[str, Any]]:
   """Prints the fastest way to compute a training step that fits, and returns a row for each that was tried."""
-  if topology is None:  # a TPU's compiler says by itself what does not fit
-    check_known("--search", "memory", topology, hardware.memory)
-  devices = len(devices_of(topology))
   logger.info(
     "Searching; each try compiles the train step, which takes minutes for a large network."
   )
-  best, rows = plan_search.search(
-    config, devices, lambda tried: measure_one(tried, topology, "train step", False)
-  )
+  best, rows = plan_search.search(config, devices, measure_step)
   if not best:
     raise errors.UserError(
       f"nothing that was tried fits {devices} devices: take more of them, a smaller config.train.batch_size, or a "
@@ -142,29 +146,34 @@ def searched(
   return rows
 
 
-def measure_apart(
-  config: dict[str, Any], topology: str, program: str, quick: bool = False
-) -> dict[str, Any]:
-  """`measure` in a process of its own.
+def here(function: Callable[..., Any], *args: Any) -> Any:
+  return function(*args)
+
+
+def apart(function: Callable[..., Any], *args: Any) -> Any:
+  """Calls a function in a process of its own, which finds `ENVIRONMENT`.
 
   Raises:
-    UserError: as `measure`; where the compiler ends the process.
+    UserError: as the function; where the compiler ends the process.
   """
   context = multiprocessing.get_context("spawn")
   ours, theirs = context.Pipe(duplex=False)
-  process = context.Process(
-    target=_measure, args=(theirs, config, topology, program, quick), daemon=True
-  )
-  with environment():
+  process = context.Process(target=_send, args=(theirs, function, *args), daemon=True)
+  before = {name: os.environ.get(name) for name in ENVIRONMENT}
+  os.environ.update(ENVIRONMENT)
+  try:
     process.start()
+  finally:
+    for name, value in before.items():
+      os.environ.pop(name) if value is None else os.environ.update({name: value})
   theirs.close()
   try:
     found = ours.recv()
   except EOFError:
     process.join()
     raise errors.UserError(
-      f"the compiler of {topology} ended with status {process.exitcode} on the {program}: it may lack "
-      "memory on this machine, or have a fault"
+      f"the compiler of TPUs ended with status {process.exitcode}: it may lack memory on this machine, or have "
+      "a fault"
     ) from None
   process.join()
   if isinstance(found, Exception):
@@ -172,13 +181,11 @@ def measure_apart(
   return found
 
 
-def _measure(
-  theirs: connection.Connection, config: dict[str, Any], topology: str, program: str, quick: bool
-) -> None:
+def _send(theirs: connection.Connection, function: Callable[..., Any], *args: Any) -> None:
   # Asked to stop, the parent ends without a word to a compiler that would go on for minutes.
   threading.Thread(target=_end_with_parent, daemon=True).start()
   try:
-    theirs.send(measure(config, topology, program, quick))
+    theirs.send(function(*args))
   except errors.UserError as error:
     theirs.send(errors.UserError(str(error)))
 
@@ -188,6 +195,14 @@ def _end_with_parent() -> None:
   if parent is not None:
     parent.join()
     os._exit(1)
+
+
+def look(topology: str | None) -> Machine:
+  """What is known of the TPUs of a topology; of None, of this machine."""
+  devices = devices_of(topology)
+  chip = hardware.chip(devices[0])
+  memory = hardware.memory(devices[0]) if topology is None else chip and chip.memory
+  return Machine(len(devices), devices[0].device_kind, chip, memory)
 
 
 def measure(
@@ -202,19 +217,17 @@ def measure(
     UserError: as `devices_of`; for a mesh that the devices do not make.
   """
   build.set_precision(config)
-  devices = devices_of(topology)
-  mesh = build.make_mesh(config, devices)
-  chip = hardware.chip(devices[0])
-  limit = hardware.memory(devices[0]) if topology is None else chip and chip.memory
+  mesh = build.make_mesh(config, devices_of(topology))
+  devices, kind, chip, limit = look(topology)
   system = programs.make_system(config)
   traced = PROGRAMS[program](config, system, mesh)
   work = flops.of(traced.jaxpr)
-  peak = chip and len(devices) * chip.flops
+  peak = chip and devices * chip.flops
   least = chip and flops.of(traced.jaxpr, chip.passes).total / peak
   row = {
     "program": program,
-    "devices": len(devices),
-    "kind": devices[0].device_kind,
+    "devices": devices,
+    "kind": kind,
     "topology": topology,
     "mesh": {axis: n for axis, n in mesh.shape.items() if n > 1 or axis in sharding.CLIPS},
     "clips": config["train" if program == "train step" else "sampling"]["batch_size"],
@@ -283,9 +296,7 @@ def devices_of(topology: str | None) -> Sequence[jax.Device]:
   # One device a chip, where a chip may also be two.
   options = {"chip_config_name": "megacore"} if topology.startswith("v4") else {}
   try:
-    with environment():
-      found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
-    return found.devices
+    return topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices
   except Exception as error:
     if "not installed" in str(error) or isinstance(error, ImportError):
       raise errors.UserError(
@@ -295,18 +306,6 @@ def devices_of(topology: str | None) -> Sequence[jax.Device]:
       f"--topology={topology} is not one that the compiler knows ({str(error).splitlines()[0]}); such as "
       "v5e:4x4, v5p:2x2x4 or v6e:2x2"
     ) from error
-
-
-@contextlib.contextmanager
-def environment() -> Iterator[None]:
-  """`ENVIRONMENT`, for a process that begins or a library that is loaded meanwhile."""
-  before = {name: os.environ.get(name) for name in ENVIRONMENT}
-  os.environ.update(ENVIRONMENT)
-  try:
-    yield
-  finally:
-    for name, value in before.items():
-      os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def refusal(message: str) -> str:
