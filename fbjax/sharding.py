@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -56,7 +57,7 @@ def make_mesh(
       f"{named} does not make {n} devices; choose fsdp, context and tensor whose product divides {n}, "
       "and data=-1"
     )
-  mesh = jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+  mesh = Mesh(arranged(sizes, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
   of_clips = _processes(mesh)
   if (of_clips != of_clips[:, :1]).any():
     raise errors.UserError(
@@ -64,6 +65,28 @@ def make_mesh(
       "which reads clips of its own; choose two whose product divides the devices of one process"
     )
   return mesh
+
+
+def arranged(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
+  """Devices in an array of the sizes of the axes: neighbours along an axis are near each other.
+
+  Those that share a clip are of one process, where that has enough of them.
+  """
+  data, fsdp, *shared = sizes
+  processes = len({device.process_index for device in devices})
+  here, within = len(devices) // processes, math.prod(shared)
+  # By itself an axis may not be a part of a dimension of a TPU's torus, nor two axes make up a host.
+  if processes == 1 or within == 1 or here % within:
+    return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+  own_fsdp = math.gcd(fsdp, here // within)
+  own_data = here // within // own_fsdp
+  return mesh_utils.create_hybrid_device_mesh(
+    (own_data, own_fsdp, *shared),
+    (data // own_data, fsdp // own_fsdp, 1, 1),
+    devices,
+    process_is_granule=True,
+    allow_split_physical_axes=True,
+  )
 
 
 def _processes(mesh: Mesh) -> np.ndarray:

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -22,6 +24,30 @@ def test_data_axis_takes_the_devices_that_the_others_leave():
 def test_a_mesh_that_does_not_fit_says_so(sizes):
   with pytest.raises(ValueError, match="does not make 8 devices"):
     sharding.make_mesh(*sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+  """Of four hosts, each of which has a square of two by two: rows of the whole have two hosts."""
+
+  id: int
+  platform: str = "cpu"
+  device_kind: str = "cpu"
+
+  @property
+  def process_index(self):
+    row, column = divmod(self.id, 4)
+    return 2 * (row // 2) + column // 2
+
+
+@pytest.mark.parametrize(
+  "sizes", [(4, 1, 2, 2), (1, 4, 4, 1), (2, 2, 1, 4), (2, 4, 2, 1), (1, 8, 1, 2)]
+)
+def test_a_host_shares_clips_whichever_devices_it_has(sizes):
+  found = sharding.arranged(sizes, [Device(i) for i in range(16)])
+  assert found.shape == sizes and len(set(found.ravel())) == 16
+  for sharing in found.reshape(sizes[0] * sizes[1], -1):
+    assert len({device.process_index for device in sharing}) == 1
 
 
 def test_devices_that_share_a_clip_are_those_of_one_process(monkeypatch):
