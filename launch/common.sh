@@ -16,6 +16,11 @@ need() { # NAME...
   done
 }
 
+known_config() { # before anything is rented: a config of the package by its file, variants behind a colon
+  local file=${CONFIG%%:*}
+  [[ $file == /* ]] || [ -f "$ROOT/$file" ] || die "CONFIG is $CONFIG, and $ROOT has no file $file"
+}
+
 whole() { # NAME...
   local name
   for name; do

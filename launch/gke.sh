@@ -45,6 +45,7 @@ yaml() { # a word as a string of YAML in double quotes
 manifest() { # FLAG-OF-FBJAX...
   local text chips=1 side name word
   need NAME IMAGE ACCELERATOR TOPOLOGY WORKDIR CONFIG
+  known_config
   [[ $TOPOLOGY =~ ^[1-9][0-9]*(x[1-9][0-9]*)+$ ]] || die "TOPOLOGY is $TOPOLOGY; expected such as 4x4"
   whole CHIPS SLICES RETRIES
   case $WORKDIR in

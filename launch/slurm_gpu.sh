@@ -40,6 +40,7 @@ ASKED=143 # exit status of a run that was told to leave before it was done
 submit() { # FLAG-OF-FBJAX...
   local queued word more=()
   need NAME WORKDIR CONFIG PYTHON
+  known_config
   whole NODES GPUS CPUS GRACE
   case $WORKDIR in
     *://?* | /*) ;;

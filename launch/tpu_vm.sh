@@ -129,6 +129,7 @@ setup() {
 
 run() { # FLAG-OF-FBJAX...
   need WORKDIR CONFIG
+  known_config
   case $WORKDIR in
     gs://* | /*) ;;
     *) die "WORKDIR is $WORKDIR, which would be lost with the VM; give gs://bucket/folder" ;;
@@ -165,6 +166,7 @@ delete() {
 
 watch() { # FLAG-OF-FBJAX...
   need TYPE VERSION WORKDIR CONFIG
+  known_config
   # Every start gets the same commit and the same flags; the steps find them in the environment.
   REVISION=$(commit)
   export NAME ZONE PROJECT TYPE VERSION SPOT WORKDIR CONFIG REVISION POLL DRY_RUN

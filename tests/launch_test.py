@@ -100,6 +100,8 @@ class Cloud:
     for script in (SCRIPT, "launch/common.sh"):
       shutil.copy(ROOT / script, self.checkout / script)
     (self.checkout / "requirements.txt").write_text("jax\n")
+    (self.checkout / "configs").mkdir()
+    (self.checkout / "configs/webvid.py").write_text("")
     git = "git -c user.name=a -c user.email=a@b -c commit.gpgsign=false"
     for command in ("git init -q", "git add .", f"{git} commit -q -m One"):
       subprocess.run(shlex.split(command), cwd=self.checkout, check=True)
@@ -253,6 +255,7 @@ def test_a_dry_watch_prints_the_steps_that_the_commands_print():
     (["run", *FLAGS, "--workdir="], "WORKDIR is not set"),
     (["run", *FLAGS, "--workdir=runs/x"], "runs/x, which would be lost with the VM"),
     (["watch", *FLAGS, "--config="], "CONFIG is not set"),
+    (["watch", *FLAGS, "--config=configs/webvide.py:x"], "has no file configs/webvide.py"),
     (["setup", *FLAGS, "--revision=nowhere"], "has no commit nowhere"),
     (["watch", *FLAGS, "--revision=nowhere"], "has no commit nowhere"),
     (["run", *FLAGS, "--steps=3"], "--steps=3 is not a flag of run"),
@@ -297,7 +300,7 @@ def test_the_steps_by_hand(cloud):
   cloud.ok("setup")
   for worker in ("0", "1"):
     home = (cloud.folder / "workers" / worker).resolve()
-    assert sorted(f.name for f in (home / "fbjax").iterdir()) == ["launch", "requirements.txt"]
+    assert sorted(f.name for f in (home / "fbjax").iterdir()) == ["configs", "launch", "requirements.txt"]
     installed = (home / "installed").read_text()
     assert f"-r {home}/fbjax/requirements.txt jax[tpu] gcsfs" in installed
   assert cloud.states() == "idle"
