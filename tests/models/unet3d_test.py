@@ -72,7 +72,10 @@ def test_unet_matches_the_published_one(shared, name):
     assert golden.error(out.transpose(0, 4, 1, 2, 3), arrays["shared.out"]) < 1e-4
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 2, 1), (1, 1, 1, 2)], ids=["context", "tensor"])
+@pytest.mark.parametrize("sizes", [
+  pytest.param((1, 1, 2, 1), id="context"),
+  pytest.param((1, 1, 1, 2), id="tensor", marks=pytest.mark.thorough),
+])  # fmt: skip
 def test_devices_share_the_frames_or_the_heads_and_channels_of_a_clip(sizes):
   graph, init = networks.split(unet3d.UNet3D, **TINY)
   forward = lambda params, *args: nnx.merge(graph, params)(*args)  # noqa: E731
