@@ -101,5 +101,5 @@ def timed(row: Row, took: float) -> str:
 def scaled(x: float, step: int = 1024) -> str:
   """Three digits and a unit's prefix: `1.38 Gi`, or in steps of 1000 `1.38 T`."""
   prefixes = ("", "K", "M", "G", "T", "P")
-  power = min(int(math.log(max(x, 1), step)), len(prefixes) - 1)
+  power = min(int(math.log(max(x, 1) * step / 999.5, step)), len(prefixes) - 1)
   return f"{x / step**power:.3g} {prefixes[power]}{'i' if step == 1024 and power else ''}"

@@ -95,6 +95,21 @@ def test_what_does_not_fit_is_told_with_how_much_is_missing(config):
   assert "does not fit: Used 74.0G of 15.75G hbm." in plan_report.report(refused, config, 1.0)
 
 
+@pytest.mark.parametrize(
+  ("x", "step", "text"),
+  [
+    (0, 1024, "0 "),
+    (999, 1024, "999 "),
+    (1020 * 2**10, 1024, "0.996 Mi"),
+    (1.38 * 2**30, 1024, "1.38 Gi"),
+    (999.6e9, 1000, "1 T"),
+    (5e18, 1000, "5e+03 P"),
+  ],
+)
+def test_a_number_has_three_digits_and_a_prefix(x, step, text):
+  assert plan_report.scaled(x, step) == text
+
+
 @pytest.mark.parametrize("topology", ["v5e", "v5litepod-16", "4x4", "v5e:4x", ""])
 def test_what_is_no_topology_is_one_sentence(config, topology):
   with pytest.raises(errors.UserError, match="is not a kind of TPU and its shape, such as"):
