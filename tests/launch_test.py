@@ -300,7 +300,11 @@ def test_the_steps_by_hand(cloud):
   cloud.ok("setup")
   for worker in ("0", "1"):
     home = (cloud.folder / "workers" / worker).resolve()
-    assert sorted(f.name for f in (home / "fbjax").iterdir()) == ["configs", "launch", "requirements.txt"]
+    assert sorted(f.name for f in (home / "fbjax").iterdir()) == [
+      "configs",
+      "launch",
+      "requirements.txt",
+    ]
     installed = (home / "installed").read_text()
     assert f"-r {home}/fbjax/requirements.txt jax[tpu] gcsfs" in installed
   assert cloud.states() == "idle"
