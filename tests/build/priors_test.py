@@ -27,7 +27,7 @@ UNFELT = [
   ("sampling.sampler.start", {"sampling": {"sampler": {"name": "sde", "start": "published"}}}),
   *(
     ("sampling.sampler.name", {"sampling": {"sampler": {"name": name}}})
-    for name in ("ode", "first_order", "heun", "dbim", "ddbm", "euler_maruyama", "ddim", "ddpm")
+    for name in ("ode", "first_order", "heun", "dbim", "ddbm", "euler_maruyama", "ddim")
   ),
 ]
 
@@ -39,6 +39,8 @@ class Darkened(neural_prior.NeuralPrior, networks.NetworkSet):
   embed = staticmethod(lambda weights, cond: cond)
   drop = staticmethod(lambda cond, text, image: cond)
   decode = staticmethod(lambda frozen, z: z)
+  decoders = ()
+  features = nulls = draw = staticmethod(lambda *given: {})  # `encode` does without
 
   def encode(self, frozen, batch, keys):
     still = (batch["video"][:, 0] if "video" in batch else batch["image"])[:, None]
