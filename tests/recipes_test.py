@@ -45,6 +45,8 @@ RECIPES = [
 # Each of their parts is in another recipe as well.
 THOROUGH = (
   ("folder", ""),
+  ("quickstart", ""),
+  ("webvid_saf", ""),
   ("webvid_saf", "from_prior"),
   ("webvid_saf", "prior"),
   ("webvid_saf", "temporal"),

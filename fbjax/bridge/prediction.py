@@ -5,13 +5,14 @@ Every prediction F is affine in (z0, z1, noise), hence also z0 and the noise are
 
   kind      F
   z0        z0
+  residual  z0 - z1
   noise     noise
   v         cos noise - sin z0             cos = a / n, sin = c / n, n^2 = a^2 + c^2
   psi       (zt - alpha z0) / (alpha sigma)
   velocity  drift of the reverse SDE, f zt + g^2 (zt - alpha z0) / (alpha sigma)^2
 
 psi is the velocity over g^2 / (alpha sigma), when f = 0: the same target, stabilised. `z0`,
-`noise` and `v` are defined for any process, so also for a diffusion; `psi` and `velocity` need a
+`residual`, `noise` and `v` are defined for any process, so also for a diffusion; `psi` and `velocity` need a
 bridge. Rows are written in the form that has a limit at both ends wherever there is one.
 """
 
@@ -19,7 +20,7 @@ from typing import Literal, NamedTuple
 
 from fbjax.bridge import process as process_lib
 
-Kind = Literal["z0", "noise", "v", "psi", "velocity"]
+Kind = Literal["z0", "residual", "noise", "v", "psi", "velocity"]
 Clips = process_lib.Clips
 PerClip = process_lib.PerClip
 Times = process_lib.Times
@@ -49,6 +50,12 @@ def rows(kind: Kind, process: Process, time: Times, rescale: Times | None = None
     return Rows(
       (one, zero, zero), (zero, zero, one), (divide(one, c), -divide(b, c), -divide(a, c))
     )
+  if kind == "residual":
+    return Rows(
+      (one, -one, zero),
+      (zero, one, one),
+      (divide(one, c), -divide(a + b, c), -divide(a, c)),
+    )
   if kind == "noise":
     return Rows(
       (zero, zero, one), (divide(one, a), -divide(b, a), -divide(c, a)), (zero, zero, one)
@@ -61,7 +68,7 @@ def rows(kind: Kind, process: Process, time: Times, rescale: Times | None = None
     gain, back = gain / (s * stretch) ** 2, divide(sin, norm * stretch)
     return Rows((-s * sin, zero, cos), (gain, -gain * b, -sin / s), (back, -back * b, cos))
   if kind in ("psi", "velocity") and not isinstance(process, process_lib.Bridge):
-    raise ValueError(f"{kind} needs a bridge; a diffusion is predicted as z0, noise or v")
+    raise ValueError(f"{kind} needs a bridge; a diffusion is predicted as z0, residual, noise or v")
   if kind == "psi":
     alpha, sigma = process.alpha(time), sqrt(process.variance(time))
     alpha_1, total = process.ends(time)
@@ -85,7 +92,7 @@ def rows(kind: Kind, process: Process, time: Times, rescale: Times | None = None
       (1 / alpha - f * gain * inverse, zero, gain * inverse),
       (to_zt - f * turn * inverse, to_z1, turn * inverse),
     )
-  raise ValueError(f"no prediction named {kind!r}; use z0, noise, v, psi or velocity")
+  raise ValueError(f"no prediction named {kind!r}; use z0, residual, noise, v, psi or velocity")
 
 
 def target(

@@ -137,7 +137,7 @@ class Truth(NamedTuple):
   coverage: Float[np.ndarray, "t h w"]  # how much of each pixel is the object
 
 
-class _Scene(NamedTuple):
+class Scene(NamedTuple):
   shape: str
   colour: str
   texture: str
@@ -204,7 +204,7 @@ class Shapes:
     return f"synthetic/{self.split}/{self.seed}/{index}"
 
   def caption(self, index: int) -> str:
-    return _caption(self._scene(index))
+    return _caption(self.scene(index))
 
   def resized(self, frames: int, size: tuple[int, int]) -> "Shapes":
     """The same scenes and motions at another length and (height, width)."""
@@ -223,7 +223,7 @@ class Shapes:
     return transforms.digest([(self.seed, self.split, self.clips, *choices)])
 
   def __getitem__(self, index: int) -> video_lib.Clip:
-    scene = self._scene(index)
+    scene = self.scene(index)
     video, _ = self._render(scene)
     label = list(MOTIONS).index(scene.motion)
     return video_lib.Clip(video, _caption(scene), stride=1, label=label)
@@ -234,7 +234,7 @@ class Shapes:
     return self[index]
 
   def truth(self, index: int) -> Truth:
-    scene = self._scene(index)
+    scene = self.scene(index)
     _, coverage = self._render(scene)
     weight = coverage.sum((1, 2))
     x, y = (coverage * self.x).sum((1, 2)) / weight, (coverage * self.y).sum((1, 2)) / weight
@@ -243,7 +243,7 @@ class Shapes:
     background = _to_uint8(scene.background)
     return Truth(scene.motion, scene.speed, direction, path, background, coverage)
 
-  def _scene(self, index: int) -> _Scene:
+  def scene(self, index: int) -> Scene:
     if not 0 <= index < self.clips:
       raise IndexError(f"clip {index} of {self.clips}")
     # PCG64 on a SeedSequence: independent streams for neighbouring indices.
@@ -257,7 +257,7 @@ class Shapes:
     # Last, so that scenes are the same whatever motions are asked for.
     motions = [m for m in self.motions if not (m.startswith("spin") and shape in _ROUND)]
     motion, speed = _pick(rng, motions), _pick(rng, self.speeds)
-    return _Scene(shape, colour, texture, size, start, angle, background, motion, speed)
+    return Scene(shape, colour, texture, size, start, angle, background, motion, speed)
 
   def _background(self, rng: np.random.Generator, colour: str) -> Float[np.ndarray, "h w 3"]:
     kind = _pick(rng, self.backgrounds)
@@ -289,7 +289,7 @@ class Shapes:
     return first + mix * (second - first)
 
   def _render(
-    self, scene: _Scene
+    self, scene: Scene
   ) -> tuple[UInt8[np.ndarray, "t h w 3"], Float[np.ndarray, "t h w"]]:
     """Returns the frames and how much of each pixel the object covers."""
     time = np.linspace(0, 1, self.frames) if self.frames > 1 else np.zeros(1)
@@ -311,7 +311,7 @@ class Shapes:
     return _to_uint8(video), coverage
 
 
-def _trajectory(scene: _Scene, time: Float[np.ndarray, "t"]) -> tuple[np.ndarray, ...]:
+def _trajectory(scene: Scene, time: Float[np.ndarray, "t"]) -> tuple[np.ndarray, ...]:
   """Centre x and y, turn in radians (clockwise on the screen) and scale at every time."""
   x, y = (np.full_like(time, value) for value in scene.start)
   turn, scale = np.zeros_like(time), np.ones_like(time)
@@ -335,7 +335,7 @@ def _trajectory(scene: _Scene, time: Float[np.ndarray, "t"]) -> tuple[np.ndarray
   return x, y, turn, scale
 
 
-def _caption(scene: _Scene) -> str:
+def _caption(scene: Scene) -> str:
   size = "" if scene.size == "medium" else scene.size
   texture = "" if scene.texture == "plain" else scene.texture
   phrase = MOTIONS[scene.motion].format(SPEEDS[scene.speed].word)

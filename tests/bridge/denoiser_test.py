@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fbjax.bridge import denoiser, diffusion, guidance, prediction, process
+from fbjax.bridge import (
+  alignment,
+  denoiser,
+  diffusion,
+  grids,
+  guidance,
+  prediction,
+  process,
+  samplers,
+)
 
 GMAX = process.Gmax()
 
@@ -82,3 +91,35 @@ def test_gradients_pass_through(dtype):
     return jnp.sum(denoise(zt, time) ** 2)
 
   assert np.isfinite(jax.jit(jax.grad(loss))(z1)).all()
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("kind", ["z0", "noise", "v", "psi", "residual"])
+def test_an_aligned_bridge_is_a_diffusion_where_its_prediction_does_not_name_the_prior(kind, eta):
+  """One network, the same noises: sampled as a bridge and as a diffusion at the times of equal SNR.
+
+  The prior cancels from every step and is left in the condition alone, unless the network is read against it.
+  """
+  d, times = diffusion.cogvideox(), grids.trailing(12)
+  with jax.enable_x64(True):
+    rng = np.random.default_rng(0)
+    z1, other, noise = jnp.asarray(rng.standard_normal((3, 2, 4, 3)))
+    noises = rng.standard_normal((len(times), 2, 4, 3))
+    kernel = rng.standard_normal((3, 3))
+
+    def network(x, t_net, cond):
+      return jnp.tanh(x @ kernel + t_net[:, None, None] / 1000)
+
+    def sampled(path, kind, times, z1, start):
+      denoise = denoiser.denoiser(path, network, kind, z1, (None,), diffusion=d)
+      table = samplers.first_order.table(path, times, eta=eta)
+      return samplers.run(table, denoise, start, z1, jnp.asarray(noises))
+
+    a, b, c = GMAX.marginal(times[0])
+    of_bridge = sampled(GMAX, kind, times, z1, b * z1 + np.hypot(a, c) * noise)
+    if kind in ("z0", "noise", "v"):
+      of_diffusion = sampled(d, kind, alignment.net_time(GMAX, d, times), z1, noise)
+      np.testing.assert_allclose(of_bridge, of_diffusion, atol=1e-12)
+    another = sampled(GMAX, kind, times, other, b * other + np.hypot(a, c) * noise)
+    depends = np.abs(of_bridge - another).max()
+    assert depends > 0.1 if kind in ("psi", "residual") else depends < 1e-12

@@ -9,7 +9,7 @@ import pytest
 
 from fbjax.bridge import diffusion, grids, prediction, process
 
-KINDS = ("z0", "noise", "v", "psi", "velocity")
+KINDS = ("z0", "residual", "noise", "v", "psi", "velocity")
 PROCESSES = {"gmax": process.Gmax(), "vp": process.VP(), "constant": process.constant(1.0)}
 TIMES = (1e-5, 0.02, 0.5, 0.98, 1 - 1e-5)
 
@@ -31,6 +31,7 @@ def test_targets_are_their_definitions():
     g2 = process.per_clip(p.diffusion(time), z0)
     want = {
       "z0": z0,
+      "residual": z0 - z1,
       "noise": noise,
       "v": (a * noise - c * z0) / jnp.sqrt(a**2 + c**2),
       "psi": (zt - z0) / sigma,

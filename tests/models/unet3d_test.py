@@ -46,7 +46,9 @@ def tiny():
   return networks.call(graph), networks.params(unet3d.UNet3D, **TINY)
 
 
-@pytest.mark.parametrize("name", ["tiny", "t2v_tiny", "t2v_relpos_tiny"])
+@pytest.mark.parametrize("name", [
+  pytest.param("tiny", marks=pytest.mark.thorough), "t2v_tiny", "t2v_relpos_tiny"
+])  # fmt: skip
 def test_unet_matches_the_published_one(shared, name):
   manifest = golden.manifest(shared, f"unet_videocrafter_{name}")
   arrays = golden.arrays(shared, f"unet_videocrafter_{name}")
@@ -171,6 +173,7 @@ def test_what_a_clip_drops_follows_from_its_own_key():
     assert np.abs(forward(params, *turned, keys) - out[order]).max() > 1e-2
 
 
+@pytest.mark.thorough
 def test_bfloat16_stays_within_two_percent(shared):
   name = "unet_videocrafter_t2v_tiny"
   manifest, arrays = golden.manifest(shared, name), golden.arrays(shared, name)

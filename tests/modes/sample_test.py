@@ -292,7 +292,14 @@ def test_a_bridge_starts_from_the_video_of_the_prior_that_another_run_has_traine
   sample.sample(config, str(tmp_path / "bridge"), image=str(image), out=str(tmp_path / "x.mp4"))
   assert frames(tmp_path / "x.mp4") == 4
 
-  # The bridge has its own copy: the prior may learn on, or go.
+
+@pytest.mark.thorough
+def test_a_bridge_keeps_the_prior_that_it_began_with(prior_run, image, tmp_path):
+  """The prior may learn on, or go; packed, the bridge needs neither run."""
+  config = ucf101_bridge_prior.get_config("smoke").to_dict() | {"prior_run": str(prior_run)}
+  mesh = build.make_mesh(config)
+  system = build.make_system(config, build.make_tokenizer(config))
+  trained = loading.starting_weights(config, system, mesh).frozen["prior_latte"]
   longer = ucf101_prior.get_config("smoke").to_dict()
   longer["train"]["steps"], longer["optim"]["lr"] = 3, 0.1
   learnt_on = tmp_path / "prior"
@@ -312,7 +319,6 @@ def test_a_bridge_starts_from_the_video_of_the_prior_that_another_run_has_traine
   shutil.rmtree(learnt_on)
   sample.sample(None, bridge, image=str(image), out=str(tmp_path / "y.mp4"))
 
-  # Packed, it needs neither run.
   pack.pack(None, bridge, str(tmp_path / "packed"))
   shutil.rmtree(bridge)
   sample.sample(

@@ -71,7 +71,7 @@ def clip_of(system, config, params, frozen):
   ("quickstart", 24, (16, 24)),
   pytest.param("small UNet", 24, (16, 24), marks=pytest.mark.thorough),
   pytest.param("videocrafter", 7, (16, 24), marks=pytest.mark.thorough),
-  ("videocrafter behind a prior", 5, (24, 16)),
+  pytest.param("videocrafter behind a prior", 5, (24, 16), marks=pytest.mark.thorough),
   pytest.param("latte", 7, (24, 16), marks=pytest.mark.thorough),
   ("latte behind a prior", 2, (16, 24)),
   ("cogvideox", 25, (16, 24)),

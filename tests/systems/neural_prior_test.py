@@ -11,7 +11,10 @@ from fbjax.systems import base, neural_prior
 
 BRIDGES = [
   (ucf101_bridge_prior, "smoke", ["prior_latte"]),
-  (webvid_saf, "from_prior+smoke", ["prior_unet", "prior_resampler"]),
+  pytest.param(
+    *(webvid_saf, "from_prior+smoke", ["prior_unet", "prior_resampler"]),
+    marks=pytest.mark.thorough,
+  ),
   (webvid_saf_cogvideox, "from_prior+smoke", ["prior_transformer"]),
 ]
 PRIORS = [

@@ -186,6 +186,7 @@ def test_a_clips_loss_does_not_depend_on_its_batch(batch):
   assert whole == pytest.approx(np.mean(alone), rel=1e-5)
 
 
+@pytest.mark.thorough
 def test_dropout_does_not_depend_on_accumulation():
   """The gradients of a batch are the same in one part and in two."""
   config = toy.config()

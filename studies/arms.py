@@ -1,0 +1,74 @@
+"""Arms of a study as jobs: the same data, network, steps and tuning for all of them."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from studies import jobs, one
+
+
+class Study(NamedTuple):
+  """A study and where it is done.
+
+  config: its module in configs/, whose arms are named behind the colon. sizes: further names for all of
+  them. home: folder of the workdirs. at_once: trainings at a time. smoke: two steps of each.
+  """
+
+  name: str
+  sizes: Sequence[str]
+  home: str
+  at_once: int
+  smoke: bool = False
+
+  def changes(self, arm: str) -> str:
+    return "+".join([arm, *self.sizes, *["smoke"] * self.smoke])
+
+  def config(self, arm: str) -> ConfigDict:
+    return importlib.import_module(f"configs.{self.name}").get_config(self.changes(arm))
+
+  def job(
+    self, arm: str, seed: int | str, overrides: Mapping[str, Any], plans: list[one.Plan]
+  ) -> jobs.Job:
+    """An arm with a seed; its workdir is named after all that is particular to it."""
+    told = "".join(f"_{key.split('.')[-1]}{value}" for key, value in overrides.items())
+    size = "".join(f"_{x}" for x in self.sizes) + "_smoke" * self.smoke
+    return jobs.Job(
+      f"{self.name}{size}/{arm}{told}_seed{seed}",
+      f"configs/{self.name}.py:{self.changes(arm)}",
+      {"seed": seed} | overrides,
+      plans,
+    )
+
+
+def tuned(
+  study: Study, arms: Sequence[str], rates: Sequence[str], plans: list[one.Plan]
+) -> dict[str, str]:
+  """The learning rate of each arm whose distance is the least, with seed 0."""
+  tried = {
+    (arm, rate): study.job(arm, 0, {"optim.lr": rate}, plans) for arm in arms for rate in rates
+  }
+  found = jobs.run(study.home, tried.values(), study.at_once)
+
+  def distance(arm: str, rate: str) -> float:
+    rows = found[tried[arm, rate].name]
+    return next(row["distance"] for row in rows if row["plan"] == plans[0])
+
+  return {arm: min(rates, key=lambda rate: distance(arm, rate)) for arm in arms}
+
+
+def rows(
+  wanted: Sequence[jobs.Job], found: Mapping[str, list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+  """Scores with their plans and what the job was, one flat row each."""
+  flat = []
+  for job in wanted:
+    arm = job.config.split(":")[1].split("+")[0]
+    own = {"arm": arm} | {key: value for key, value in job.overrides.items()}
+    flat += [
+      own | row["plan"] | {name: x for name, x in row.items() if name != "plan"}
+      for row in found[job.name]
+      if row["plan"] in job.plans
+    ]
+  return flat

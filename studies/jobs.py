@@ -1,0 +1,82 @@
+"""Runs the arms of a study, some at a time, each on cores of its own and in a workdir of its own."""
+
+import concurrent.futures
+import json
+import os
+import pathlib
+import queue
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from studies import one
+
+
+class Job(NamedTuple):
+  """An arm with a seed: its name, which is its workdir's, the config, overrides by key, and plans of `one`."""
+
+  name: str
+  config: str
+  overrides: Mapping[str, Any]
+  plans: list[one.Plan]
+
+
+def run(home: str, jobs: Iterable[Job], at_once: int) -> dict[str, list[dict[str, Any]]]:
+  """Runs jobs that have not ended yet; at the first that fails, no further one begins.
+
+  Args:
+    home: folder of the workdirs.
+    jobs: in their order; what of them was done before is not done again.
+    at_once: jobs at a time; above 1 each has its share of this machine's cores.
+
+  Returns:
+    The scores of each job, by its name.
+  """
+  cores = sorted(os.sched_getaffinity(0))
+  share = max(1, len(cores) // at_once)
+  free: queue.Queue[list[int]] = queue.Queue()
+  for i in range(at_once):
+    free.put(cores[i * share % len(cores) :][:share])
+
+  def work(job: Job) -> list[dict[str, Any]]:
+    workdir = pathlib.Path(home) / job.name
+    done = [row["plan"] for row in one.scores(str(workdir))]
+    if all(plan in done for plan in job.plans):
+      return one.scores(str(workdir))
+    own = free.get()
+    try:
+      start(home, job, own)
+    finally:
+      free.put(own)
+    return one.scores(str(workdir))
+
+  with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+    waiting = {job.name: pool.submit(work, job) for job in jobs}
+    try:
+      return {name: future.result() for name, future in waiting.items()}
+    finally:
+      pool.shutdown(cancel_futures=True)
+
+
+def start(home: str, job: Job, cores: list[int]) -> None:
+  """Runs one job to its end; what it says goes to a log beside its workdir."""
+  workdir = pathlib.Path(home) / job.name
+  workdir.parent.mkdir(parents=True, exist_ok=True)
+  log = workdir.with_name(f"{workdir.name}.log")
+  environment = {"JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(home) / "compiled")} | os.environ
+  command = [sys.executable, "-m", "studies.one", f"--config={job.config}", f"--workdir={workdir}"]
+  command += [f"--config.{key}={value}" for key, value in job.overrides.items()]
+  command += [f"--plans={json.dumps(job.plans)}", f"--cores={','.join(map(str, cores))}"]
+  with log.open("a") as file:
+    done = subprocess.run(
+      command,
+      stdout=file,
+      stderr=subprocess.STDOUT,
+      env=environment,
+      check=False,
+    )
+  if done.returncode:
+    end = "\n".join(log.read_text().splitlines()[-20:])
+    raise SystemExit(f"{job.name} ended with {done.returncode}; the end of {log}:\n{end}")
+  print(f"{job.name}: done", flush=True)
