@@ -109,7 +109,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.train.update(
     steps=800, batch_size=16, save_every=200, preview_every=800, keep=8, ema_decay=0.99
   )
-  c.sampling.update(
-    steps=8, sampler=dict(name="first_order", eta=0.0), grid=dict(name="trailing"), batch_size=64
-  )
+  c.sampling.update(steps=8, batch_size=64)
+  c.sampling.sampler = dict(name="first_order", eta=0.0)
+  c.sampling.grid = dict(name="trailing")
   return common.changed(c, arg, CHANGES, (tuple(ARMS),))

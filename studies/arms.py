@@ -1,9 +1,11 @@
 """Arms of a study as jobs: the same data, network, steps and tuning for all of them."""
 
 import importlib
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from studies import jobs, one
@@ -32,7 +34,8 @@ class Study(NamedTuple):
     self, arm: str, seed: int | str, overrides: Mapping[str, Any], plans: list[one.Plan]
   ) -> jobs.Job:
     """An arm with a seed; its workdir is named after all that is particular to it."""
-    told = "".join(f"_{key.split('.')[-1]}{value}" for key, value in overrides.items())
+    named = {k: x for k, x in overrides.items() if not isinstance(x, pathlib.Path)}
+    told = "".join(f"_{key.split('.')[-1]}{value}" for key, value in named.items())
     size = "".join(f"_{x}" for x in self.sizes) + "_smoke" * self.smoke
     return jobs.Job(
       f"{self.name}{size}/{arm}{told}_seed{seed}",
@@ -43,17 +46,24 @@ class Study(NamedTuple):
 
 
 def tuned(
-  study: Study, arms: Sequence[str], rates: Sequence[str], plans: list[one.Plan]
+  study: Study,
+  arms: Sequence[str],
+  rates: Sequence[str],
+  plans: list[one.Plan],
+  overrides: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, str]:
-  """The learning rate of each arm whose distance is the least, with seed 0."""
+  """The learning rate of each arm whose mean distance over the plans is the least, with seed 0."""
+  given = overrides or {}
   tried = {
-    (arm, rate): study.job(arm, 0, {"optim.lr": rate}, plans) for arm in arms for rate in rates
+    (arm, rate): study.job(arm, 0, {**given.get(arm, {}), "optim.lr": rate}, plans)
+    for arm in arms
+    for rate in rates
   }
   found = jobs.run(study.home, tried.values(), study.at_once)
 
   def distance(arm: str, rate: str) -> float:
     rows = found[tried[arm, rate].name]
-    return next(row["distance"] for row in rows if row["plan"] == plans[0])
+    return float(np.mean([row["distance"] for row in rows if row["plan"] in plans]))
 
   return {arm: min(rates, key=lambda rate: distance(arm, rate)) for arm in arms}
 

@@ -5,12 +5,13 @@ given frame -> codec -> latent frame, repeated over time = z1, and also concaten
 caption     -> text network -> text tokens for cross-attention
 stride      -> embedding, added to that of time
 
-With two given frames, the first and the last, z1 runs from the one to the other. A coarse video,
+With two given frames, the first and the last, z1 runs from the one to the other. With none it is a
+text-to-video network: z1 is zero, and the image lends nothing but its size. A coarse video,
 where a neural prior makes one, is concatenated to x as the frame is.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from fbjax.models import clip, resampler, unet3d
 from fbjax.systems import base, codecs, latents, networks, neural_prior
 from fbjax.systems import remat as remat_lib
 
-Given = Literal["first", "ends"]
+Given = Literal["first", "ends", "none"]
 
 
 class Cond(NamedTuple):
@@ -70,7 +71,7 @@ class VideoCrafter(latents.LatentSystem):
       train_text: the text network is trained along; otherwise it is frozen.
       image: sizes of `clip.ImageEncoder`, frozen; None for a UNet without image tokens.
       resampler: sizes of `resampler.Resampler`, trained; its channels follow from the others.
-      given: "first" frame, or both "ends".
+      given: "first" frame, both "ends", or "none".
       coarse: the UNet is told a coarse video as well.
       remat: what stages of the UNet keep for the backward pass, see `remat.wrap`.
       null_tokens: token ids of the empty caption, int32 [n]; None where nothing will be encoded.
@@ -82,8 +83,10 @@ class VideoCrafter(latents.LatentSystem):
     """
     if (image is None) != (resampler is None):
       raise errors.UserError("config.system needs both 'image' and 'resampler', or neither")
-    if given not in ("first", "ends"):
-      raise errors.UserError(f"config.system.given is {given!r}; expected 'first' or 'ends'")
+    if given not in get_args(Given):
+      raise errors.UserError(
+        f"config.system.given is {given!r}; expected 'first', 'ends' or 'none'"
+      )
     self.null_tokens = null_tokens
     self.given = given
     self.trains_text = train_text
@@ -91,7 +94,8 @@ class VideoCrafter(latents.LatentSystem):
     told |= ({"image"} if image is not None else set()) | ({"last"} if given == "ends" else set())
     self.conditions = frozenset(told)
     options = {"dtype": dtype}
-    sizes = {"c_in": (self.inputs + coarse) * codec.channels, "c_out": codec.channels}
+    inputs = self.inputs if given != "none" else 1
+    sizes = {"c_in": (inputs + coarse) * codec.channels, "c_out": codec.channels}
     sizes |= {"context_dim": text["width"], "image_attention": image is not None}
     specs = {
       "unet": networks.NetworkSpec(
@@ -121,7 +125,7 @@ class VideoCrafter(latents.LatentSystem):
     if "video" in batch:
       name, shown = "clip", codecs.to_unit(batch["video"])
     else:
-      names = ["image"] if self.given == "first" else ["image", "last"]
+      names = ["image", "last"] if self.given == "ends" else ["image"]
       name, shown = "ends", jnp.stack([codecs.to_unit(batch[name]) for name in names], axis=1)
     found = {name: self.codec.moments(frozen, shown), "stride": batch["stride"]}
     found |= {"text": self._read(frozen, batch["tokens"])}
@@ -181,7 +185,8 @@ class VideoCrafter(latents.LatentSystem):
     cond: Cond,
     keys: jax.Array | None = None,
   ) -> Float[Array, "b t h w c"]:
-    x = latents.beside(x, cond.frame, cond.coarse)
+    frame = None if self.given == "none" else cond.frame
+    x = latents.beside(x, frame, cond.coarse)
     return self._predict(weights, x, t_net, cond, keys)
 
   def _predict(
@@ -238,7 +243,9 @@ def image_networks(
 def prior(
   ends: Float[Array, "b n h w c"], given: Given, frames: int
 ) -> Float[Array, "b {frames} h w c"]:
-  """The first latent frame repeated, or a straight way from the first to the last."""
+  """The first latent frame repeated, a straight way from the first to the last, or zero."""
+  if given == "none":
+    return jnp.zeros((len(ends), frames, *ends.shape[2:]), ends.dtype)
   if given == "first":
     return jnp.repeat(ends[:, :1], frames, axis=1)
   weight = jnp.linspace(0.0, 1.0, frames).reshape(1, frames, 1, 1, 1)

@@ -1,0 +1,53 @@
+"""Study 3: the still image or a coarse video as the start of a bridge, and as mere condition.
+
+  python -m studies.prior --home=runs/study
+  python -m studies.prior --smoke --home=/tmp/study
+
+The regression of configs/study_prior.py is trained once; the arms go on from it. What ended before is not done again.
+Writes docs/evidence/prior.json and its part of docs/evidence.md.
+"""
+
+import pathlib
+
+from absl import app, flags
+
+from configs import study_prior
+from studies import arms, jobs, report
+
+HOME = flags.DEFINE_string("home", "runs/study", "Folder of the workdirs")
+ARMS = flags.DEFINE_list("arms", list(study_prior.ARMS), "Which")
+SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the best learning rate")
+RATES = flags.DEFINE_list("rates", ["0.002", "0.005", "0.0125"], "Learning rates that all arms try")
+CLIPS = flags.DEFINE_integer("clips", 1024, "Held-out clips")
+AT_ONCE = flags.DEFINE_integer("at_once", 2, "Trainings at a time")
+LARGE = flags.DEFINE_bool("large", False, "Sizes for a GPU")
+SMOKE = flags.DEFINE_bool("smoke", False, "Two steps of each; writes nothing but workdirs")
+
+
+def main(argv: list[str]) -> None:
+  del argv
+  study = arms.Study("study_prior", ["large"] * LARGE.value, HOME.value, AT_ONCE.value, SMOKE.value)
+  clips = 8 if SMOKE.value else CLIPS.value
+  last = study.config(ARMS.value[0]).train.steps
+  own = study.config("coarse").train.steps
+  coarse = study.job("coarse", 0, {}, [{"step": own, "clips": clips, "random": True}])
+  found = jobs.run(HOME.value, [coarse], 1)
+  run = pathlib.Path(HOME.value) / coarse.name
+  behind = {arm: {} if arm == "still" else {"prior_run": run} for arm in ARMS.value}
+  tried = {"step": last, "steps": 8, "clips": min(256, clips)}
+  rates = arms.tuned(study, ARMS.value, RATES.value, [tried], behind)
+  plans = [tried] + [
+    {"step": last, "steps": nfe, "clips": clips, "random": True} for nfe in (4, 8, 50)
+  ]
+  wanted = [
+    study.job(arm, seed, behind[arm] | {"optim.lr": rates[arm]}, plans)
+    for seed in SEEDS.value
+    for arm in ARMS.value
+  ]
+  rows = arms.rows(wanted, jobs.run(HOME.value, wanted, AT_ONCE.value))
+  print(arms.rows([coarse], found))
+  print(report.table(rows, "arm", "steps", "distance", "still"))
+
+
+if __name__ == "__main__":
+  app.run(main)

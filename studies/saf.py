@@ -1,0 +1,58 @@
+"""Study 2: what alignment with a pretrained text-to-video diffusion is worth, step by step of fine-tuning.
+
+  python -m studies.saf --home=runs/study
+  python -m studies.saf --smoke --home=/tmp/study
+
+The text-to-video diffusion of configs/study_saf.py is trained once, and packed; the arms go on from it, each at the
+learning rate that serves it best after `EARLY` steps with seed 0. What ended before is not done again. Writes
+docs/evidence/saf.json, a figure beside it, and its part of docs/evidence.md.
+"""
+
+import pathlib
+
+from absl import app, flags
+
+from configs import study_saf
+from fbjax.modes import pack
+from studies import arms, jobs, report
+
+HOME = flags.DEFINE_string("home", "runs/study", "Folder of the workdirs")
+ARMS = flags.DEFINE_list("arms", list(study_saf.ARMS), "Which")
+SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the best learning rate")
+RATES = flags.DEFINE_list("rates", ["0.001", "0.003", "0.009"], "Learning rates that all arms try")
+CLIPS = flags.DEFINE_integer("clips", 1024, "Held-out clips at the end, a quarter before")
+AT_ONCE = flags.DEFINE_integer("at_once", 2, "Trainings at a time")
+LARGE = flags.DEFINE_bool("large", False, "Sizes for a GPU")
+SMOKE = flags.DEFINE_bool("smoke", False, "Two steps of each; writes nothing but workdirs")
+
+
+def main(argv: list[str]) -> None:
+  del argv
+  study = arms.Study("study_saf", ["large"] * LARGE.value, HOME.value, AT_ONCE.value, SMOKE.value)
+  text = study.job("text", 0, {}, [])
+  jobs.run(HOME.value, [text], 1)
+  packed = pathlib.Path(HOME.value) / f"{text.name}_packed"
+  if not packed.exists():
+    pack.pack(None, str(pathlib.Path(HOME.value) / text.name), str(packed))
+  train = study.config(ARMS.value[0]).train
+  clips = 8 if SMOKE.value else CLIPS.value
+  plans = [
+    {"step": step, "steps": 8, "clips": max(clips // 4, 8)}
+    for step in range(0, train.steps, train.save_every)
+  ]
+  plans.append({"step": train.steps, "steps": 8, "clips": max(clips // 4, 8)})
+  plans += [{"step": train.steps, "steps": nfe, "clips": clips, "random": True} for nfe in (8, 50)]
+  from_text = {arm: {} if arm == "scratch" else {"weights": packed} for arm in ARMS.value}
+  rates = arms.tuned(study, ARMS.value, RATES.value, plans[:-2], from_text)
+  wanted = [
+    study.job(arm, seed, from_text[arm] | {"optim.lr": rates[arm]}, plans)
+    for seed in SEEDS.value
+    for arm in ARMS.value
+  ]
+  rows = arms.rows(wanted, jobs.run(HOME.value, wanted, AT_ONCE.value))
+  early = [row for row in rows if row["clips"] < clips or SMOKE.value]
+  print(report.table(early, "arm", "step", "distance", "unaligned"))
+
+
+if __name__ == "__main__":
+  app.run(main)
