@@ -22,7 +22,7 @@ from configs import common, study_bridge
 
 def coarse(c: ConfigDict) -> None:
   common.as_prior(c)
-  c.train.update(steps=400, save_every=400, preview_every=400)
+  c.train.update(steps=400, save_every=400)
 
 
 def start(c: ConfigDict) -> None:

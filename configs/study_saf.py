@@ -26,7 +26,7 @@ def text(c: ConfigDict) -> None:
   diffusion(c)
   c.system.given = "none"
   c.start = dict()
-  c.train.update(steps=4000, save_every=1000, preview_every=4000)
+  c.train.update(steps=4000, save_every=1000)
 
 
 def diffusion(c: ConfigDict) -> None:

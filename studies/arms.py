@@ -74,8 +74,9 @@ def rows(
   """Scores with their plans and what the job was, one flat row each."""
   flat = []
   for job in wanted:
-    arm = job.config.split(":")[1].split("+")[0]
-    own = {"arm": arm} | {key: value for key, value in job.overrides.items()}
+    own = {"arm": job.arm} | {
+      k: x for k, x in job.overrides.items() if not isinstance(x, pathlib.Path)
+    }
     flat += [
       own | row["plan"] | {name: x for name, x in row.items() if name != "plan"}
       for row in found[job.name]

@@ -8,12 +8,10 @@ distance at 8 evaluations is trained with the other seeds. What ended before is 
 docs/evidence/bridge_<network>.json, figures beside it, and its part of docs/evidence.md.
 """
 
-from collections.abc import Sequence
-
 from absl import app, flags
 
 from configs import study_bridge
-from studies import arms, intervals, jobs, report
+from studies import arms, jobs, report
 
 HOME = flags.DEFINE_string("home", "runs/study", "Folder of the workdirs")
 NETWORK = flags.DEFINE_enum("network", "latte", ["latte", "unet"], "Of all arms")
@@ -25,7 +23,6 @@ AT_ONCE = flags.DEFINE_integer("at_once", 2, "Trainings at a time")
 LARGE = flags.DEFINE_bool("large", False, "Sizes for a GPU")
 SMOKE = flags.DEFINE_bool("smoke", False, "Two steps of each; writes nothing but workdirs")
 
-EVALUATIONS = (4, 8, 16, 50)
 CHOSEN_BY = 256  # clips, at 8 evaluations
 
 
@@ -44,7 +41,44 @@ def main(argv: list[str]) -> None:
     for arm in ARMS.value
   ]
   rows = arms.rows(wanted, jobs.run(HOME.value, wanted, AT_ONCE.value))
-  print(report.table(best_samplers(rows, last, clips), "arm", "steps", "distance", "diffusion"))
+  if not SMOKE.value:
+    write(f"bridge_{'_'.join([NETWORK.value, *['large'] * LARGE.value])}", rows, wanted, last)
+
+
+def write(name: str, rows: list[dict], wanted: list[jobs.Job], last: int) -> None:
+  """Figures, scores and tables of the study."""
+  report.keep(f"{name}.json", rows)
+  flow = [row for row in rows if row["step"] == last and eta(row) == 0]
+  training = [row for row in rows if "sampler" not in row]
+  report.curves(f"{name}_steps.png", training, "step", "distance", "8 evaluations", log=False)
+  report.curves(f"{name}_evaluations.png", flow, "steps", "distance", f"step {last}")
+  report.sheet(f"{name}.png", *shown(wanted, last))
+  parts = ["Fréchet distance by evaluations, and in that of `diffusion`:"]
+  parts.append(report.table(flow, "arm", "steps", "distance", "diffusion"))
+  parts.append("The same through a random I3D:")
+  seen = [row for row in flow if "random" in row]
+  parts.append(report.table(seen, "arm", "steps", "random", "diffusion"))
+  parts.append("50 evaluations of the reverse SDE (eta 1) in place of the flow:")
+  sde = [row for row in rows if row["step"] == last and eta(row) == 1]
+  parts.append(report.table(sde, "arm", "steps", "distance", "diffusion"))
+  parts.append("At 8 evaluations:")
+  parts.append(report.scores([row for row in flow if row["steps"] == 8]))
+  parts.append(f"![Distance over training](evidence/{name}_steps.png)")
+  parts.append(f"![Distance over evaluations](evidence/{name}_evaluations.png)")
+  parts.append(f"![Given frame, truth and arms](evidence/{name}.png)")
+  report.put(name, "\n\n".join(parts))
+  print("\n\n".join(parts))
+
+
+def eta(row: dict) -> float | None:
+  return row["sampler"]["eta"] if "sampler" in row else None
+
+
+def shown(wanted: list[jobs.Job], last: int) -> tuple[list[dict], list[str]]:
+  """Rows of a sheet: the first held-out clips, their truth, and what each arm of seed 0 makes of them."""
+  first = [job for job in wanted if str(job.overrides["seed"]) == "0"]
+  plan = next(p for p in first[0].plans if p.get("sampler", {}).get("eta") == 0 and p["steps"] == 8)
+  return report.shown(HOME.value, first, plan)
 
 
 def curve(study: arms.Study, tried: dict) -> list[dict]:
@@ -53,27 +87,17 @@ def curve(study: arms.Study, tried: dict) -> list[dict]:
   return [tried | {"step": step} for step in range(every, tried["step"], every)]
 
 
+# Evaluations, the part of the clips that is sampled with them, and eta: probability flow or reverse SDE.
+FINAL = ((4, 1, 0.0), (8, 1, 0.0), (16, 2, 0.0), (50, 4, 0.0), (50, 4, 1.0))
+
+
 def at_the_end(last: int, clips: int) -> list[dict]:
-  """Both ends of the first-order family, at each number of evaluations."""
+  """Many evaluations of few clips, and few of many."""
   return [
-    {"step": last, "steps": nfe, "clips": clips, "random": nfe in (8, 50)}
+    {"step": last, "steps": nfe, "clips": max(clips // share, 8), "random": nfe in (8, 50)}
     | {"sampler": {"name": "first_order", "eta": eta}}
-    for eta in (0.0, 1.0)
-    for nfe in EVALUATIONS
+    for nfe, share, eta in FINAL
   ]
-
-
-def best_samplers(rows: Sequence[dict], last: int, clips: int) -> list[dict]:
-  """Of each arm and number of evaluations the sampler with the least mean distance."""
-  found = []
-  final = [row for row in rows if row["step"] == last and "sampler" in row]
-  for arm, nfe in sorted({(row["arm"], row["steps"]) for row in final}):
-    here = [row for row in final if (row["arm"], row["steps"]) == (arm, nfe)]
-    by_eta = {eta: [r for r in here if r["sampler"]["eta"] == eta] for eta in (0.0, 1.0)}
-    found += min(
-      by_eta.values(), key=lambda rows: intervals.mean([r["distance"] for r in rows]).value
-    )
-  return found
 
 
 if __name__ == "__main__":

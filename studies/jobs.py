@@ -21,6 +21,10 @@ class Job(NamedTuple):
   overrides: Mapping[str, Any]
   plans: list[one.Plan]
 
+  @property
+  def arm(self) -> str:
+    return self.config.split(":")[1].split("+")[0]
+
 
 def run(home: str, jobs: Iterable[Job], at_once: int) -> dict[str, list[dict[str, Any]]]:
   """Runs jobs that have not ended yet; at the first that fails, no further one begins.

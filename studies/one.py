@@ -42,6 +42,7 @@ CORES = flags.DEFINE_list("cores", [], "Numbers of the CPU cores to run on; defa
 PLANS = flags.DEFINE_string("plans", "[]", "What to score, as JSON")
 
 BATCH = 64
+SHOWN = 6  # samples that are kept
 Plan = dict[str, Any]
 
 
@@ -50,10 +51,14 @@ def main(argv: list[str]) -> None:
   if CORES.value:  # before JAX counts them
     os.sched_setaffinity(0, map(int, CORES.value))
   logging.set_verbosity(logging.INFO)
-  config, workdir = CONFIG.value.to_dict(), WORKDIR.value
+  run(CONFIG.value.to_dict(), WORKDIR.value, json.loads(PLANS.value))
+
+
+def run(config: dict[str, Any], workdir: str, plans: list[Plan]) -> None:
+  """Trains to the end, and scores what was not scored before."""
   if not train.train(config, workdir):
     raise SystemExit("asked to stop")
-  for plan in json.loads(PLANS.value):
+  for plan in plans:
     if not any(row["plan"] == plan for row in scores(workdir)):
       write(workdir, [*scores(workdir), {"plan": plan} | score(config, workdir, plan)])
 
@@ -76,11 +81,19 @@ def score(config: dict[str, Any], workdir: str, plan: Plan) -> dict[str, float]:
   began = time.perf_counter()
   videos = samples(config, workdir, plan)
   seconds = time.perf_counter() - began
+  np.save(shown(workdir, plan), videos[:SHOWN])
   batch, truths = truth(json.dumps(config, sort_keys=True), plan["clips"])
   found = against(videos, batch["video"], truths, plan.get("random", False))
   found |= {"seconds": seconds}
   logging.info("%s: %s", plan, {name: round(x, 4) for name, x in found.items()})
   return found
+
+
+def shown(workdir: str, plan: Plan) -> pathlib.Path:
+  """Where the first samples of a plan are kept, for people to look at."""
+  told = "_".join(str(plan[key]) for key in ("step", "steps", "clips") if key in plan)
+  eta = plan.get("sampler", {}).get("eta")
+  return pathlib.Path(workdir) / f"clips_{told}{'' if eta is None else f'_{eta:g}'}.npy"
 
 
 def samples(config: dict[str, Any], workdir: str, plan: Plan) -> np.ndarray:
