@@ -12,7 +12,6 @@ the samples, also in those of the first frame repeated ("still"). On the synthet
   grain              root mean square error, of 255, where nothing ever moves
 """
 
-import collections
 import json
 import pathlib
 import time
@@ -23,6 +22,7 @@ import numpy as np
 from absl import app, flags
 
 import fbjax
+from benchmarks import against
 from fbjax import build, pipe, sampling
 from fbjax.data import pipeline, synthetic
 
@@ -51,9 +51,9 @@ def main(argv: list[str]) -> None:
     return videos
 
   truth = batch["video"]
-  still = np.mean([squares(clip[:1], clip).mean() for clip in truth])
+  still = np.mean([against.squares(clip[:1], clip).mean() for clip in truth])
   print(f"{len(chosen)} held-out clips; the first frame repeated has an error of {still:.4f}")
-  prior = mean_error(generate(start(net)), truth)
+  prior = against.mean_error(generate(start(net)), truth)
   print(f"prior, decoded: error {prior:.4f} = {prior / still:.2f} of still")
   rows = [{"what": "prior", "error": float(prior), "ratio": float(prior / still)}]
   spec = net.config["sampling"]
@@ -68,10 +68,10 @@ def main(argv: list[str]) -> None:
       began = time.perf_counter()
       videos = generate(sample)
       seconds = time.perf_counter() - began
-      error = mean_error(videos, truth)
+      error = against.mean_error(videos, truth)
       row = asked | {"error": float(error), "ratio": float(error / still), "seconds": seconds}
       if shapes:
-        row |= of_shapes(videos, truth, truths)
+        row |= against.of_shapes(videos, truth, truths)
       rows.append({"what": "sample"} | row)
       print(line(row))
   if not MODEL.value:
@@ -90,33 +90,6 @@ def start(net: pipe.Pipe) -> sampling.Sample:
     return sampling.to_uint8(video), jnp.ones(len(video), bool)
 
   return prior
-
-
-def of_shapes(videos, truth, truths) -> dict[str, float | dict[str, float]]:
-  """What the synthetic set knows of its clips."""
-  agree = [synthetic.direction_agrees(*x) for x in zip(videos, truths, strict=True)]
-  agree = [x for x in agree if x is not None]
-  each = zip(videos, truth, truths, strict=True)
-  made, there = np.sum([synthetic.error_left_behind(*x) for x in each], axis=0)
-  of_motion, rests = collections.defaultdict(list), []
-  for video, true, known in zip(videos, truth, truths, strict=True):
-    rests.append(squares(video, true)[:, ~np.any(true != true[:1], axis=(0, -1))].ravel())
-    kind = "straight" if known.direction else known.motion.split()[0]
-    of_motion[kind].append((squares(video, true).mean(), squares(true[:1], true).mean()))
-  ratios = {kind: float(np.divide(*np.sum(x, axis=0))) for kind, x in sorted(of_motion.items())}
-  grain = float(np.concatenate(rests).mean() ** 0.5 * 127.5)
-  found = {"left_behind": float(made / there), "grain": grain, "ratios": ratios}
-  return found | ({"agree": float(np.mean(agree))} if agree else {})
-
-
-def mean_error(videos: np.ndarray, truth: np.ndarray) -> np.floating:
-  """Clip by clip, since a thousand clips in floats are too much at once."""
-  return np.mean([squares(*x).mean() for x in zip(videos, truth, strict=True)])
-
-
-def squares(video: np.ndarray, truth: np.ndarray) -> np.ndarray:
-  """Squared errors of pixels in [-1, 1]."""
-  return np.square((video.astype(np.float32) - truth) / 127.5)
 
 
 def line(row: dict[str, float]) -> str:

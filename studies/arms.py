@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from studies import jobs, one
+from studies import jobs, scoring
 
 
 class Study(NamedTuple):
@@ -31,7 +31,7 @@ class Study(NamedTuple):
     return importlib.import_module(f"configs.{self.name}").get_config(self.changes(arm))
 
   def job(
-    self, arm: str, seed: int | str, overrides: Mapping[str, Any], plans: list[one.Plan]
+    self, arm: str, seed: int | str, overrides: Mapping[str, Any], plans: list[scoring.Plan]
   ) -> jobs.Job:
     """An arm with a seed; its workdir is named after all that is particular to it."""
     named = {k: x for k, x in overrides.items() if not isinstance(x, pathlib.Path)}
@@ -49,7 +49,7 @@ def tuned(
   study: Study,
   arms: Sequence[str],
   rates: Sequence[str],
-  plans: list[one.Plan],
+  plans: list[scoring.Plan],
   overrides: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, str]:
   """The learning rate of each arm whose mean distance over the plans is the least, with seed 0."""

@@ -2,24 +2,19 @@
 
 A small one that was trained here to name what happens in a moving shapes' clip, and a random I3D beside
 it: a ranking that both agree on does not hang on what either was made for.
-
-  python -m studies.features --steps=3000      # makes features.npz anew, 10 minutes of two CPU cores
+`studies.train_features` has made it.
 """
 
 import functools
-import json
 import pathlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from absl import app, flags
 from flax import nnx
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from fbjax import trees
 from fbjax.data import synthetic
@@ -34,9 +29,7 @@ SIDE, FRAMES = (
 )  # of what the trained network sees; of a random I3D twice the side and the frames
 PATCH, WIDTH = 8, 96
 PLACES = (SIDE // PATCH) ** 2
-SIZES = ((8, 16), (8, 32))  # frames and side of the clips that it learnt from
 BATCH = 64
-HELD_OUT = 2048
 HEADS = {
   "motion": tuple(synthetic.MOTIONS),
   "speed": tuple(synthetic.SPEEDS),
@@ -139,71 +132,3 @@ def in_batches(of: Callable[[jax.Array], jax.Array], clips: Clips) -> Float[np.n
     rows = np.minimum(np.arange(BATCH), len(part) - 1)
     found.append(np.asarray(of(part[rows]))[: len(part)])
   return np.concatenate(found)
-
-
-# --- training
-
-
-def labels(source: synthetic.Shapes, index: int) -> list[int]:
-  scene = source.scene(index)
-  return [names.index(getattr(scene, head)) for head, names in HEADS.items()]
-
-
-def batches(split: str) -> Iterator[tuple[Clips, Int[np.ndarray, "b heads"]]]:
-  """Clips of all sizes by turns, and their labels."""
-  first = 0
-  sources = [synthetic.Shapes(frames, side, split=split) for frames, side in SIZES]
-  while True:
-    source = sources[first // BATCH % len(sources)]
-    rows = range(first, first + BATCH)
-    clips = np.stack([source[i].video for i in rows])
-    yield np.asarray(seen(clips, FRAMES, SIDE)), np.array([labels(source, i) for i in rows])
-    first += BATCH
-
-
-def train(steps: int) -> tuple[dict[str, Any], dict[str, float]]:
-  """Trains the network, and says how many of the labels of held-out clips it names."""
-  graph = NETWORK.graph()
-  tx = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
-
-  @jax.jit
-  def step(params, state, clips, wanted):
-    def loss(params):
-      _, logits = nnx.merge(graph, params)(clips)
-      each = optax.softmax_cross_entropy_with_integer_labels
-      return sum(each(logits[head], wanted[:, i]).mean() for i, head in enumerate(HEADS))
-
-    value, grads = jax.value_and_grad(loss)(params)
-    updates, state = tx.update(grads, state)
-    return optax.apply_updates(params, updates), state, value
-
-  @jax.jit
-  def right(params, clips, wanted):
-    _, logits = nnx.merge(graph, params)(clips)
-    return jnp.stack([logits[head].argmax(-1) for head in HEADS], 1) == wanted
-
-  params = jax.jit(NETWORK.init)(jax.random.key(0))
-  state = tx.init(params)
-  for number, batch in zip(range(steps), batches("train"), strict=False):
-    params, state, value = step(params, state, *batch)
-    if number % 100 == 0:
-      print(f"step {number}: loss {value:.3f}", flush=True)
-  some = zip(range(HELD_OUT // BATCH), batches("val"), strict=False)
-  agree = np.concatenate([right(params, *batch) for _, batch in some]).mean(0)
-  return params, {head: float(x) for head, x in zip(HEADS, agree, strict=True)}
-
-
-STEPS = flags.DEFINE_integer("steps", 3000, "Steps of training")
-
-
-def main(argv: list[str]) -> None:
-  del argv
-  params, accuracy = train(STEPS.value)
-  np.savez(FILE, **{path: np.float16(x) for path, x in trees.flatten(params).items()})
-  card = {"steps": STEPS.value, "held_out_clips": HELD_OUT, "accuracy": accuracy}
-  FILE.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
-  print(card)
-
-
-if __name__ == "__main__":
-  app.run(main)

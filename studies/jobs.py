@@ -10,16 +10,16 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from studies import one
+from studies import scoring
 
 
 class Job(NamedTuple):
-  """An arm with a seed: its name, which is its workdir's, the config, overrides by key, and plans of `one`."""
+  """An arm with a seed: its name, which is its workdir's, the config, overrides by key, and plans of `scoring`."""
 
   name: str
   config: str
   overrides: Mapping[str, Any]
-  plans: list[one.Plan]
+  plans: list[scoring.Plan]
 
   @property
   def arm(self) -> str:
@@ -45,15 +45,15 @@ def run(home: str, jobs: Iterable[Job], at_once: int) -> dict[str, list[dict[str
 
   def work(job: Job) -> list[dict[str, Any]]:
     workdir = pathlib.Path(home) / job.name
-    done = [row["plan"] for row in one.scores(str(workdir))]
+    done = [row["plan"] for row in scoring.scores(str(workdir))]
     if all(plan in done for plan in job.plans):
-      return one.scores(str(workdir))
+      return scoring.scores(str(workdir))
     own = free.get()
     try:
       start(home, job, own)
     finally:
       free.put(own)
-    return one.scores(str(workdir))
+    return scoring.scores(str(workdir))
 
   with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
     waiting = {job.name: pool.submit(work, job) for job in jobs}

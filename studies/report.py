@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib import ticker
 
 from fbjax import build, tracker
-from studies import intervals, jobs, one
+from studies import intervals, jobs, scoring
 
 PAGES = pathlib.Path(__file__).resolve().parent.parent / "docs" / "evidence"
 
@@ -82,19 +82,19 @@ def scores(rows: Rows) -> str:
 
 
 def shown(
-  home: str, chosen: Sequence[jobs.Job], plan: one.Plan
+  home: str, chosen: Sequence[jobs.Job], plan: scoring.Plan
 ) -> tuple[list[dict[str, np.ndarray]], list[str]]:
   """Rows of a sheet and their captions: the first held-out clips, and what some jobs make of them."""
   path, _, changes = chosen[0].config.partition(":")
   module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
   source = build.make_source(module.get_config(changes).to_dict(), "val")
-  truth = [source[i].video for i in range(one.SHOWN)]
+  truth = [source[i].video for i in range(scoring.SHOWN)]
   rows = [{"given": clip[:1], "truth": clip} for clip in truth]
   for job in chosen:
-    made = np.load(one.shown(f"{home}/{job.name}", plan))
+    made = np.load(scoring.shown(f"{home}/{job.name}", plan))
     for row, clip in zip(rows, made, strict=True):
       row[job.arm] = clip
-  return rows, [source.caption(i) for i in range(one.SHOWN)]
+  return rows, [source.caption(i) for i in range(scoring.SHOWN)]
 
 
 def sheet(file: str, rows: Sequence[dict[str, np.ndarray]], captions: Sequence[str]) -> None:
