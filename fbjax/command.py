@@ -124,3 +124,7 @@ def listed(rows: dict[str, str]) -> str:
     wrapped = textwrap.wrap(text, max(width - indent, 30)) or [""]
     lines += [f"  {name:{indent - 4}}  {wrapped[0]}", *(" " * indent + x for x in wrapped[1:])]
   return "\n".join(lines)
+
+
+if __name__ == "__main__":
+  cli()

@@ -2,6 +2,7 @@
 
 python -m fbjax.main --config=configs/quickstart.py --workdir=runs/quickstart
 python -m fbjax.main --workdir=runs/quickstart --mode=sample --image=cat.png --prompt="..." --out=cat.mp4
+python -m fbjax.command plan --help     # the flags of --mode=plan, and so of each mode
 """
 
 import ast

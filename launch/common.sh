@@ -21,6 +21,10 @@ known_config() { # before anything is rented: a config of the package by its fil
   [[ $file == /* ]] || [ -f "$ROOT/$file" ] || die "CONFIG is $CONFIG, and $ROOT has no file $file"
 }
 
+like() { # NAME REGEX WORDS: dies unless the whole of it is like that
+  [[ ${!1} =~ ^($2)$ ]] || die "$1 is ${!1}; expected $3"
+}
+
 whole() { # NAME...
   local name
   for name; do

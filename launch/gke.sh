@@ -46,7 +46,9 @@ manifest() { # FLAG-OF-FBJAX...
   local text chips=1 side name word
   need NAME IMAGE ACCELERATOR TOPOLOGY WORKDIR CONFIG
   known_config
-  [[ $TOPOLOGY =~ ^[1-9][0-9]*(x[1-9][0-9]*)+$ ]] || die "TOPOLOGY is $TOPOLOGY; expected such as 4x4"
+  like NAME '[a-z]([a-z0-9-]{0,38}[a-z0-9])?' "at most 40 of a-z, 0-9 and -, from a letter to a letter or digit"
+  like ACCELERATOR 'tpu[a-z0-9-]+' "such as tpu-v5-lite-podslice"
+  like TOPOLOGY '[1-9][0-9]{0,2}(x[1-9][0-9]{0,2}){1,2}' "such as 4x4 or 2x2x4"
   whole CHIPS SLICES RETRIES
   case $WORKDIR in
     gs://?*) ;;

@@ -42,6 +42,7 @@ submit() { # FLAG-OF-FBJAX...
   need NAME WORKDIR CONFIG PYTHON
   known_config
   whole NODES GPUS CPUS GRACE
+  like TIME '[0-9]+|([0-9]+-)?[0-9]+(:[0-9]{2}){1,2}|[0-9]+-[0-9]+' "minutes, hours:minutes:seconds or days-hours"
   case $WORKDIR in
     *://?* | /*) ;;
     *) die "WORKDIR is $WORKDIR; give a full path that all nodes mount, or gs://bucket/folder" ;;

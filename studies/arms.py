@@ -1,6 +1,5 @@
 """Arms of a study as jobs: the same data, network, steps and tuning for all of them."""
 
-import importlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -28,7 +27,7 @@ class Study(NamedTuple):
     return "+".join([arm, *self.sizes, *["smoke"] * self.smoke])
 
   def config(self, arm: str) -> ConfigDict:
-    return importlib.import_module(f"configs.{self.name}").get_config(self.changes(arm))
+    return jobs.config_of(f"configs/{self.name}.py", self.changes(arm))
 
   def job(
     self, arm: str, seed: int | str, overrides: Mapping[str, Any], plans: list[scoring.Plan]

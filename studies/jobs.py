@@ -1,6 +1,7 @@
 """Runs the arms of a study, some at a time, each on cores of its own and in a workdir of its own."""
 
 import concurrent.futures
+import importlib
 import json
 import os
 import pathlib
@@ -9,6 +10,8 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
 
 from studies import scoring
 
@@ -24,6 +27,12 @@ class Job(NamedTuple):
   @property
   def arm(self) -> str:
     return self.config.split(":")[1].split("+")[0]
+
+
+def config_of(path: str, changes: str) -> ConfigDict:
+  """The config of a file in configs/ with the changes that are named behind its colon."""
+  module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+  return module.get_config(changes)
 
 
 def run(home: str, jobs: Iterable[Job], at_once: int) -> dict[str, list[dict[str, Any]]]:

@@ -1,6 +1,5 @@
 """Tables, figures and the pages that hold them."""
 
-import importlib
 import json
 import pathlib
 from collections.abc import Sequence
@@ -86,8 +85,7 @@ def shown(
 ) -> tuple[list[dict[str, np.ndarray]], list[str]]:
   """Rows of a sheet and their captions: the first held-out clips, and what some jobs make of them."""
   path, _, changes = chosen[0].config.partition(":")
-  module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
-  source = build.make_source(module.get_config(changes).to_dict(), "val")
+  source = build.make_source(jobs.config_of(path, changes).to_dict(), "val")
   truth = [source[i].video for i in range(scoring.SHOWN)]
   rows = [{"given": clip[:1], "truth": clip} for clip in truth]
   for job in chosen:

@@ -1,0 +1,45 @@
+"""The networks that the studies look through see what they should."""
+
+import json
+
+import numpy as np
+
+from fbjax.data import synthetic
+from fbjax.evaluation import frechet
+from studies import features
+
+CLIPS = 96
+
+
+def clips(split="val", **options):
+  source = synthetic.Shapes(8, 16, split=split, **options)
+  return np.stack([source[i].video for i in range(CLIPS)])
+
+
+def apart(of, a, b):
+  return frechet.distance(frechet.statistics(of(a)), frechet.statistics(of(b)))
+
+
+def test_still_and_noisy_and_reversed_clips_are_far_from_true_ones():
+  of = features.trained()
+  truth = clips()
+  others = clips("train")
+  rng = np.random.default_rng(0)
+  noisy = np.clip(truth + rng.normal(0, 20, truth.shape), 0, 255).astype(np.uint8)
+  near = apart(of, others, truth)
+  still = np.repeat(truth[:, :1], truth.shape[1], axis=1)
+  assert apart(of, still, truth) > 0.5 * near
+  assert apart(of, noisy, truth) > 0.5 * near
+  assert apart(of, truth, truth) < 1e-6 * near
+
+
+def test_features_are_those_of_the_clip_alone_whatever_its_batch():
+  of = features.trained()
+  some = clips()[:70]
+  np.testing.assert_allclose(of(some)[65:], of(some[65:]), atol=1e-5)
+
+
+def test_the_card_says_how_much_of_held_out_clips_it_names():
+  card = json.loads(features.FILE.with_suffix(".json").read_text())
+  assert set(card["accuracy"]) == set(features.HEADS)
+  assert features.FILE.stat().st_size < 2e6
