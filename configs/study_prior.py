@@ -1,7 +1,7 @@
 """The neural prior: the still image, or a coarse video that a regression makes of it, as the start of a bridge.
 
 Trains    `coarse` first, the regression, a small Latte; the others are the Latte of `study_bridge`.
-Costs     a minute or two of one CPU core an arm.
+Costs     some ten minutes of one CPU core an arm, scores included.
 Expect    see docs/evidence.md.
 Deviates  from `ucf101_prior` and `ucf101_bridge_prior` in all sizes, on 4x4 pixels.
 

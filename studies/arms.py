@@ -4,7 +4,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from studies import jobs, scoring
@@ -48,13 +47,18 @@ def tuned(
   study: Study,
   arms: Sequence[str],
   rates: Sequence[str],
-  plans: list[scoring.Plan],
+  plan: scoring.Plan,
   overrides: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, str]:
-  """The learning rate of each arm whose mean distance over the plans is the least, with seed 0."""
-  given = overrides or {}
+  """The learning rate of each arm whose distance is the least after a third of the steps with seed 0."""
+  if len(rates) == 1:
+    return dict.fromkeys(arms, rates[0])
+  steps = max(plan["step"] // 3, 1)
+  plan = plan | {"step": steps}
   tried = {
-    (arm, rate): study.job(arm, 0, {**given.get(arm, {}), "optim.lr": rate}, plans)
+    (arm, rate): study.job(
+      *(arm, 0, {**(overrides or {}).get(arm, {}), "optim.lr": rate, "train.steps": steps}, [plan])
+    )
     for arm in arms
     for rate in rates
   }
@@ -62,7 +66,7 @@ def tuned(
 
   def distance(arm: str, rate: str) -> float:
     rows = found[tried[arm, rate].name]
-    return float(np.mean([row["distance"] for row in rows if row["plan"] in plans]))
+    return next(row["distance"] for row in rows if row["plan"] == plan)
 
   return {arm: min(rates, key=lambda rate: distance(arm, rate)) for arm in arms}
 

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
   run = pathlib.Path(HOME.value) / coarse.name
   behind = {arm: {} if arm == "still" else {"prior_run": run} for arm in ARMS.value}
   tried = {"step": last, "steps": 8, "clips": min(256, clips)}
-  rates = arms.tuned(study, ARMS.value, RATES.value, [tried], behind)
+  rates = arms.tuned(study, ARMS.value, RATES.value, tried, behind)
   plans = [tried] + [
     {"step": last, "steps": nfe, "clips": clips, "random": True} for nfe in (4, 8, 50)
   ]

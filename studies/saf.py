@@ -4,7 +4,7 @@
   python -m studies.saf --smoke --home=/tmp/study
 
 The text-to-video diffusion of configs/study_saf.py is trained once, and packed; the arms go on from it, each at the
-learning rate that serves it best after `EARLY` steps with seed 0. What ended before is not done again. Writes
+learning rate that serves it best after a third of the steps with seed 0. What ended before is not done again. Writes
 docs/evidence/saf.json, a figure beside it, and its part of docs/evidence.md.
 """
 
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
   plans.append({"step": train.steps, "steps": 8, "clips": max(clips // 4, 8)})
   plans += [{"step": train.steps, "steps": nfe, "clips": clips, "random": True} for nfe in (8, 50)]
   from_text = {arm: {} if arm == "scratch" else {"weights": packed} for arm in ARMS.value}
-  rates = arms.tuned(study, ARMS.value, RATES.value, plans[:-2], from_text)
+  rates = arms.tuned(study, ARMS.value, RATES.value, plans[-3], from_text)
   wanted = [
     study.job(arm, seed, from_text[arm] | {"optim.lr": rates[arm]}, plans)
     for seed in SEEDS.value

@@ -65,8 +65,7 @@ def score(config: dict[str, Any], workdir: str, plan: Plan) -> dict[str, float]:
   videos = samples(config, workdir, plan)
   seconds = time.perf_counter() - began
   np.save(shown(workdir, plan), videos[:SHOWN])
-  batch, truths = truth(json.dumps(config, sort_keys=True), plan["clips"])
-  found = compared(videos, batch["video"], truths, plan.get("random", False))
+  found = compared(videos, json.dumps(config, sort_keys=True), plan.get("random", False))
   found |= {"seconds": seconds}
   logging.info("%s: %s", plan, {name: round(x, 4) for name, x in found.items()})
   return found
@@ -124,18 +123,13 @@ def truth(spec: str, clips: int) -> tuple[dict[str, np.ndarray], list[Any]]:
   return batch, [source.truth(i) for i in range(clips)]
 
 
-@functools.cache
-def looks(random: bool) -> features.Features:
-  return features.random() if random else features.trained()
-
-
-def compared(
-  videos: np.ndarray, there: np.ndarray, truths: list[Any], random: bool
-) -> dict[str, float]:
-  """Scores of clips against the truth."""
-  found = {"distance": distance(looks(False), videos, there)}
+def compared(videos: np.ndarray, spec: str, random: bool) -> dict[str, float]:
+  """Scores of samples against the truth of the first held-out clips of a config."""
+  batch, truths = truth(spec, len(videos))
+  there = batch["video"]
+  found = {"distance": distance(videos, spec, random=False)}
   if random:
-    found["random"] = distance(looks(True), videos, there)
+    found["random"] = distance(videos, spec, random=True)
   still = against.mean_error(there[:, :1], there)
   found["error"] = float(against.mean_error(videos, there) / still)
   known = against.of_shapes(videos, there, truths)
@@ -145,5 +139,18 @@ def compared(
   return found
 
 
-def distance(of: features.Features, videos: np.ndarray, there: np.ndarray) -> float:
-  return frechet.distance(*(frechet.statistics(of(clips)) for clips in (videos, there)))
+def distance(videos: np.ndarray, spec: str, random: bool) -> float:
+  """The Fréchet distance of samples from the truth of the same clips."""
+  return frechet.distance(
+    frechet.statistics(looks(random)(videos)), seen(spec, len(videos), random)
+  )
+
+
+@functools.cache
+def seen(spec: str, clips: int, random: bool) -> frechet.Statistics:
+  return frechet.statistics(looks(random)(truth(spec, clips)[0]["video"]))
+
+
+@functools.cache
+def looks(random: bool) -> features.Features:
+  return features.random() if random else features.trained()
