@@ -106,7 +106,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.objective = dict(name="bridge", predict="psi", drop_text=0.1)
   c.optim.update(schedule="constant")
   c.train.update(
-    steps=1200, batch_size=16, save_every=200, preview_every=1_000_000, keep=8, ema_decay=0.99
+    steps=900, batch_size=16, save_every=150, preview_every=1_000_000, keep=8, ema_decay=0.99
   )
   c.sampling.update(steps=8, batch_size=64)
   c.sampling.sampler = dict(name="first_order", eta=0.0)
