@@ -78,7 +78,7 @@ def eta(row: dict) -> float | None:
 
 def shown(wanted: list[jobs.Job], last: int) -> tuple[list[dict], list[str]]:
   """Rows of a sheet: the first held-out clips, their truth, and what each arm of seed 0 makes of them."""
-  first = [job for job in wanted if str(job.overrides["seed"]) == "0"]
+  first = report.of_seed(wanted, 0)
   plan = next(p for p in first[0].plans if p.get("sampler", {}).get("eta") == 0 and p["steps"] == 8)
   return report.shown(HOME.value, first, plan)
 

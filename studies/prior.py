@@ -37,7 +37,8 @@ def main(argv: list[str]) -> None:
   tried = {"step": last, "steps": 8, "clips": min(256, clips)}
   rates = arms.tuned(study, ARMS.value, RATES.value, tried, behind)
   plans = [tried] + [
-    {"step": last, "steps": nfe, "clips": clips, "random": True} for nfe in (4, 8, 50)
+    {"step": last, "steps": nfe, "clips": max(clips // share, 8), "random": True}
+    for nfe, share in ((4, 1), (8, 1), (50, 4))
   ]
   wanted = [
     study.job(arm, seed, behind[arm] | {"optim.lr": rates[arm]}, plans)
@@ -45,8 +46,31 @@ def main(argv: list[str]) -> None:
     for arm in ARMS.value
   ]
   rows = arms.rows(wanted, jobs.run(HOME.value, wanted, AT_ONCE.value))
-  print(arms.rows([coarse], found))
-  print(report.table(rows, "arm", "steps", "distance", "still"))
+  if not SMOKE.value:
+    write("prior" + "_large" * LARGE.value, arms.rows([coarse], found), rows, wanted, plans)
+
+
+def write(
+  name: str, coarse: list[dict], rows: list[dict], wanted: list[jobs.Job], plans: list[dict]
+) -> None:
+  """Scores, a figure and tables of the study."""
+  report.keep(f"{name}.json", [*coarse, *rows])
+  final = [row for row in rows if "random" in row]
+  report.sheet(f"{name}.png", *report.shown(HOME.value, report.of_seed(wanted, 0), plans[2]))
+  (regression,) = coarse
+  parts = [
+    f"The regression by itself: distance {regression['distance']:.3g}, error {regression['error']:.3g} of the still "
+    "image's.",
+    "Fréchet distance by evaluations, and in that of `still`:",
+    report.table(final, "arm", "steps", "distance", "still"),
+    "The same through a random I3D:",
+    report.table(final, "arm", "steps", "random", "still"),
+    "At 8 evaluations:",
+    report.scores([row for row in final if row["steps"] == 8]),
+    f"![Given frame, truth and arms](evidence/{name}.png)",
+  ]
+  report.put(name, "\n\n".join(parts))
+  print("\n\n".join(parts))
 
 
 if __name__ == "__main__":

@@ -95,6 +95,10 @@ def shown(
   return rows, [source.caption(i) for i in range(scoring.SHOWN)]
 
 
+def of_seed(chosen: Sequence[jobs.Job], seed: int) -> list[jobs.Job]:
+  return [job for job in chosen if str(job.overrides["seed"]) == str(seed)]
+
+
 def sheet(file: str, rows: Sequence[dict[str, np.ndarray]], captions: Sequence[str]) -> None:
   """A picture of clips: given frame, truth, and what each arm makes of it, every other frame."""
   some = [{name: x[::2] if len(x) > 1 else x for name, x in row.items()} for row in rows]

@@ -41,7 +41,10 @@ def main(argv: list[str]) -> None:
     for step in range(0, train.steps, train.save_every)
   ]
   plans.append({"step": train.steps, "steps": 8, "clips": max(clips // 4, 8)})
-  plans += [{"step": train.steps, "steps": nfe, "clips": clips, "random": True} for nfe in (8, 50)]
+  plans += [
+    {"step": train.steps, "steps": nfe, "clips": max(clips // share, 8), "random": True}
+    for nfe, share in ((8, 1), (50, 4))
+  ]
   from_text = {arm: {} if arm == "scratch" else {"weights": packed} for arm in ARMS.value}
   rates = arms.tuned(study, ARMS.value, RATES.value, plans[-3], from_text)
   wanted = [
@@ -50,8 +53,45 @@ def main(argv: list[str]) -> None:
     for arm in ARMS.value
   ]
   rows = arms.rows(wanted, jobs.run(HOME.value, wanted, AT_ONCE.value))
-  early = [row for row in rows if row["clips"] < clips or SMOKE.value]
-  print(report.table(early, "arm", "step", "distance", "unaligned"))
+  if not SMOKE.value:
+    write("saf" + "_large" * LARGE.value, rows, wanted, plans)
+
+
+def write(name: str, rows: list[dict], wanted: list[jobs.Job], plans: list[dict]) -> None:
+  """Figures, scores and tables of the study."""
+  report.keep(f"{name}.json", rows)
+  tuning = [row for row in rows if "random" not in row]
+  final = [row for row in rows if "random" in row]
+  report.curves(f"{name}_steps.png", tuning, "step", "distance", "8 evaluations", log=False)
+  report.sheet(f"{name}.png", *report.shown(HOME.value, report.of_seed(wanted, 0), plans[-2]))
+  parts = [
+    "Fréchet distance by steps of fine-tuning, and in that of `unaligned`:",
+    report.table(tuning, "arm", "step", "distance", "unaligned"),
+    "The step at which an arm is as good as `unaligned` at its end, seed by seed:",
+    "\n".join(f"- `{arm}`: {steps}" for arm, steps in reached(tuning).items()),
+    "At the end, by evaluations:",
+    report.table(final, "arm", "steps", "distance", "unaligned"),
+    "The same through a random I3D:",
+    report.table(final, "arm", "steps", "random", "unaligned"),
+    "At 8 evaluations:",
+    report.scores([row for row in final if row["steps"] == 8]),
+    f"![Distance over fine-tuning](evidence/{name}_steps.png)",
+    f"![Given frame, truth and arms](evidence/{name}.png)",
+  ]
+  report.put(name, "\n\n".join(parts))
+  print("\n\n".join(parts))
+
+
+def reached(rows: list[dict]) -> dict[str, str]:
+  """The first step of each arm and seed with the distance that `unaligned` ends at; never is a dash."""
+  last = max(row["step"] for row in rows)
+  goal = {r["seed"]: r["distance"] for r in rows if (r["arm"], r["step"]) == ("unaligned", last)}
+  found = {}
+  for arm in dict.fromkeys(row["arm"] for row in rows):
+    own = [row for row in rows if row["arm"] == arm and row["distance"] <= goal[row["seed"]]]
+    steps = [min((r["step"] for r in own if r["seed"] == seed), default=None) for seed in goal]
+    found[arm] = ", ".join("-" if step is None else str(step) for step in steps)
+  return found
 
 
 if __name__ == "__main__":
