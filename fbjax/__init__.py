@@ -2,11 +2,11 @@
 
 pipe = fbjax.load("zoo/shapes")
 frames = pipe("cat.png", "a small red circle moves quickly to the left")  # uint8 [t, h, w, 3]
+
+`load` is `fbjax.pipe.load`, and what it returns a `fbjax.pipe.Pipe`.
 """
 
 from typing import Any
-
-__all__ = ["load"]
 
 
 def __getattr__(name: str) -> Any:
