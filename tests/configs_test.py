@@ -18,13 +18,15 @@ CONFIGS = sorted(
 )
 
 
-README = (settings.ROOT / "README.md").read_text()
-UNTOLD = [name for name in CONFIGS if f"--config=configs/{name}.py" not in README]
-# Others run the whole program with these networks, and recipes_test these configs: minutes saved.
+PAGES = (settings.ROOT / "README.md", *(settings.ROOT / "docs").glob("*.md"))
+TOLD = "".join(page.read_text() for page in PAGES)
+UNTOLD = [name for name in CONFIGS if f"--config=configs/{name}.py" not in TOLD]
+# Others run the whole program with these networks, recipes_test and studies_test these configs: minutes saved.
 UNTOLD = [
   name
   for name in UNTOLD
   if name not in ("webvid_diffusion", "ucf101_diffusion", "webvid_saf_cogvideox")
+  and not name.startswith("study_")
 ]
 
 
@@ -36,7 +38,7 @@ def count(tree) -> int:
   pytest.param(name, marks=[pytest.mark.thorough] if name == "shapes" else []) for name in UNTOLD
 ])  # fmt: skip
 def test_a_smoke_run_trains_saves_and_shows_clips(name, tmp_path, monkeypatch):
-  """Two steps of the whole program, of every config that no command of the README runs."""
+  """Two steps of the whole program, of every config that no command of the pages runs."""
   module = importlib.import_module(f"configs.{name}")
   config = module.get_config("smoke").to_dict()
   one = sharding.make_mesh(1, 1, devices=jax.devices()[:1])

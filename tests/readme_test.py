@@ -1,4 +1,4 @@
-"""The command blocks of the README, each chain run as written, one process a command.
+"""The command blocks of the README and of docs/, each chain run as written, one process a command.
 
 Sizes alone are made small: every config gets its `smoke`, and those that train on videos of the
 user's own get a few tiny ones. A block that is run nowhere must say what it needs.
@@ -22,7 +22,8 @@ from fbjax import build
 from fbjax.data import video
 from fbjax.port import files, table
 
-README = (settings.ROOT / "README.md").read_text()
+PAGES = (settings.ROOT / "README.md", *sorted((settings.ROOT / "docs").glob("*.md")))
+TEXT = "\n".join(page.read_text() for page in PAGES)
 TINY = (
   *("--config.data.size=16", "--config.data.frames=3", "--config.train.batch_size=2"),
   *("--config.loader.threads=1", "--config.sampling.batch_size=2"),
@@ -32,13 +33,14 @@ TINY_UNET = (
   *("--config.system.unet.groups=4", "--config.system.unet.attention_levels=()"),
 )
 TINY_LATTE = ("--config.system.latte.width=16", "--config.system.latte.size=4")
-# Regexes of commands -> the chain that runs them, in the order of the README.
+# Regexes of commands -> the chain that runs them, in the order of the pages.
 CHAINS = {
   "quickstart": r"(runs|models|zoo)/(quickstart|shapes)",
-  "videos": r"my_videos|runs/webvid|tfds/mine",
+  "videos": r"^(?!.*weights/vc1).*(my_videos|runs/webvid|tfds/mine)",
   "pretrained": r"weights/vc1|runs/saf",
   "released": r":released",
   "ucf101": r"ucf101_",
+  "alignment": r"alignment\.align\(",
 }
 ELSEWHERE = r"pip install|pytest|--help"  # run by .ci/run, this, and command_test
 
@@ -52,11 +54,12 @@ def blocks(text: str, language: str) -> list[str]:
 def commands(text: str) -> list[str]:
   """The commands of the fenced blocks that hold any, each on one line."""
   lines = "\n".join(blocks(text, "")).replace("\\\n", " ").splitlines()
-  return [line for line in lines if re.search(r"\b(python -m|pip|pytest)\b|\bfbjax \w+ --", line)]
+  found = [line for line in lines if re.search(r"\b(python -m|pip|pytest)\b|\bfbjax \w+ --", line)]
+  return list(dict.fromkeys(found))
 
 
 def test_every_command_is_run_or_says_what_it_needs():
-  for command in commands(README):
+  for command in commands(TEXT):
     chains = [name for name, pattern in CHAINS.items() if re.search(pattern, command)]
     assert len(chains) == 1 or re.search(ELSEWHERE, command) or "# needs" in command, command
 
@@ -71,7 +74,8 @@ def small(command: str) -> list[str]:
     if re.search("quickstart|folder|/webvid.py", file):
       words += TINY + (TINY_LATTE if "quickstart" in file else TINY_UNET)
     else:  # at toy size they train on moving shapes
-      words = [w for w in words if not w.startswith("--config.data.path")]
+      if "--config.data.name=folder" not in words:
+        words = [w for w in words if not w.startswith("--config.data.path")]
       if "caches/" in command:  # of a million
         words.append("--config.data.clips=4")
   if words[0] == "fbjax":
@@ -110,7 +114,7 @@ def write_checkpoints(folder: pathlib.Path) -> None:
 
 
 def test_every_program_is_run():
-  found = blocks(README, "python")
+  found = [block for block in blocks(TEXT, "python") if "# needs" not in block]
   assert found and all(any(re.search(p, x) for p in CHAINS.values()) for x in found)
 
 
@@ -126,9 +130,9 @@ def test_a_chain_of_commands_works_as_written(chain, tmp_path):
     "JAX_COMPILATION_CACHE_DIR": str(settings.CACHE),
     "XLA_FLAGS": settings.FAST_COMPILATION,
   }
-  chosen = [c for c in commands(README) if re.search(CHAINS[chain], c)]
-  assert chosen
-  programs = [block for block in blocks(README, "python") if re.search(CHAINS[chain], block)]
+  chosen = [c for c in commands(TEXT) if re.search(CHAINS[chain], c) and "# needs" not in c]
+  programs = [block for block in blocks(TEXT, "python") if re.search(CHAINS[chain], block)]
+  assert chosen or programs
   for command in chosen + programs:
     words = [sys.executable, "-c", command] if command in programs else small(command)
     done = subprocess.run(
@@ -141,6 +145,7 @@ def test_a_chain_of_commands_works_as_written(chain, tmp_path):
     "pretrained": ["runs/saf/samples/0000002.png"],
     "released": ["cat.mp4"],
     "ucf101": ["runs/bridge/samples/0000002.png"],
+    "alignment": [],
   }
   for name in made[chain]:
     assert (tmp_path / name).stat().st_size > 500, name
