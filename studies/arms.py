@@ -8,6 +8,8 @@ from ml_collections import ConfigDict
 
 from studies import jobs, scoring
 
+CHOSEN_BY = 128  # clips, at 8 evaluations, that learning rates are chosen by
+
 
 class Study(NamedTuple):
   """A study and where it is done.

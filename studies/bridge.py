@@ -25,8 +25,6 @@ AT_ONCE = flags.DEFINE_integer("at_once", 2, "Trainings at a time")
 LARGE = flags.DEFINE_bool("large", False, "Sizes for a GPU")
 SMOKE = flags.DEFINE_bool("smoke", False, "Two steps of each; writes nothing but workdirs")
 
-CHOSEN_BY = 128  # clips, at 8 evaluations
-
 
 def main(argv: list[str]) -> None:
   del argv
@@ -34,7 +32,7 @@ def main(argv: list[str]) -> None:
   study = arms.Study("study_bridge", sizes, HOME.value, AT_ONCE.value, SMOKE.value)
   last = study.config(ARMS.value[0]).train.steps
   clips = 8 if SMOKE.value else CLIPS.value
-  tried = {"step": last, "steps": 8, "clips": min(CHOSEN_BY, clips)}
+  tried = {"step": last, "steps": 8, "clips": min(arms.CHOSEN_BY, clips)}
   rates = arms.tuned(study, ARMS.value, RATES.value, tried)
   plans = [tried, *curve(study, tried), *at_the_end(last, clips)]
   wanted = [

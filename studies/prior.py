@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
   found = jobs.run(HOME.value, [coarse], 1)
   run = pathlib.Path(HOME.value) / coarse.name
   behind = {arm: {} if arm == "still" else {"prior_run": run} for arm in ARMS.value}
-  tried = {"step": last, "steps": 8, "clips": min(256, clips)}
+  tried = {"step": last, "steps": 8, "clips": min(arms.CHOSEN_BY, clips)}
   rates = arms.tuned(study, ARMS.value, RATES.value, tried, behind)
   plans = [tried] + [
     {"step": last, "steps": nfe, "clips": max(clips // share, 8), "random": True}
