@@ -35,7 +35,7 @@ class Study(NamedTuple):
   ) -> jobs.Job:
     """An arm with a seed; its workdir is named after all that is particular to it."""
     named = {k: x for k, x in overrides.items() if not isinstance(x, pathlib.Path)}
-    told = "".join(f"_{key.split('.')[-1]}{value}" for key, value in named.items())
+    told = "".join(f"_{key.split('.')[-1]}{of_value(x)}" for key, x in named.items())
     size = "".join(f"_{x}" for x in self.sizes) + "_smoke" * self.smoke
     return jobs.Job(
       f"{self.name}{size}/{arm}{told}_seed{seed}",
@@ -43,6 +43,11 @@ class Study(NamedTuple):
       {"seed": seed} | overrides,
       plans,
     )
+
+
+def of_value(x: Any) -> str:
+  """A value in the name of a folder."""
+  return "-".join(map(str, x)).replace(" ", "-") if isinstance(x, tuple) else str(x)
 
 
 def tuned(

@@ -1,0 +1,118 @@
+"""One thing varied at a time: a bridge's noise, what the published training does otherwise, and the scenes.
+
+  python -m studies.variations --group=noise --home=runs/study      # after studies.bridge, whose rates it takes
+
+Each variation is trained as the arm of studies.bridge that it is of, at that arm's learning rate. Writes
+docs/evidence/variations_<group>.json and its part of docs/evidence.md.
+"""
+
+from typing import Any, NamedTuple
+
+from absl import app, flags
+
+from studies import arms, intervals, jobs, report
+
+
+class Variation(NamedTuple):
+  """What is said of it, the arm that it is of, and overrides of its config."""
+
+  told: str
+  arm: str
+  overrides: dict[str, Any]
+
+
+def narrow(variance: float) -> dict[str, Any]:
+  """As `common.narrow_bridge`: the narrower, the nearer to the prior motion is decided."""
+  shift = 30.0 / variance
+  return {
+    "bridge.variance": variance,
+    "objective.shift": shift,
+    "sampling.grid.shift": shift,
+  }
+
+
+SCENES = {
+  "one direction, plain": {"motions": ("right",), "backgrounds": ("plain",)},
+  "one direction, all backgrounds": {"motions": ("right",), "backgrounds": ()},
+  "all motions, plain": {"motions": (), "backgrounds": ("plain",)},
+  "all motions, all backgrounds": {"motions": (), "backgrounds": ()},
+}
+GROUPS = {
+  "noise": [
+    *(
+      Variation(f"gmax, beta_max {x:g}", "bridge", {"bridge.beta_max": x})
+      for x in (1.0, 5.0, 50.0, 200.0)
+    ),
+    *(
+      Variation(f"constant, variance {x:g}", "narrow", narrow(x))
+      for x in (0.005, 0.02, 0.1, 0.5, 2.0)
+    ),
+  ],
+  "published": [
+    Variation("as here", "bridge", {}),
+    Variation("decay of all weights, biases among them", "bridge", {"optim.decays": "all"}),
+    Variation("no warm-up of the average", "bridge", {"train.ema_warmup": False}),
+    Variation("without an average", "bridge", {"train.ema_decay": 0.0}),
+  ],
+  "scenes": [
+    Variation(f"{told}: {arm}", arm, {f"data.{key}": x for key, x in scene.items()})
+    for told, scene in SCENES.items()
+    for arm in ("diffusion", "bridge", "narrow")
+  ],
+}
+
+GROUP = flags.DEFINE_enum("group", "noise", list(GROUPS), "Which")
+HOME = flags.DEFINE_string("home", "runs/study", "Folder of the workdirs")
+SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds")
+RATES = flags.DEFINE_list("rates", ["0.003", "0.008"], "Learning rates that studies.bridge tried")
+CLIPS = flags.DEFINE_integer("clips", 512, "Held-out clips")
+AT_ONCE = flags.DEFINE_integer("at_once", 2, "Trainings at a time")
+
+
+def main(argv: list[str]) -> None:
+  del argv
+  study = arms.Study("study_bridge", [], HOME.value, AT_ONCE.value)
+  group = GROUPS[GROUP.value]
+  named = sorted({variation.arm for variation in group})
+  last = study.config(named[0]).train.steps
+  tried = {"step": last, "steps": 8, "clips": arms.CHOSEN_BY}
+  rates = arms.tuned(study, named, RATES.value, tried)
+  plans = [{"step": last, "steps": nfe, "clips": CLIPS.value} for nfe in (4, 8)]
+  wanted = {
+    (variation.told, seed): study.job(
+      *(variation.arm, seed, {"optim.lr": rates[variation.arm]} | variation.overrides, plans)
+    )
+    for seed in SEEDS.value
+    for variation in group
+  }
+  found = jobs.run(HOME.value, wanted.values(), AT_ONCE.value)
+  rows = [
+    {"variation": told, "seed": seed} | row["plan"] | {k: x for k, x in row.items() if k != "plan"}
+    for (told, seed), job in wanted.items()
+    for row in found[job.name]
+    if row["plan"] in plans
+  ]
+  name = f"variations_{GROUP.value}"
+  report.keep(f"{name}.json", rows)
+  report.put(name, table(rows))
+  print(table(rows))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+  """Markdown: distance and error of each variation."""
+  lines = ["| | distance, 4 | distance, 8 | error, 8 | direction, 8 |", "|---|---|---|---|---|"]
+  for told in dict.fromkeys(row["variation"] for row in rows):
+    cells = [
+      str(intervals.mean(report.values(rows, score, variation=told, steps=nfe)))
+      for score, nfe in (("distance", 4), ("distance", 8), ("error", 8))
+    ]
+    agree = [
+      r["agree"] for r in rows if r["variation"] == told and r["steps"] == 8 and "agree" in r
+    ]
+    cells.append(f"{sum(agree) / len(agree):.0%}" if agree else "")
+    lines.append(f"| {told} | " + " | ".join(cells) + " |")
+  return "\n".join(lines)
+
+
+if __name__ == "__main__":
+  app.run(main)
