@@ -6,6 +6,9 @@ Costs     some ten minutes of one CPU core an arm, scores included.
 Expect    see docs/evidence.md.
 Deviates  from the published bridge in all sizes; `bridge` has its process, prediction and sampler.
 
+`studies.bridge` trains all of them; one by itself:
+  python -m fbjax.main --config=configs/study_bridge.py:bridge --workdir=runs/bridge_arm
+
 Named behind the colon, one arm, and with it unet, large or smoke:
   diffusion   predicts noise, DDPM's linear schedule (the published counterpart)
   v           the same, v
@@ -78,6 +81,7 @@ def large(c: ConfigDict) -> None:
 def smoke(c: ConfigDict) -> None:
   """Two steps of tiny networks."""
   common.two_steps(c)
+  c.optim.warmup = 0
   c.train.update(batch_size=2, save_every=2)
   if "latte" in c.system:
     c.system.latte.update(width=16, depth=2, heads=2)

@@ -5,6 +5,9 @@ Costs     some ten minutes of one CPU core an arm, scores included.
 Expect    see docs/evidence.md.
 Deviates  from `ucf101_prior` and `ucf101_bridge_prior` in all sizes, on 4x4 pixels.
 
+`studies.prior` trains all of them; one by itself:
+  python -m fbjax.main --config=configs/study_prior.py:still --workdir=runs/still
+
 Named behind the colon, one arm, and with it large or smoke:
   coarse      the regression
   still       a bridge from the still image

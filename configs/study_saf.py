@@ -6,6 +6,9 @@ Costs     half an hour of one CPU core for `text`, ten minutes for each of the o
 Expect    see docs/evidence.md.
 Deviates  from `webvid_saf` in all sizes, on 4x4 pixels; the schedules are the published ones.
 
+`studies.saf` trains all of them; one by itself:
+  python -m fbjax.main --config=configs/study_saf.py:text --workdir=runs/text
+
 Named behind the colon, one arm, and with it large or smoke:
   text        a text-to-video diffusion, noise, VideoCrafter's schedule
   diffusion   an image-to-video diffusion, noise

@@ -13,22 +13,26 @@ import base64
 import html
 import json
 import pathlib
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from scipy import stats
 
 from fbjax import errors
 from fbjax.data import video
 
-A = flags.DEFINE_string("a", "", "Folder of clips")
-B = flags.DEFINE_string("b", "", "Another one, whose clips have the same names")
-OUT = flags.DEFINE_string("out", "blind", "Folder of the page and of the key")
-QUESTION = flags.DEFINE_string("question", "Which clip looks better?", "What is asked")
-SEED = flags.DEFINE_integer("seed", 0, "Of the order")
-RESULTS = flags.DEFINE_list("results", [], "Files of answers to count")
+OWN = flags.FlagValues()  # apart from those of the program, some of which have the same names
+A = flags.DEFINE_string("a", "", "Folder of clips", flag_values=OWN)
+B = flags.DEFINE_string("b", "", "Another one, whose clips have the same names", flag_values=OWN)
+OUT = flags.DEFINE_string("out", "blind", "Folder of the page and of the key", flag_values=OWN)
+QUESTION = flags.DEFINE_string(
+  "question", "Which clip looks better?", "What is asked", flag_values=OWN
+)
+SEED = flags.DEFINE_integer("seed", 0, "Of the order", flag_values=OWN)
+RESULTS = flags.DEFINE_list("results", [], "Files of answers to count", flag_values=OWN)
 
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -78,8 +82,8 @@ show();
 """
 
 
-def main(argv: list[str]) -> None:
-  del argv
+def main(argv: Sequence[str]) -> None:
+  OWN(argv)
   try:
     print(counted(OUT.value, RESULTS.value) if RESULTS.value else made(OUT.value))
   except errors.UserError as error:
@@ -178,4 +182,6 @@ def tally(key: Mapping, results: Mapping, file: str) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  if "--help" in sys.argv:
+    sys.exit(f"{__doc__}\n{OWN.get_help()}")
+  main(sys.argv)

@@ -8,26 +8,36 @@ the best by the distance at 8 evaluations is trained to the end with all seeds. 
 docs/evidence/bridge_<network>.json, figures beside it, and its part of docs/evidence.md.
 """
 
-from absl import app, flags
+import sys
+from collections.abc import Sequence
+
+from absl import flags
 
 from configs import study_bridge
 from studies import arms, jobs, report
 
-HOME = flags.DEFINE_string("home", "runs/study", "Folder of the workdirs")
-NETWORK = flags.DEFINE_enum("network", "latte", ["latte", "unet"], "Of all arms")
-ARMS = flags.DEFINE_list("arms", list(study_bridge.ARMS), "Which")
-SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the best learning rate")
-RATES = flags.DEFINE_list("rates", ["0.003", "0.008"], "Learning rates that all arms try")
-CLIPS = flags.DEFINE_integer(
-  "clips", 1024, "Held-out clips, of which fewer where evaluations are many"
+OWN = flags.FlagValues()  # apart from those of the program, some of which have the same names
+HOME = flags.DEFINE_string("home", "runs/study", "Folder of the workdirs", flag_values=OWN)
+NETWORK = flags.DEFINE_enum("network", "latte", ["latte", "unet"], "Of all arms", flag_values=OWN)
+ARMS = flags.DEFINE_list("arms", list(study_bridge.ARMS), "Which", flag_values=OWN)
+SEEDS = flags.DEFINE_list(
+  "seeds", ["0", "1", "2"], "Seeds of the best learning rate", flag_values=OWN
 )
-AT_ONCE = flags.DEFINE_integer("at_once", 2, "Trainings at a time")
-LARGE = flags.DEFINE_bool("large", False, "Sizes for a GPU")
-SMOKE = flags.DEFINE_bool("smoke", False, "Two steps of each; writes nothing but workdirs")
+RATES = flags.DEFINE_list(
+  "rates", ["0.003", "0.008"], "Learning rates that all arms try", flag_values=OWN
+)
+CLIPS = flags.DEFINE_integer(
+  "clips", 1024, "Held-out clips, of which fewer where evaluations are many", flag_values=OWN
+)
+AT_ONCE = flags.DEFINE_integer("at_once", 2, "Trainings at a time", flag_values=OWN)
+LARGE = flags.DEFINE_bool("large", False, "Sizes for a GPU", flag_values=OWN)
+SMOKE = flags.DEFINE_bool(
+  "smoke", False, "Two steps of each; writes nothing but workdirs", flag_values=OWN
+)
 
 
-def main(argv: list[str]) -> None:
-  del argv
+def main(argv: Sequence[str]) -> None:
+  OWN(argv)
   sizes = [NETWORK.value] * (NETWORK.value == "unet") + ["large"] * LARGE.value
   study = arms.Study("study_bridge", sizes, HOME.value, AT_ONCE.value, SMOKE.value)
   last = study.config(ARMS.value[0]).train.steps
@@ -101,4 +111,6 @@ def at_the_end(last: int, clips: int) -> list[dict]:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  if "--help" in sys.argv:
+    sys.exit(f"{__doc__}\n{OWN.get_help()}")
+  main(sys.argv)

@@ -8,6 +8,7 @@ it: a ranking that both agree on does not hang on what either was made for.
 import functools
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import einops
 import jax
@@ -110,18 +111,31 @@ def trained() -> Features:
 
 def random() -> Features:
   """1,024 features of each clip by an I3D whose weights are drawn at random, always the same."""
-  params = jax.jit(I3D.init)(jax.random.key(0))
+  params = scaled(jax.eval_shape(I3D.init, jax.random.key(0)))
 
   @jax.jit
   def of(clips: jax.Array) -> jax.Array:
     network = nnx.merge(I3D.graph(), params)
-    x = i3d.max_pool(network.conv1a(seen(clips, 2 * FRAMES, 2 * SIDE)), (1, 3, 3), (1, 2, 2))
+    x = i3d.max_pool(network.conv1a(seen(clips, FRAMES, SIDE)), (1, 3, 3), (1, 2, 2))
     x = network.conv2c(network.conv2b(x))
     for name, block in zip(i3d.BLOCKS, network.blocks, strict=True):
       x = block(i3d.max_pool(x, *i3d.POOLED[name]) if name in i3d.POOLED else x)
     return x.mean((1, 2, 3))
 
   return functools.partial(in_batches, of)
+
+
+def scaled(shapes: Any) -> Any:
+  """Random weights that keep the size of what flows through a ReLU (He); norms as they begin, biases zero."""
+  rng = np.random.default_rng(0)
+
+  def draw(path: str, like: jax.ShapeDtypeStruct) -> jax.Array:
+    if path.split("/")[-1] == "kernel":
+      deviation = (2 / np.prod(like.shape[:-1])) ** 0.5
+      return jnp.asarray(deviation * rng.standard_normal(like.shape, np.float32))
+    return jnp.full(like.shape, float(path.split("/")[-1] in ("scale", "var")), like.dtype)
+
+  return trees.map_paths(draw, shapes)
 
 
 def in_batches(of: Callable[[jax.Array], jax.Array], clips: Clips) -> Float[np.ndarray, "n d"]:

@@ -5,18 +5,23 @@
 Writes docs/evidence/few_steps.json and its part of docs/evidence.md.
 """
 
+import sys
+from collections.abc import Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from studies import arms, jobs, report
 
-HOME = flags.DEFINE_string("home", "runs/study", "Folder of the workdirs")
-ARMS = flags.DEFINE_list("arms", ["bridge", "narrow"], "Of studies.bridge")
-SEEDS = flags.DEFINE_list("seeds", ["0"], "Which of its seeds")
-RATES = flags.DEFINE_list("rates", ["0.003", "0.008"], "Learning rates that studies.bridge tried")
-CLIPS = flags.DEFINE_integer("clips", 256, "Held-out clips")
-AT_ONCE = flags.DEFINE_integer("at_once", 2, "Runs at a time")
+OWN = flags.FlagValues()  # apart from those of the program, some of which have the same names
+HOME = flags.DEFINE_string("home", "runs/study", "Folder of the workdirs", flag_values=OWN)
+ARMS = flags.DEFINE_list("arms", ["bridge", "narrow"], "Of studies.bridge", flag_values=OWN)
+SEEDS = flags.DEFINE_list("seeds", ["0"], "Which of its seeds", flag_values=OWN)
+RATES = flags.DEFINE_list(
+  "rates", ["0.003", "0.008"], "Learning rates that studies.bridge tried", flag_values=OWN
+)
+CLIPS = flags.DEFINE_integer("clips", 256, "Held-out clips", flag_values=OWN)
+AT_ONCE = flags.DEFINE_integer("at_once", 2, "Runs at a time", flag_values=OWN)
 
 EVALUATIONS = (4, 8, 16)
 FAR = 1 - 5e-5  # of the prior, so near that the state is its noise alone
@@ -34,8 +39,8 @@ GRIDS: dict[str, dict[str, Any] | None] = {
 }
 
 
-def main(argv: list[str]) -> None:
-  del argv
+def main(argv: Sequence[str]) -> None:
+  OWN(argv)
   study = arms.Study("study_bridge", [], HOME.value, AT_ONCE.value)
   last = study.config(ARMS.value[0]).train.steps
   tried = {"step": last, "steps": 8, "clips": arms.CHOSEN_BY}
@@ -88,4 +93,6 @@ def plan(
 
 
 if __name__ == "__main__":
-  app.run(main)
+  if "--help" in sys.argv:
+    sys.exit(f"{__doc__}\n{OWN.get_help()}")
+  main(sys.argv)

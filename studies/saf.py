@@ -9,25 +9,36 @@ docs/evidence/saf.json, a figure beside it, and its part of docs/evidence.md.
 """
 
 import pathlib
+import sys
+from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
 from configs import study_saf
 from fbjax.modes import pack
 from studies import arms, jobs, report
 
-HOME = flags.DEFINE_string("home", "runs/study", "Folder of the workdirs")
-ARMS = flags.DEFINE_list("arms", list(study_saf.ARMS), "Which")
-SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the best learning rate")
-RATES = flags.DEFINE_list("rates", ["0.001", "0.003", "0.009"], "Learning rates that all arms try")
-CLIPS = flags.DEFINE_integer("clips", 1024, "Held-out clips at the end, a quarter before")
-AT_ONCE = flags.DEFINE_integer("at_once", 2, "Trainings at a time")
-LARGE = flags.DEFINE_bool("large", False, "Sizes for a GPU")
-SMOKE = flags.DEFINE_bool("smoke", False, "Two steps of each; writes nothing but workdirs")
+OWN = flags.FlagValues()  # apart from those of the program, some of which have the same names
+HOME = flags.DEFINE_string("home", "runs/study", "Folder of the workdirs", flag_values=OWN)
+ARMS = flags.DEFINE_list("arms", list(study_saf.ARMS), "Which", flag_values=OWN)
+SEEDS = flags.DEFINE_list(
+  "seeds", ["0", "1", "2"], "Seeds of the best learning rate", flag_values=OWN
+)
+RATES = flags.DEFINE_list(
+  "rates", ["0.001", "0.003", "0.009"], "Learning rates that all arms try", flag_values=OWN
+)
+CLIPS = flags.DEFINE_integer(
+  "clips", 1024, "Held-out clips at the end, a quarter before", flag_values=OWN
+)
+AT_ONCE = flags.DEFINE_integer("at_once", 2, "Trainings at a time", flag_values=OWN)
+LARGE = flags.DEFINE_bool("large", False, "Sizes for a GPU", flag_values=OWN)
+SMOKE = flags.DEFINE_bool(
+  "smoke", False, "Two steps of each; writes nothing but workdirs", flag_values=OWN
+)
 
 
-def main(argv: list[str]) -> None:
-  del argv
+def main(argv: Sequence[str]) -> None:
+  OWN(argv)
   study = arms.Study("study_saf", ["large"] * LARGE.value, HOME.value, AT_ONCE.value, SMOKE.value)
   text = study.job("text", 0, {}, [])
   jobs.run(HOME.value, [text], 1)
@@ -95,4 +106,6 @@ def reached(rows: list[dict]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  if "--help" in sys.argv:
+    sys.exit(f"{__doc__}\n{OWN.get_help()}")
+  main(sys.argv)

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
@@ -135,7 +136,9 @@ def compared(videos: np.ndarray, spec: str, random: bool) -> dict[str, float]:
   known = against.of_shapes(videos, there, truths)
   found |= {name: known[name] for name in ("left_behind", "agree") if name in known}
   found["motion_ratio"] = float(motion.motion(videos).sum() / motion.motion(there).sum())
-  found["first_frame_psnr"] = float(np.mean(images.psnr(videos[:, 0], there[:, 0])))
+  found["first_frame_psnr"] = float(
+    np.mean(images.psnr(*(jnp.asarray(x[:, 0]) for x in (videos, there))))
+  )
   return found
 
 

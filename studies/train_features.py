@@ -4,14 +4,15 @@ python -m studies.train_features --steps=2000      # ten minutes of two CPU core
 """
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags
+from absl import flags
 from flax import nnx
 from jaxtyping import Int
 
@@ -75,11 +76,12 @@ def train(steps: int) -> tuple[dict[str, Any], dict[str, float]]:
   return params, {head: float(x) for head, x in zip(features.HEADS, agree, strict=True)}
 
 
-STEPS = flags.DEFINE_integer("steps", 3000, "Steps of training")
+OWN = flags.FlagValues()  # apart from those of the program, some of which have the same names
+STEPS = flags.DEFINE_integer("steps", 3000, "Steps of training", flag_values=OWN)
 
 
-def main(argv: list[str]) -> None:
-  del argv
+def main(argv: Sequence[str]) -> None:
+  OWN(argv)
   params, accuracy = train(STEPS.value)
   np.savez(features.FILE, **{path: np.float16(x) for path, x in trees.flatten(params).items()})
   card = {"steps": STEPS.value, "held_out_clips": HELD_OUT, "accuracy": accuracy}
@@ -88,4 +90,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  if "--help" in sys.argv:
+    sys.exit(f"{__doc__}\n{OWN.get_help()}")
+  main(sys.argv)

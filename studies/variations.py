@@ -6,9 +6,11 @@ Each variation is trained as the arm of studies.bridge that it is of, at that ar
 docs/evidence/variations_<group>.json and its part of docs/evidence.md.
 """
 
+import sys
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from absl import app, flags
+from absl import flags
 
 from studies import arms, intervals, jobs, report
 
@@ -61,16 +63,19 @@ GROUPS = {
   ],
 }
 
-GROUP = flags.DEFINE_enum("group", "noise", list(GROUPS), "Which")
-HOME = flags.DEFINE_string("home", "runs/study", "Folder of the workdirs")
-SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds")
-RATES = flags.DEFINE_list("rates", ["0.003", "0.008"], "Learning rates that studies.bridge tried")
-CLIPS = flags.DEFINE_integer("clips", 512, "Held-out clips")
-AT_ONCE = flags.DEFINE_integer("at_once", 2, "Trainings at a time")
+OWN = flags.FlagValues()  # apart from those of the program, some of which have the same names
+GROUP = flags.DEFINE_enum("group", "noise", list(GROUPS), "Which", flag_values=OWN)
+HOME = flags.DEFINE_string("home", "runs/study", "Folder of the workdirs", flag_values=OWN)
+SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds", flag_values=OWN)
+RATES = flags.DEFINE_list(
+  "rates", ["0.003", "0.008"], "Learning rates that studies.bridge tried", flag_values=OWN
+)
+CLIPS = flags.DEFINE_integer("clips", 512, "Held-out clips", flag_values=OWN)
+AT_ONCE = flags.DEFINE_integer("at_once", 2, "Trainings at a time", flag_values=OWN)
 
 
-def main(argv: list[str]) -> None:
-  del argv
+def main(argv: Sequence[str]) -> None:
+  OWN(argv)
   study = arms.Study("study_bridge", [], HOME.value, AT_ONCE.value)
   group = GROUPS[GROUP.value]
   named = sorted({variation.arm for variation in group})
@@ -115,4 +120,6 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  if "--help" in sys.argv:
+    sys.exit(f"{__doc__}\n{OWN.get_help()}")
+  main(sys.argv)

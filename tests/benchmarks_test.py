@@ -13,6 +13,7 @@ def run(benchmark, tmp_path, *flags):
   return json.loads(out.read_text())
 
 
+@pytest.mark.thorough
 def test_twice_the_clips_are_twice_the_work_of_step_and_sampler(tmp_path, capsys):
   options = ("--systems=latte", "--axes=clips", "--factors=0.5,1", "--calls=1")
   found = run(sizes, tmp_path, "--toy", *options)

@@ -192,6 +192,7 @@ def test_what_cannot_be_measured_is_told(tmp_path, run, clips):
   told("09.mp4 has 5 frames of 32x32, and the first video has 9", made=made)
 
 
+@pytest.mark.thorough
 def test_fvd_looks_through_weights_that_were_ported(
   tmp_path, clips, monkeypatch, caplog, one_device
 ):

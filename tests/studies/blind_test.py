@@ -5,25 +5,20 @@ import pathlib
 
 import numpy as np
 import pytest
-from absl import flags
 
 from fbjax import errors
 from fbjax.data import video
 from studies import blind
 
-flags.FLAGS.mark_as_parsed()
-
 
 @pytest.fixture
-def page(tmp_path, monkeypatch):
+def page(tmp_path):
   rng = np.random.default_rng(0)
   for folder in "ab":
     for i in range(8):
       clip = rng.integers(0, 256, (3, 16, 16, 3), np.uint8)
       video.write_gif(tmp_path / folder / f"{i}.gif", clip, fps=8)
-  for name, value in (("a", "a"), ("b", "b"), ("out", "out")):
-    monkeypatch.setattr(flags.FLAGS[name], "_value", str(tmp_path / value))
-  blind.made(str(tmp_path / "out"))
+  blind.main(["blind", *(f"--{name}={tmp_path}/{name}" for name in ("a", "b", "out"))])
   return tmp_path / "out"
 
 

@@ -4,7 +4,6 @@ import pathlib
 
 import jax
 import pytest
-from absl import flags
 
 from fbjax import build, sharding
 from studies import bridge, jobs, prior, saf, scoring
@@ -43,17 +42,15 @@ def here(monkeypatch):
   pytest.param("saf", marks=pytest.mark.thorough),
   pytest.param("prior", marks=pytest.mark.thorough),
 ])  # fmt: skip
-def test_a_study_trains_and_scores_its_arms_once(name, here, tmp_path, monkeypatch):
+def test_a_study_trains_and_scores_its_arms_once(name, here, tmp_path):
   program, arms = PROGRAMS[name]
-  chosen = {"home": str(tmp_path), "arms": arms, "seeds": ["0"], "rates": ["0.005"], "smoke": True}
-  for flag, value in chosen.items():
-    monkeypatch.setattr(getattr(program, flag.upper()), "_value", value, raising=False)
-    monkeypatch.setattr(flags.FLAGS[flag], "_value", value)
-  program.main([])
+  command = ["study", f"--home={tmp_path}", f"--arms={','.join(arms)}", "--seeds=0"]
+  command += ["--rates=0.005", "--smoke"]
+  program.main(command)
   first = list(here)
   (trained,) = [job for job in first if arms[0] in job][:1]
   rows = scoring.scores(str(tmp_path / trained))
   assert len(rows) > 3 and all(row["distance"] > 0 and row["error"] > 0 for row in rows)
   assert (pathlib.Path(tmp_path) / trained / "checkpoints").exists()
-  program.main([])
+  program.main(command)
   assert here == first  # all of it is there

@@ -19,7 +19,7 @@ BRIDGES = [
 ]
 PRIORS = [
   (ucf101_prior, "smoke"),
-  (webvid_saf, "prior+smoke"),
+  pytest.param(webvid_saf, "prior+smoke", marks=pytest.mark.thorough),
   (webvid_saf_cogvideox, "prior+smoke"),
 ]
 name = lambda x: x.__name__ if hasattr(x, "__name__") else None  # noqa: E731
