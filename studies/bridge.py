@@ -106,7 +106,7 @@ def at_the_end(last: int, clips: int) -> list[dict]:
   return [
     {"step": last, "steps": nfe, "clips": max(clips // share, 8), "random": nfe in (8, 50)}
     | {"sampler": {"name": "first_order", "eta": eta}}
-    for nfe, share, eta in FINAL
+    for nfe, share, eta in FINAL[: 1 if SMOKE.value else None]
   ]
 
 

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from fbjax.data import synthetic
 from fbjax.evaluation import frechet
@@ -32,6 +33,16 @@ def test_the_distance_grows_with_what_is_wrong():
   none, little, much = (apart(of, x, truth) for x in (truth, noisy(5), noisy(20)))
   assert none < 1e-6 < little < 0.5 * much
   assert apart(of, still, truth) > much
+
+
+@pytest.mark.thorough
+def test_a_random_network_tells_clips_apart_too():
+  of = features.random()
+  truth = clips()[:8]
+  still = np.repeat(truth[:, :1], truth.shape[1], axis=1)
+  found = of(truth)
+  assert found.shape == (8, 1024) and found.std(0).mean() > 0.01
+  assert apart(of, still, truth) > 1e-3 > apart(of, truth, truth)
 
 
 def test_features_are_those_of_the_clip_alone_whatever_its_batch():

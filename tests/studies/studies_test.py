@@ -50,7 +50,7 @@ def test_a_study_trains_and_scores_its_arms_once(name, here, tmp_path):
   first = list(here)
   (trained,) = [job for job in first if arms[0] in job][:1]
   rows = scoring.scores(str(tmp_path / trained))
-  assert len(rows) > 3 and all(row["distance"] > 0 and row["error"] > 0 for row in rows)
+  assert len(rows) > 1 and all(row["distance"] > 0 and row["error"] > 0 for row in rows)
   assert (pathlib.Path(tmp_path) / trained / "checkpoints").exists()
   program.main(command)
   assert here == first  # all of it is there
