@@ -29,7 +29,7 @@ p { margin: .4rem 0; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 td, th { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top; font-weight: inherit;
-  border-bottom: 1px solid var(--line); }
+  border-bottom: 1px solid var(--line); overflow-wrap: break-word; }
 thead th { color: var(--faint); }
 code, pre { font: 13px/1.45 ui-monospace, monospace; }
 pre { overflow-x: auto; background: var(--card); padding: .8rem; border-radius: .4rem; }

@@ -30,7 +30,9 @@ def write(workdirs: Sequence[str], out: str, ended: str = "") -> None:
   Raises:
     UserError: when nothing was trained in one of the folders.
   """
-  runs = [run.read(workdir, MOVING / len(workdirs), ended) for workdir in workdirs]
+  share = MOVING / len(workdirs)
+  named = zip(workdirs, run.names(workdirs), strict=True)
+  runs = [run.read(workdir, name, share, ended) for workdir, name in named]
   places.write_text(out, page.page(runs))
 
 

@@ -60,7 +60,7 @@ def plot(
   if level is not None:
     low, high = min(low, 0.0), max(high, level)
   ticks, low, high = axis(low, high, log)
-  across, first, last = axis(steps.min(), steps.max(), False, count=4, tight=True)
+  across, first, last = axis(0.0, steps.max(), False, count=4, tight=True)
   scale = np.log if log else np.asarray
 
   def x(step: np.ndarray | float) -> np.ndarray:
@@ -144,10 +144,11 @@ def path(curve: Curve, x: np.ndarray, y: np.ndarray) -> Html:
   return markup.join(parts)
 
 
-def bars(numbers: Sequence[tuple[float, float, int]], low: float, high: float) -> Html:
-  """(value, error, colour) each as a dot with its error to both sides, on an axis from low to high."""
+def bars(numbers: Sequence[tuple[float, float, int]]) -> Html:
+  """(value, error, colour) each as a dot with its error to both sides, one below the other on one axis."""
   width, row = 160, 13
-  span = (high - low) or 1.0
+  low = min(value - error for value, error, _ in numbers)
+  span = max(value + error for value, error, _ in numbers) - low or 1.0
 
   def x(value: float) -> float:
     return 6 + (value - low) / span * (width - 12)

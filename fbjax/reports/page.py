@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,7 +37,7 @@ STYLE = """
 .beside { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; }
 .share { display: inline-block; height: .6rem; border-radius: .2rem; background: var(--c0); margin-left: .5rem; }
 .ended { border-left: 4px solid var(--c1); padding: .4rem .8rem; background: var(--card); }
-.meaning { min-width: 16rem; color: var(--faint); }
+.meaning { display: block; min-width: 11rem; max-width: 34rem; font-size: 13px; color: var(--faint); }
 """
 
 
@@ -71,6 +71,16 @@ def named(runs: Sequence[Run]) -> list[Html]:
   return [tag("b", run.name, style=f"color: {curves.colour(i)}") for i, run in enumerate(runs)]
 
 
+def heads(runs: Sequence[Run]) -> list[object]:
+  """Of a table with a column for each run; none for one alone."""
+  return [] if len(runs) == 1 else ["", *named(runs)]
+
+
+def explained(name: object, meaning: str) -> Html:
+  """A name with what it means below."""
+  return markup.join([name, tag("span", meaning, class_="meaning")])
+
+
 def summary(runs: Sequence[Run]) -> Html:
   """How far each is, and what is to be said of it."""
   parts = []
@@ -83,7 +93,7 @@ def summary(runs: Sequence[Run]) -> Html:
     told.append(run.config["system"].get("name", ""))
     told += [run.start[key] for key in ("config", "device") if run.start.get(key)]
     line = " · ".join(str(x) for x in told if x)
-    parts.append(tag("p", name, " " if name else "", line))
+    parts.append(tag("p", name, " " if name else "", run.folder, tag("br"), line))
     if run.ended:
       parts.append(tag("p", f"It ended: {run.ended}", class_="ended"))
     parts += [tag("p", note, class_="faint") for note in run.notes]
@@ -194,15 +204,15 @@ def watchdog(runs: Sequence[Run]) -> Html:
     found = [tracker.curve(run.rows, f"preview/{name}")[1] for run in runs]
     if any(len(values) for values in found):
       cells = [tracker.number(values[-1]) if len(values) else ABSENT for values in found]
-      rows.append((tag("code", name), *cells, tag("span", meaning, class_="faint")))
+      rows.append((explained(tag("code", name), meaning), *cells))
   if not rows:
     return Html()
-  parts = [markup.table(["", *([""] if len(runs) == 1 else named(runs)), ""], rows)]
+  parts = [markup.table(heads(runs), rows)]
   for run in runs:
     ratios = tracker.curve(run.rows, "preview/motion_ratio")[1]
     if len(ratios) > 1 and motion.goes_static(ratios[-1], max(ratios[:-1])):
       told = (
-        f"{run.name}: its samples move {ratios[-1]:.2g} times as much as the truth, and moved "
+        f"{run.name}: samples move {ratios[-1]:.2g} times as much as the truth, and moved "
         f"{max(ratios[:-1]):.2g} times before: it is going static."
       )
       parts.insert(0, tag("p", told, class_="ended"))
@@ -217,10 +227,10 @@ def times(runs: Sequence[Run]) -> Html:
   rows = []
   for phase, meaning in PHASES.items():
     cells = [share(of.get(phase, 0.0), sum(of.values())) if of else ABSENT for of in spent]
-    rows.append((phase.replace("_", " "), *cells, tag("span", meaning, class_="faint")))
+    rows.append((explained(phase.replace("_", " "), meaning), *cells))
   whole = [tracker.duration(sum(of.values())) if of else ABSENT for of in spent]
-  rows.append((tag("b", "together"), *whole, ""))
-  return markup.table(["", *([""] if len(runs) == 1 else named(runs)), ""], rows)
+  rows.append((tag("b", "together"), *whole))
+  return markup.table(heads(runs), rows)
 
 
 def phases(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -249,7 +259,7 @@ def made_by(runs: Sequence[Run]) -> Html:
   for name in dict.fromkeys(name for start in starts for name in start.get("versions", {})):
     facts[name] = lambda start, name=name: start.get("versions", {}).get(name)
   rows = [(name, *(fact(start) or ABSENT for start in starts)) for name, fact in facts.items()]
-  return markup.table([] if len(runs) == 1 else ["", *named(runs)], rows)
+  return markup.table(heads(runs), rows)
 
 
 def configs(runs: Sequence[Run]) -> Html:
@@ -268,76 +278,90 @@ def configs(runs: Sequence[Run]) -> Html:
 # --- cards
 
 
+class Column(NamedTuple):
+  """A card under its label, in the colour of its run."""
+
+  label: str
+  colour: int
+  card: Mapping[str, Any]
+
+
 def measured(runs: Sequence[Run]) -> Html:
   """The cards of all runs: those of one protocol in one table."""
-  labelled = [
-    (stem if len(runs) == 1 else f"{run.name}: {stem}", card)
-    for run in runs
-    for stem, card in run.cards.items()
+  alone = len(runs) == 1
+  columns = [
+    Column(stem if alone else f"{run.name}: {stem}", j if alone else i, card)
+    for i, run in enumerate(runs)
+    for j, (stem, card) in enumerate(run.cards.items())
   ]
-  groups: list[list[tuple[str, dict[str, Any]]]] = []
-  for label, card in labelled:
+  groups: list[list[Column]] = []
+  for column in columns:
     for group in groups:
-      one, two = cards.comparable(group[0][1]["protocol"], card["protocol"])
+      one, two = cards.comparable(group[0].card["protocol"], column.card["protocol"])
       if one == two:
-        group.append((label, card))
+        group.append(column)
         break
     else:
-      groups.append([(label, card)])
+      groups.append([column])
   parts = []
   if len(groups) > 1:
     parts.append(tag("p", "Numbers of different protocols are not compared: each has a table."))
   parts += [of_protocol(group) for group in groups]
   if groups:
     told = (
-      "± is one standard error, and * more than two from the first column. docs/metrics.md says what each "
-      "number is."
+      "± is one standard error, and * more than two of them from the first column. docs/metrics.md says what "
+      "each number is."
     )
     parts.append(tag("p", told, class_="faint"))
   return markup.join(parts)
 
 
-def of_protocol(group: Sequence[tuple[str, Mapping[str, Any]]]) -> Html:
-  """Cards that can be compared, in columns, with the still image and the truth of the first beside them."""
-  first = group[0][1]
-  columns = [(label, card["numbers"]["made"]) for label, card in group]
-  columns += [
-    (cards.LABELS[w], first["numbers"][w]) for w in ("still", "truth") if w in first["numbers"]
-  ]
+def of_protocol(group: Sequence[Column]) -> Html:
+  """Cards that can be compared, with the still image and the truth of the first beside them."""
+  first = group[0].card
+  whose = [w for w in ("still", "truth") if w in first["numbers"]]
+  labels = [column.label for column in group] + [cards.LABELS[w] for w in whose]
+  numbers = [column.card["numbers"]["made"] for column in group]
+  numbers += [first["numbers"][w] for w in whose]
+  last = max(column.colour for column in group)
+  colours = [column.colour for column in group] + [last + 1 + i for i in range(len(whose))]
   rows = []
-  for name in dict.fromkeys(name for _, of in columns for name in of):
-    there = [(of[name], i) for i, (_, of) in enumerate(columns) if name in of]
-    low = min(x - error for (x, error), _ in there)
-    high = max(x + error for (x, error), _ in there)
-    drawn = curves.bars([(x, error, i) for (x, error), i in there], low, high)
-    base = columns[0][1].get(name)
-    cells = [
-      cards.told(of.get(name)).replace("+-", "±")
-      + (" *" if 0 < i < len(group) and cards.differ(base, of.get(name)) else "")
-      for i, (_, of) in enumerate(columns)
-    ]
-    rows.append((name, *cells, tag("span", drawn, class_="bars")))
-  heads = [
-    tag("span", Html("&#9679;&nbsp;"), label, style=f"color: {curves.colour(i)}")
-    for i, (label, _) in enumerate(columns)
+  for name in dict.fromkeys(name for of in numbers for name in of):
+    there = [(*of[name], colour) for of, colour in zip(numbers, colours, strict=True) if name in of]
+    drawn = tag("span", curves.bars(there), class_="bars")
+    cells = []
+    for i, of in enumerate(numbers):
+      sure = 0 < i < len(group) and cards.differ(numbers[0].get(name), of.get(name))
+      # Of hard spaces: a number and its error stay on one line.
+      cells.append(cards.told(of.get(name)).replace(" +- ", "\N{NBSP}±\N{NBSP}") + " *" * sure)
+    rows.append((name, drawn, *cells))
+  top = [
+    tag("span", Html("&#9679;&nbsp;"), label, style=f"color: {curves.colour(colour)}")
+    for label, colour in zip(labels, colours, strict=True)
   ]
-  protocol = first["protocol"]
-  shape = [f"{protocol.get('clips', '?')} clips of {protocol.get('source', 'a folder')}"]
-  if protocol.get("frames") and protocol.get("size"):
-    size = protocol["size"]
-    sides = size if isinstance(size, list) else [size, size]
-    shape.append(f"{protocol['frames']} frames of {'x'.join(map(str, sides))}")
   details = {
-    label: {k: card[k] for k in ("subject", "protocol", "made_by") if k in card}
-    for label, card in group
+    column.label: {
+      k: column.card[k] for k in ("subject", "protocol", "made_by") if k in column.card
+    }
+    for column in group
   }
+  settings = markup.preformatted(json.dumps(details, indent=2, ensure_ascii=False))
   return markup.join(
     [
-      tag("p", ", ".join(shape)),
-      markup.table(["", *heads, ""], rows),
-      markup.folded(
-        "Protocol and settings",
-        markup.preformatted(json.dumps(details, indent=2, ensure_ascii=False)),
-      ),
+      tag("p", shape(first["protocol"])),
+      markup.table(["", "", *top], rows),
+      markup.folded("Protocol and settings", settings),
     ]
+  )
+
+
+def shape(protocol: Mapping[str, Any]) -> str:
+  """`32 clips of synthetic, 8 frames of 32x32`."""
+  told = f"{protocol.get('clips', '?')} clips of {protocol.get('source', 'a folder')}"
+  size = protocol.get("size", [])
+  sides = size if isinstance(size, list) else [size, size]
+  return told + (
+    f", {protocol['frames']} frames of {'x'.join(map(str, sides))}"
+    if protocol.get("frames")
+    else ""
   )

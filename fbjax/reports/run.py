@@ -8,7 +8,7 @@ import importlib.metadata
 import io
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,12 +27,13 @@ SMALLEST = 0.2  # of its width, that a moving picture is still worth showing at
 class Run(NamedTuple):
   """A run, as its folder has it.
 
-  name: of the folder. config: resolved. start: see above; empty for a run of an earlier version. changes:
+  name: the end of the folder's, as much as tells it from the others. folder: as given. config: resolved. start: see above; empty for a run of an earlier version. changes:
   what later starts changed. rows: of metrics.jsonl. cards: by file name. sheets: moving pictures of the
   newest preview, by file name. notes: what could not be read. ended: why, where something was wrong.
   """
 
   name: str
+  folder: str
   config: dict[str, Any]
   start: dict[str, Any]
   changes: list[dict[str, Any]]
@@ -75,11 +76,12 @@ def version(package: str) -> str:
     return "not installed"
 
 
-def read(workdir: str, most: float, ended: str = "") -> Run:
+def read(workdir: str, name: str, most: float, ended: str = "") -> Run:
   """What a workdir tells.
 
   Args:
     workdir: here or in a bucket.
+    name: what it is called.
     most: bytes that its moving pictures may have together.
     ended: what went wrong, if anything.
 
@@ -92,7 +94,8 @@ def read(workdir: str, most: float, ended: str = "") -> Run:
   rows = tracker.read_metrics(places.local(workdir) / "metrics.jsonl")
   start = lines(home / START_FILE, notes, whole=True)
   return Run(
-    name=str(workdir),
+    name=name,
+    folder=str(workdir),
     config=config,
     start=start[0] if start else {},
     changes=lines(home / workdir_lib.CHANGES_FILE, notes),
@@ -102,6 +105,16 @@ def read(workdir: str, most: float, ended: str = "") -> Run:
     notes=notes,
     ended=ended,
   )
+
+
+def names(workdirs: Sequence[str]) -> list[str]:
+  """The ends of paths, all of as many parts, which tell them apart."""
+  parts = [str(workdir).rstrip("/").split("/") for workdir in workdirs]
+  for count in range(1, max(map(len, parts))):
+    found = ["/".join(of[-count:]) for of in parts]
+    if len(set(found)) == len(found):
+      return found
+  return list(map(str, workdirs))
 
 
 def lines(file: epath.Path, notes: list[str], whole: bool = False) -> list[dict[str, Any]]:
