@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ MARKED = 40  # points up to which each is a dot that says its value
 WIDTH, HEIGHT = 360, 210  # as wide as a phone, so that letters keep their size there
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 8, 24
 COLOURS = 6
+Real = float | int
 STYLE = """
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); gap: 1rem; }
 .curves figure { margin: 0; background: var(--card); border-radius: .4rem; padding: .6rem; }
@@ -55,7 +56,7 @@ def plot(
     return Html()
   steps = np.concatenate([curve.steps for curve in curves]).astype(float)
   values = np.concatenate([curve.values for curve in curves]).astype(float)
-  log = log and values.min() > 0
+  log = bool(log and values.min() > 0)
   low, high = values.min(), values.max()
   if level is not None:
     low, high = min(low, 0.0), max(high, level)
@@ -63,10 +64,10 @@ def plot(
   across, first, last = axis(0.0, steps.max(), False, count=4, tight=True)
   scale = np.log if log else np.asarray
 
-  def x(step: np.ndarray | float) -> np.ndarray:
+  def x(step: Any) -> Any:
     return LEFT + (np.asarray(step) - first) / (last - first) * (WIDTH - LEFT - RIGHT)
 
-  def y(value: np.ndarray | float) -> np.ndarray:
+  def y(value: Any) -> Any:
     share = (scale(value) - scale(low)) / (scale(high) - scale(low))
     return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
 
@@ -144,13 +145,13 @@ def path(curve: Curve, x: np.ndarray, y: np.ndarray) -> Html:
   return markup.join(parts)
 
 
-def bars(numbers: Sequence[tuple[float, float, int]]) -> Html:
+def bars(numbers: Sequence[tuple[Real, Real, int]]) -> Html:
   """(value, error, colour) each as a dot with its error to both sides, one below the other on one axis."""
   width, row = 160, 13
   low = min(value - error for value, error, _ in numbers)
   span = max(value + error for value, error, _ in numbers) - low or 1.0
 
-  def x(value: float) -> float:
+  def x(value: Real) -> Real:
     return 6 + (value - low) / span * (width - 12)
 
   drawn = []
@@ -162,8 +163,8 @@ def bars(numbers: Sequence[tuple[float, float, int]]) -> Html:
 
 
 def axis(
-  low: float, high: float, log: bool, count: int = 5, tight: bool = False
-) -> tuple[list[float], float, float]:
+  low: Real, high: Real, log: bool, count: int = 5, tight: bool = False
+) -> tuple[list[Real], Real, Real]:
   """Round values to name, and the ends of an axis: those of the data, with some room unless `tight`."""
   if log:
     low, high = (low / 1.3, high * 1.3) if high / low < 1.5 else (low / 1.1, high * 1.1)
@@ -185,7 +186,7 @@ def axis(
   return ticks, low, high
 
 
-def short(x: float) -> str:
+def short(x: Real) -> str:
   """A tick's number: 0.02, 500, 20k, 1.5M."""
   for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
     if abs(x) >= size:
@@ -198,12 +199,12 @@ def colour(number: int) -> str:
 
 
 def line(
-  x1: float, y1: float, x2: float, y2: float, stroke: str, width: float = 1, dashed: bool = False
+  x1: Real, y1: Real, x2: Real, y2: Real, stroke: str, width: Real = 1, dashed: bool = False
 ) -> Html:
   ends = {name: f"{float(x):.4g}" for name, x in dict(x1=x1, y1=y1, x2=x2, y2=y2).items()}
   dashes = "4 3" if dashed else None
   return tag("line", **ends, stroke=stroke, stroke_width=width, stroke_dasharray=dashes)
 
 
-def label(x: float, y: float, told: str, anchor: str) -> Html:
+def label(x: Real, y: Real, told: str, anchor: str) -> Html:
   return tag("text", told, x=f"{x:.4g}", y=f"{y:.4g}", text_anchor=anchor)
