@@ -65,7 +65,7 @@ def flicker(clips: Clips) -> PerClip:
 
 def goes_static(ratio: float, most: float) -> bool:
   """Whether samples that moved `most` times as much as their truth, at best, move clearly less now."""
-  return ratio < (1 - FALL) * min(most, 1.0)
+  return bool(ratio < (1 - FALL) * min(most, 1.0))
 
 
 def report(made: Clips, truth: Clips) -> dict[str, float]:

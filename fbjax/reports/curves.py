@@ -173,6 +173,8 @@ def axis(
       ticks = [m * 10.0**d for d in decades for m in steps if low <= m * 10.0**d <= high]
       if len(ticks) >= 3:
         break
+    if len(ticks) < 3:  # within less than a decade values are as good as linear
+      ticks = axis(low, high, False, tight=True)[0]
     return ticks[:: -(-len(ticks) // 6)], low, high
   if high == low:
     low, high = (low - 0.5 * abs(low), high + 0.5 * abs(high)) if low else (-1.0, 1.0)

@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Mapping
 
 import numpy as np
-import wandb
 from jaxtyping import UInt8
 
 from fbjax import places
@@ -31,6 +30,9 @@ class Wandb:
   name = "wandb"
 
   def __init__(self, workdir: str, start: int):
+    import wandb  # which few installations have
+
+    self._wandb = wandb
     folder = places.local(workdir)
     places.pull(workdir, ID_FILE)
     config = json.loads((places.absolute(workdir) / "config.json").read_text())
@@ -43,7 +45,8 @@ class Wandb:
       id=named or os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8],
       resume="allow",
       config=config,
-      dir=str(folder),
+      # Beside a bucket, which would get all of it anew at every line of progress.
+      dir=None if places.is_remote(workdir) else str(folder),
     )
     own.write_text(json.dumps({"id": self._run.id}) + "\n")
 
@@ -51,10 +54,10 @@ class Wandb:
     self._run.log(dict(row), step=step)
 
   def picture(self, name: str, step: int, image: UInt8[np.ndarray, "_ _ 3"]) -> None:
-    self._run.log({name: wandb.Image(image)}, step=step)
+    self._run.log({name: self._wandb.Image(image)}, step=step)
 
   def clip(self, name: str, step: int, file: pathlib.Path) -> None:
-    self._run.log({f"{name}_moving": wandb.Video(str(file), format=file.suffix[1:])}, step=step)
+    self._run.log({f"{name}_moving": self._wandb.Video(str(file), format=file.suffix[1:])}, step=step)
 
   def close(self) -> None:
     self._run.finish()
