@@ -2,6 +2,7 @@
 
   config.json    the config of the newest start, resolved
   origin.json    digests of what it started from and reads: ported weights, neural prior, data
+  start.json     by what the newest start was made: see `fbjax.reports.run`
   changes.jsonl  one line a key that a later start changed: step, key, what it was and is
   .lock          held by the process that trains
 

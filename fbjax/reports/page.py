@@ -146,7 +146,7 @@ def samples(runs: Sequence[Run]) -> Html:
   figures = [
     tag(
       "figure",
-      markup.picture(data, "gif", alt=f"moving samples {stem}", loading="lazy"),
+      markup.picture(data, "gif", alt=f"moving samples {stem}"),
       tag("figcaption", name, " " if name else "", caption(stem)),
     )
     for run, name in zip(runs, named(runs), strict=True)

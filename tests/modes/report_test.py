@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from absl.testing import flagsaver
 
 import toy
 from fbjax import errors, main, options
@@ -25,14 +26,11 @@ def test_runs_stand_behind_the_mode_or_in_its_flag(runs, tmp_path, monkeypatch):
     ([f"--workdirs={one},{two}"], tmp_path / "report.html"),
     ([one], tmp_path / "a" / "report.html"),
   ):
-    config, rest = main.parse_flags(["main", "--mode=report", *args])
-    assert len(rest) == 1
-    report.report(config, **options.taken("report"))
+    with flagsaver.flagsaver():
+      config, rest = main.parse_flags(["main", "--mode=report", *args])
+      assert len(rest) == 1
+      report.report(config, **options.taken("report"))
     assert ("b</b>" in out.read_text()) == (len(args) > 1 or "," in args[0])
-    main.flags.FLAGS.unparse_flags()
-    main.flags.FLAGS["out"].unparse()
-    main.flags.FLAGS["workdirs"].unparse()
-    main.flags.FLAGS["mode"].unparse()
 
 
 @pytest.mark.parametrize(

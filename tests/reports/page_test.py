@@ -1,5 +1,6 @@
 """Pages of runs, from folders as a training leaves them; and what becomes of damaged ones."""
 
+import base64
 import io
 import json
 import logging
@@ -13,8 +14,10 @@ import toy
 from fbjax import errors, reports
 from fbjax.data import video
 from fbjax.evaluation import card as cards
+from fbjax.evaluation import motion
 from fbjax.evaluation.numbers import Number
-from fbjax.reports import run
+from fbjax.reports import page, run
+from fbjax.train import goodput
 from pages import HOSTILE, check_safe
 
 
@@ -52,30 +55,34 @@ def page_of(*folders, ended="") -> str:
   return out.read_text()
 
 
-def shown_gifs(page: str) -> list[bytes]:
-  import base64
-
-  return [base64.b64decode(x) for x in re.findall(r'"data:image/gif;base64,([^"]*)"', page)]
+def shown_gifs(text: str) -> list[bytes]:
+  return [base64.b64decode(x) for x in re.findall(r'"data:image/gif;base64,([^"]*)"', text)]
 
 
 def test_a_page_shows_what_a_run_was_and_became(tmp_path):
-  page = page_of(write_run(tmp_path / "run"))
-  seen = check_safe(page)
+  made = page_of(write_run(tmp_path / "run"))
+  seen = check_safe(made)
   text = seen.text.replace("\N{NBSP}", " ")
   assert "Step 20 of 20" in text and "configs/toy.py" in text
-  changed = re.search(r"<tbody>(.*?)</tbody>", page)[1]  # the first table is of what differs
+  changed = re.search(r"<tbody>(.*?)</tbody>", made)[1]  # the first table is of what differs
   assert re.sub("<[^>]*>", " ", changed).split() == ["train.steps", "40", "20"]
   assert "jax" in text and run.version("jax") in text
   assert "75.0%" in text and "30.0 s" in text  # of the steps: the goodput
   assert "moved 0.9 times before: it is going static" in text
   assert "4 ± 0.5" in text and "8 ± 0.5 *" in text and "still image" in text
   for title in ("Loss", "Norm of the gradient", "Learning rate", "Motion of samples / of truth"):
-    assert f"<figcaption>{title}" in page
-  (gif,) = shown_gifs(page)
+    assert f"<figcaption>{title}" in made
+  (gif,) = shown_gifs(made)
   assert gif == (tmp_path / "run/samples/0000020.gif").read_bytes()
   details = [name for name, attributes in seen.elements if name == "details" and not attributes]
   assert details and "optim.weight_decay = " in text
-  assert "prefers-color-scheme: dark" in page and "width=device-width" in page
+  assert "prefers-color-scheme: dark" in made and "width=device-width" in made
+
+
+def test_all_that_is_measured_is_explained():
+  still = np.zeros((1, 2, 16, 16, 3), np.uint8)
+  assert set(page.WATCHED) == {"loss", *motion.report(still, still)}
+  assert tuple(page.PHASES) == goodput.PHASES
 
 
 def test_nothing_in_a_run_becomes_part_of_the_page(tmp_path):
@@ -132,18 +139,18 @@ def test_large_samples_are_made_smaller_and_still_move(tmp_path, monkeypatch):
     assert moving.n_frames == 4 and 20 < moving.width < 60
   assert len(gif) <= most
   monkeypatch.setattr(reports, "MOVING", 100)
-  page = page_of(folder)
-  assert not shown_gifs(page) and "samples/0000020.gif is too large" in page
+  made = page_of(folder)
+  assert not shown_gifs(made) and "samples/0000020.gif is too large" in made
 
 
 def test_runs_side_by_side_show_what_differs_and_compare_what_can_be(tmp_path):
   one, two = write_run(tmp_path / "x/one"), write_run(tmp_path / "x/two", lr=0.25, scale=3.0)
-  page = page_of(one, two)
-  seen = check_safe(page)
+  made = page_of(one, two)
+  seen = check_safe(made)
   text = seen.text.replace("\N{NBSP}", " ")
-  keys = re.findall(r"<th><code>([\w.]*)</code></th>", page)
+  keys = re.findall(r"<th><code>([\w.]*)</code></th>", made)
   assert keys[0] == "optim.lr" and "train.steps" not in keys
-  assert len(shown_gifs(page)) == 2 and page.count("<polyline") >= 12
+  assert len(shown_gifs(made)) == 2 and made.count("<polyline") >= 12
   assert "two: 0000020-4" in text and "12 ± 0.5 *" in text and "not compared" not in text
   other = write_run(tmp_path / "x/other", protocol={"clips": 9})
   text = check_safe(page_of(one, other)).text
