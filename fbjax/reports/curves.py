@@ -167,7 +167,7 @@ def axis(
 ) -> tuple[list[Real], Real, Real]:
   """Round values to name, and the ends of an axis: those of the data, with some room unless `tight`."""
   if log:
-    low, high = (low / 1.3, high * 1.3) if high / low < 1.5 else (low / 1.1, high * 1.1)
+    low, high = (low / 1.3, high * 1.3) if high < 1.5 * low else (low / 1.1, high * 1.1)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
       ticks = [m * 10.0**d for d in decades for m in steps if low <= m * 10.0**d <= high]

@@ -110,7 +110,7 @@ def read(workdir: str, name: str, most: float, ended: str = "") -> Run:
 def names(workdirs: Sequence[str]) -> list[str]:
   """The ends of paths, all of as many parts, which tell them apart."""
   parts = [str(workdir).rstrip("/").split("/") for workdir in workdirs]
-  for count in range(1, max(map(len, parts))):
+  for count in range(1, max(map(len, parts)) + 1):
     found = ["/".join(of[-count:]) for of in parts]
     if len(set(found)) == len(found):
       return found
