@@ -57,7 +57,9 @@ class Wandb:
     self._run.log({name: self._wandb.Image(image)}, step=step)
 
   def clip(self, name: str, step: int, file: pathlib.Path) -> None:
-    self._run.log({f"{name}_moving": self._wandb.Video(str(file), format=file.suffix[1:])}, step=step)
+    self._run.log(
+      {f"{name}_moving": self._wandb.Video(str(file), format=file.suffix[1:])}, step=step
+    )
 
   def close(self) -> None:
     self._run.finish()
