@@ -179,10 +179,8 @@ def plots(runs: Sequence[Run]) -> Html:
     if len(curve.steps)
   ]
   if alone and loss:
-    loss = [
-      raw[0]._replace(name="logged", faint=True),
-      loss[0]._replace(name=f"mean of {windows[0]}"),
-    ]
+    mean = [loss[0]._replace(name=f"mean of {windows[0]}")] if windows[0] > 1 else []
+    loss = [raw[0]._replace(name="logged", faint=bool(mean)), *mean]
     loss.append(held_out[0]._replace(name="held-out clips", colour=1))
   panels = [curves.plot("Loss", loss, log=True)]
   if not alone:
