@@ -45,6 +45,7 @@ def base() -> ConfigDict:
     save_every=1000,
     preview_every=1000,
     keep=2,
+    writers="tensorboard",  # beside metrics.jsonl; tensorboard,wandb is both
   )
   c.sampling = dict(
     sampler=dict(name="sde"),

@@ -15,7 +15,7 @@ import textwrap
 from absl import flags
 
 from fbjax import main, options
-from fbjax.modes import cache, doctor, evaluate, export, pack, plan, port, sample, train
+from fbjax.modes import cache, doctor, evaluate, export, pack, plan, port, report, sample, train
 
 COMMANDS = {
   "train": train,
@@ -27,6 +27,7 @@ COMMANDS = {
   "port": port,
   "export": export,
   "pack": pack,
+  "report": report,
 }
 HELP = ("-h", "-help", "--help", "help", "--helpfull", "--helpshort")
 CONFIG = {
@@ -46,6 +47,7 @@ EXAMPLES = {
   "port": "--config=webvid_saf --weights=vc1.ckpt,open_clip.safetensors --out=weights/vc1",
   "export": "--workdir=runs/saf --out=saf.safetensors",
   "pack": "--workdir=runs/quickstart --out=models/quickstart",
+  "report": "runs/a runs/b --out=report.html",
 }
 
 

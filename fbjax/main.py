@@ -21,7 +21,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from fbjax import build, errors, options, processes
-from fbjax.modes import cache, doctor, evaluate, export, pack, plan, port, sample, train
+from fbjax.modes import cache, doctor, evaluate, export, pack, plan, port, report, sample, train
 from fbjax.train import goodput
 
 ROOT = pathlib.Path(__file__).parent.parent  # the checkout
@@ -29,8 +29,8 @@ STOPPED = "Asked to stop: what is written is whole, and the same command makes t
 FORMAT = logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S")
 
 
-def main(config: dict[str, Any] | None) -> None:
-  """Does what the parsed flags say with the config that they named, if any."""
+def main(config: dict[str, Any] | None, named: str | None = None) -> None:
+  """Does what the parsed flags say with the config that they named, if any: its file, with overrides."""
   absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax tells of every file it renames.
   absl_logging.get_absl_handler().setFormatter(FORMAT)
   mode = options.MODE.value
@@ -39,7 +39,9 @@ def main(config: dict[str, Any] | None) -> None:
     build.check(config)
   processes.join()
   if mode == "train":  # which saves when it is asked to stop
-    if not train.train(config, clock=goodput.Clock(goodput.process_age()), **taken):
+    clock = goodput.Clock(goodput.process_age())
+    given = load_config(named).to_dict() if named else None
+    if not train.train(config, clock=clock, named=named or "", given=given, **taken):
       sys.exit(processes.ASKED)
     return
   with processes.ending_when_asked(STOPPED, processes.ASKED):
@@ -68,6 +70,8 @@ def run(mode: str, config: dict[str, Any] | None, taken: dict[str, Any]) -> None
       export.export(config, **taken)
     case "pack":
       pack.pack(config, **taken)
+    case "report":
+      report.report(config, **taken)
 
 
 def _tell_unraisable(unraisable: Any) -> None:
@@ -82,18 +86,18 @@ def cli(argv: list[str] | None = None) -> None:
   logging.getLogger("fbjax").setLevel(logging.INFO)
   programs = os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/fbjax")
   jax.config.update("jax_compilation_cache_dir", os.path.expanduser(programs))
-  parsed: list[dict[str, Any] | None] = []
+  parsed: list[tuple[dict[str, Any] | None, str | None]] = []
 
   def parse(argv: list[str]) -> list[str]:
     try:
       config, rest = parse_flags(argv)
     except errors.UserError as error:
       sys.exit(f"error: {error}")
-    parsed.append(config)
+    parsed.append((config, take_config(list(argv))))
     return rest
 
   try:
-    app.run(lambda argv: main(parsed[0]), argv=argv, flags_parser=parse)
+    app.run(lambda argv: main(*parsed[0]), argv=argv, flags_parser=parse)
   except errors.LostPeer as error:
     processes.leave(error)
   except errors.UserError as error:
@@ -141,11 +145,15 @@ def parse_flags(argv: list[str]) -> tuple[dict[str, Any] | None, list[str]]:
   # absl knows --noema alone.
   argv = [re.sub(r"^--?no-", "--no", arg) for arg in argv]
   try:
+    flags.FLAGS.set_gnu_getopt()  # runs of a report may stand before flags
     rest = flags.FLAGS(argv)
   except flags.Error as error:
     raise errors.UserError(str(error).strip().splitlines()[-1]) from None
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise errors.UserError(f"the config could not be overridden as asked: {error}") from None
+  if options.MODE.value == "report":
+    flags.FLAGS.workdirs = [*flags.FLAGS.workdirs, *rest[1:]]
+    rest = rest[:1]
   if len(rest) > 1:
     raise errors.UserError(f"{rest[1]!r} is not a flag; flags are written --name=value")
   check_flags(config, overrides)
@@ -178,6 +186,8 @@ def check_flags(config: ConfigDict | None, overrides: list[str]) -> None:
     raise errors.UserError(
       "--mode=port needs --config=configs/<experiment>.py, or --network=<one that a measure needs>"
     )
+  if mode == "report":
+    return
   given = ("workdir", "model", "network", "made", "compare")
   if config is None and not any(flags.FLAGS[name].value for name in given):
     raise errors.UserError(

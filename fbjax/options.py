@@ -10,7 +10,18 @@ from absl import flags
 from fbjax import checks, errors
 from fbjax.evaluation import fvd, networks
 
-MODES = ("train", "sample", "evaluate", "plan", "doctor", "cache", "port", "export", "pack")
+MODES = (
+  "train",
+  "sample",
+  "evaluate",
+  "plan",
+  "doctor",
+  "cache",
+  "port",
+  "export",
+  "pack",
+  "report",
+)
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do: see `fbjax --help`")
 # The flags that a mode takes beside --config and --mode, each with what is made of its value.
 TAKES: dict[str, dict[str, Callable[[Any], Any]]] = {mode: {} for mode in MODES}
@@ -94,6 +105,13 @@ flag(
   "a run's folder: its checkpoints, metrics and samples",
 )
 flag(
+  "workdirs",
+  "report",
+  PATHS,
+  "runs to lay side by side, such as runs/a,runs/b; they may also stand without the flag",
+  default=[],
+)
+flag(
   "profile",
   "train",
   SWITCH,
@@ -149,6 +167,7 @@ flag(
     "port": "a folder for the weights",
     "export": "a .ckpt, .pt or .safetensors with all networks, or a folder with each of them",
     "pack": "a folder for the model",
+    "report": "an .html; default: report.html, of one run in its own folder",
   },
   PATH,
 )

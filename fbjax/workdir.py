@@ -2,6 +2,7 @@
 
   config.json    the config of the newest start, resolved
   origin.json    digests of what it started from and reads: ported weights, neural prior, data
+  start.json     by what the newest start was made: see `fbjax.reports.run`
   changes.jsonl  one line a key that a later start changed: step, key, what it was and is
   .lock          held by the process that trains
 
@@ -152,7 +153,7 @@ def _within(key: str, groups: tuple[str, ...]) -> bool:
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
   """(dotted key, old value, new value) of every key in which two configs differ."""
-  old, new = _flatten(old), _flatten(json.loads(json.dumps(new)))
+  old, new = flatten(old), flatten(json.loads(json.dumps(new)))
   absent = "(absent)"
   return [
     (key, old.get(key, absent), new.get(key, absent))
@@ -161,11 +162,12 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, A
   ]
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """A nested config by dotted keys."""
   flat = {}
   for key, value in config.items():
     if isinstance(value, Mapping) and value:
-      flat |= _flatten(value, f"{prefix}{key}.")
+      flat |= flatten(value, f"{prefix}{key}.")
     else:
       flat[f"{prefix}{key}"] = value
   return flat

@@ -1,14 +1,17 @@
+import importlib.machinery
 import json
 import logging
 import os
+import pathlib
 import struct
+import sys
 import types
 
 import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from fbjax import hardware, tracker
+from fbjax import errors, hardware, tracker
 from fbjax.tracker import progress, tensorboard
 
 
@@ -202,3 +205,120 @@ def test_a_moving_sheet_shows_one_frame_of_every_block_at_a_time():
   tiles = 5 * 16 * 16
   assert counts == [[tiles, tiles, 0], [tiles, 0, tiles]]
   assert moving.shape[2] > moving.shape[1] * 0.7  # in two columns
+
+
+class StandIn(types.ModuleType):
+  """wandb's interface, as far as it is used; a run keeps what it is told, and only steps that go on."""
+
+  def __init__(self):
+    super().__init__("wandb")
+    self.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+    self.runs: dict[str, types.SimpleNamespace] = {}
+    self.Image = lambda image: ("image", image.shape)
+    self.Video = lambda file, format: ("video", format, pathlib.Path(file).read_bytes())
+
+  def init(self, *, project, name, id, resume, config, dir):
+    assert resume == "allow" and os.path.isdir(dir)
+    run = self.runs.setdefault(id, types.SimpleNamespace(id=id, rows={}, starts=0, ended=False))
+    run.starts, run.project, run.called, run.config = run.starts + 1, project, name, config
+
+    def log(row, step):
+      if step >= max(run.rows, default=0):
+        run.rows.setdefault(step, {}).update(row)
+
+    run.log, run.finish = log, lambda: setattr(run, "ended", True)
+    return run
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+  made = StandIn()
+  monkeypatch.setitem(sys.modules, "wandb", made)
+  monkeypatch.delitem(sys.modules, "fbjax.tracker.wandb", raising=False)
+  for name in ("WANDB_PROJECT", "WANDB_NAME", "WANDB_RUN_ID"):
+    monkeypatch.delenv(name, raising=False)
+  yield made
+  sys.modules.pop("fbjax.tracker.wandb", None)
+
+
+def test_wandb_gets_scalars_pictures_and_clips_and_goes_on_in_the_same_run(tmp_path, stand_in):
+  workdir = tmp_path / "one"
+  workdir.mkdir()
+  (workdir / "config.json").write_text('{"seed": 3}')
+  (workdir / "0000004.gif").write_bytes(b"GIF")
+
+  def log(start, steps):
+    log = tracker.Tracker(
+      str(workdir), steps=9, batch_size=2, start=start, written="tensorboard,wandb"
+    )
+    for step in steps:
+      log.write(step, {"loss": float(step + 10 * start)})
+    picture = np.zeros((4, 5, 3), np.uint8)
+    log.preview(steps[-1], picture, {"motion_ratio": 0.5}, workdir / "0000004.gif")
+    log.close()
+
+  log(0, (2, 4))
+  (run,) = stand_in.runs.values()
+  assert (run.project, run.called, run.config, run.ended) == ("fbjax", "one", {"seed": 3}, True)
+  assert run.rows[4]["loss"] == 4 and run.rows[4]["preview/motion_ratio"] == 0.5
+  assert run.rows[4]["preview"] == ("image", (4, 5, 3))
+  assert run.rows[4]["preview_moving"] == ("video", "gif", b"GIF")
+  log(2, (3, 4, 6))  # from the checkpoint of step 2
+  assert list(stand_in.runs.values()) == [run] and run.starts == 2
+  assert list(run.rows) == [2, 4, 6] and run.rows[6]["loss"] == 26
+  assert len(events(workdir)) > 8
+  log(0, (1,))  # a training that begins anew is another run
+  assert len(stand_in.runs) == 2
+
+
+def test_a_wandb_that_fails_costs_its_metrics_alone(tmp_path, stand_in, caplog):
+  stand_in.init = None
+  (tmp_path / "config.json").write_text("{}")
+  with caplog.at_level(logging.WARNING, "fbjax"):
+    log = tracker.Tracker(str(tmp_path), steps=9, batch_size=2, written="wandb")
+    log.write(1, {"loss": 1.0})
+    log.close()
+  assert len(caplog.messages) == 1 and caplog.messages[0].startswith("Could not write wandb")
+  assert len(tracker.read_metrics(tmp_path / "metrics.jsonl")) == 1
+  assert not (tmp_path / "tensorboard").exists()
+
+
+class Kept:
+  """A writer of one's own."""
+
+  name = "kept"
+  rows: list = []
+
+  def __init__(self, workdir, start):
+    self.rows.append((workdir, start))
+
+  def scalars(self, step, row):
+    self.rows.append((step, row["loss"]))
+
+  def close(self):
+    self.rows.append("closed")
+
+
+def test_a_writer_of_ones_own_is_named_by_its_module(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "own_code", types.SimpleNamespace(Kept=Kept))
+  tracker.check_installed("own_code:Kept")
+  log = tracker.Tracker(str(tmp_path), steps=9, batch_size=2, start=3, written="own_code:Kept")
+  log.write(4, {"loss": 1.0})
+  log.close()
+  assert Kept.rows == [(str(tmp_path), 3), (4, 1.0), "closed"]
+
+
+@pytest.mark.parametrize(
+  ("written", "sentence"),
+  [
+    ("wandb,tensorboard", "pip install wandb"),
+    ("mlflow", "expected some of tensorboard, wandb, or a class of your own as module:Class"),
+    ("nobody_has_this:Writer", "cannot be imported"),
+    ("json:Writer", "cannot be imported"),
+  ],
+)
+def test_a_writer_that_is_not_there_is_one_sentence(written, sentence, monkeypatch):
+  monkeypatch.setitem(sys.modules, "wandb", None)
+  with pytest.raises(errors.UserError, match=sentence) as told:
+    tracker.check_installed(written)
+  assert "config.train.writers names" in str(told.value)

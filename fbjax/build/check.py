@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Mapping
 
-from fbjax import checks, errors
+from fbjax import checks, errors, tracker
 from fbjax.build import caches, calls, samplers, systems, tables, training
 from fbjax.build.calls import Spec
 from fbjax.data import pipeline
@@ -65,6 +65,7 @@ def check(config: Spec) -> None:
   checks.whole("config.seed", config["seed"], 0, checks.SEED)
   calls.choose(tables.PRECISIONS, config["precision"], "precision")
   loop.check_numbers(**config["train"])
+  tracker.names(config["train"].get("writers", ""))
   pipeline.check_numbers(**config["loader"])
   calls.call(optim.make_optimizer, config["optim"], "optim", steps=config["train"]["steps"])
   systems.clip_size(config)

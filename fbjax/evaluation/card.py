@@ -8,7 +8,6 @@ made_by    version and time; no part of the digest
 """
 
 import json
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,7 +47,7 @@ def read(file: str) -> dict[str, Any]:
     UserError: for a file that is none, or whose numbers were changed.
   """
   try:
-    card = json.loads(pathlib.Path(file).read_text())
+    card = json.loads(places.absolute(file).read_text())
     if digest(card) == card["digest"]:
       return card
   except OSError as error:
@@ -88,7 +87,7 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str]) 
   for name in [name for name in a["numbers"]["made"] if name in b["numbers"]["made"]]:
     one, two = (card["numbers"]["made"][name] for card in (a, b))
     error = (one[1] ** 2 + two[1] ** 2) ** 0.5
-    sure = "  *" if abs(two[0] - one[0]) > SURE * error > 0 else ""
+    sure = "  *" if differ(one, two) else ""
     rows.append([name, told(one), told(two), told([two[0] - one[0], error]) + sure])
   if still := a["numbers"].get("still"):  # of the same clips in both
     rows[0].append(LABELS["still"])
@@ -107,6 +106,13 @@ def comparable(*protocols: Mapping[str, Any]) -> list[dict[str, Any]]:
     fields |= {f"{name}.{field}": x for name in common for field, x in own[name].items()}
     flat.append(fields)
   return flat
+
+
+def differ(one: list[float] | None, two: list[float] | None) -> bool:
+  """Whether two numbers are more than `SURE` deviations apart; not without both, and their errors."""
+  if one is None or two is None:
+    return False
+  return abs(two[0] - one[0]) > SURE * (one[1] ** 2 + two[1] ** 2) ** 0.5 > 0
 
 
 def told(number: list[float] | None) -> str:

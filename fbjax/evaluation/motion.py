@@ -12,6 +12,7 @@ from fbjax.evaluation import images
 
 BLOCKS = 16  # squares along the shorter side of a frame
 STILL = 0.5  # grey levels below which nobody sees anything move
+FALL = 0.2  # of the motion, that is worth a warning
 GRAIN = 2.0  # grey levels that a square changes by from frame to frame though nothing moves
 
 Clips = UInt8[np.ndarray, "n t h w 3"]
@@ -60,6 +61,11 @@ def flicker(clips: Clips) -> PerClip:
     return np.zeros(len(clips))
   back = np.sign(step[:, 1:]) != np.sign(step[:, :-1])
   return (np.minimum(np.abs(step[:, 1:]), np.abs(step[:, :-1])) * back).mean(1)
+
+
+def goes_static(ratio: float, most: float) -> bool:
+  """Whether samples that moved `most` times as much as their truth, at best, move clearly less now."""
+  return bool(ratio < (1 - FALL) * min(most, 1.0))
 
 
 def report(made: Clips, truth: Clips) -> dict[str, float]:

@@ -7,12 +7,10 @@ Each clip is decoded from its first frame to its last, so that this takes as lon
 set as fast as the machine can.
 """
 
-import base64
 import collections
 import concurrent.futures
 import contextlib
 import csv
-import html
 import io
 import json
 import logging
@@ -25,9 +23,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL.Image
 
-from fbjax import build, errors, places, tracker
+from fbjax import build, errors, markup, places, tracker
 from fbjax.data import health, sources, storage, text, tfds_clips
 from fbjax.data import video as video_lib
+from fbjax.markup import tag
 
 logger = logging.getLogger(__name__)
 
@@ -218,43 +217,35 @@ def write_manifest(file: str, healthy: Sequence[tuple[str, str, int]]) -> None:
 
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; } td, th { padding: .2rem .8rem; text-align: left; }
-figure { display: inline-block; width: 12rem; margin: .5rem; vertical-align: top; font-size: 13px; }
-figure img { width: 100%; } figcaption { overflow-wrap: anywhere; }
-@media (prefers-color-scheme: dark) { body { background: #111; color: #ddd; } }
+figure { display: inline-block; width: 12rem; margin: .5rem; vertical-align: top; }
+figure img { width: 100%; }
+figcaption { color: var(--ink); }
 """
 
 
 def page(report: Mapping[str, Any], pictures: Sequence[tuple[str, str, np.ndarray | None]]) -> str:
   """The report as one HTML file that needs no other."""
+  title = "The health of the data"
   rows = []
   for split, found in report["splits"].items():
     rows.append((f"{split}: clips", found["clips"]))
     rows.append((f"{split}: healthy", found["healthy"]))
     rows += [(f"{split}: {fault}", len(of)) for fault, of in found["faults"].items()]
-  table = "".join(f"<tr><th>{html.escape(name)}</th><td>{n}</td></tr>" for name, n in rows)
-  shown = "".join(figure(*picture) for picture in pictures[:SHOWN])
-  more = f"<p>{len(pictures) - SHOWN} more are in report.json.</p>" if len(pictures) > SHOWN else ""
-  notes = "".join(f"<li>{html.escape(text.printable(note))}</li>" for note in report["listing"])
-  notes = f"<p>Told while the clips were listed:</p><ul>{notes}</ul>" if notes else ""
-  data = html.escape(json.dumps(report["data"]))
-  return (
-    "<!doctype html><html lang=en><meta charset=utf-8>"
-    '<meta name=viewport content="width=device-width, initial-scale=1">'
-    f"<title>The health of the data</title><style>{STYLE}</style>"
-    f"<h1>The health of the data</h1><p>{data}</p><table>{table}</table>{notes}{shown}{more}</html>\n"
-  )
+  body = [tag("h1", title), tag("p", json.dumps(report["data"])), markup.table([], rows)]
+  if report["listing"]:
+    notes = tag("ul", *(tag("li", note) for note in report["listing"]))
+    body += [tag("p", "Told while the clips were listed:"), notes]
+  body += [figure(*picture) for picture in pictures[:SHOWN]]
+  if len(pictures) > SHOWN:
+    body.append(tag("p", f"{len(pictures) - SHOWN} more are in report.json."))
+  return markup.page(title, *body, style=STYLE)
 
 
-def figure(fault: str, told: str, picture: np.ndarray | None) -> str:
+def figure(fault: str, told: str, picture: np.ndarray | None) -> markup.Html:
   """A clip with what is wrong of it."""
-  image = ""
+  inside = [tag("figcaption", tag("b", fault), tag("br"), told)]
   if picture is not None:
     file = io.BytesIO()
     PIL.Image.fromarray(picture).save(file, "JPEG", quality=80)
-    image = (
-      f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}">'
-    )
-  caption = f"<b>{html.escape(fault)}</b><br>{html.escape(text.printable(told))}"
-  return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+    inside.insert(0, markup.picture(file.getvalue(), "jpeg"))
+  return tag("figure", *inside)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fbjax import build, checkpoint, checks, digest, errors, processes, sampling, sharding
+from fbjax import build, checkpoint, checks, digest, errors, processes, reports, sampling, sharding
 from fbjax import pipe as pipes
 from fbjax.data import folder as folders
 from fbjax.data import pipeline, sources, video
@@ -132,6 +132,8 @@ def evaluate(
     if out:
       cards.write(out, card)
       logger.info("Wrote %s.", out)
+    if workdir:
+      reports.leave(workdir)
   return card
 
 

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +12,18 @@ from clu import parameter_overview
 from jax.experimental import multihost_utils
 from jaxtyping import UInt8
 
-from fbjax import build, caches, errors, loading, pipe, places, sampling, sharding, tracker
+from fbjax import (
+  build,
+  caches,
+  errors,
+  loading,
+  pipe,
+  places,
+  reports,
+  sampling,
+  sharding,
+  tracker,
+)
 from fbjax import workdir as workdir_lib
 from fbjax.data import pipeline, prompts, video
 from fbjax.modes import cache, port, watch
@@ -23,7 +36,12 @@ PREVIEWS = 8
 
 
 def train(
-  config: dict[str, Any], workdir: str, profile: bool = False, clock: goodput.Clock | None = None
+  config: dict[str, Any],
+  workdir: str,
+  profile: bool = False,
+  clock: goodput.Clock | None = None,
+  named: str = "",
+  given: Mapping[str, Any] | None = None,
 ) -> bool:
   """Trains a config in a workdir.
 
@@ -32,6 +50,7 @@ def train(
     workdir: where it is written.
     profile: whether to trace a few steps into the workdir.
     clock: that runs since the training began; default: it begins here.
+    named, given: the file of the config, and what it makes without the user's changes, for the report.
 
   Returns:
     Whether it is done; if not, it was asked to stop.
@@ -41,6 +60,7 @@ def train(
       run's, or that somebody trains in; when the loss is not finite.
   """
   clock = clock or goodput.Clock()
+  tracker.check_installed(config["train"].get("writers", ""))
   build.set_precision(config)
   mesh = build.make_mesh(config)
   loop.check_divides(config["train"]["batch_size"], config["train"].get("accumulate", 1), mesh)
@@ -76,14 +96,14 @@ def train(
     frozen = frozen | clips.frozen(mesh)
     shown_with = frozen | loading.frozen_networks(config, system, mesh, system.decoders)
 
-  def preview(step: int, ema: Any) -> tuple[np.ndarray, dict[str, float]]:
+  def preview(step: int, ema: Any) -> tuple[np.ndarray, dict[str, float], pathlib.Path]:
     drawn = [
       write_preview(workdir, step, sample, ema, shown_with, shown, config["sampling"])
       for shown in previews
     ]
     videos, sheet = drawn[0]
     truth = np.stack([blocks["truth"] for blocks in previews[0].blocks])
-    return sheet, watched(videos, truth, ema, frozen)
+    return sheet, watched(videos, truth, ema, frozen), moving_file(workdir, step, previews[0])
 
   origin = starting.origin | {"data": data.digest()}
   with workdir_lib.claim(workdir, config, origin) as record:
@@ -93,6 +113,7 @@ def train(
       if step == 0:
         loading.keep_prior(workdir, starting.frozen)
       record(step)
+      reports.note_start(workdir, config, named, given)
 
     run = build.bind(
       loop.train,
@@ -114,7 +135,8 @@ def train(
       clock=clock,
       profiled=profile,
     )
-    state = run()
+    with reports.leaving(workdir):
+      state = run()
   data.close()
   return int(state.step) >= config["train"]["steps"]
 
@@ -276,6 +298,11 @@ def own_preview(config: dict[str, Any], system: base.System, tokenizer: Any) -> 
   return Preview("-images", inputs, captions, [prompt.output for prompt in found], blocks)
 
 
+def moving_file(workdir: str, step: int, shown: Preview) -> pathlib.Path:
+  """Where the moving sheet of a preview is."""
+  return places.local(workdir) / "samples" / f"{step:07}{shown.name}.gif"
+
+
 def write_preview(
   workdir: str,
   step: int,
@@ -315,7 +342,7 @@ def write_preview(
       video.write_mp4(folder / file, np.concatenate(beside, axis=2), fps=spec["fps"])
     tracker.write_png(folder.with_suffix(".png"), sheet)
     moving = tracker.moving_sheet(rows, captions)
-    video.write_gif(folder.with_suffix(".gif"), moving, fps=spec["fps"])
+    video.write_gif(moving_file(workdir, step, shown), moving, fps=spec["fps"])
     places.push(workdir)
     logger.info("Wrote samples to %s.png, %s.gif and %s/.", folder, folder, folder)
   return np.stack(videos), sheet

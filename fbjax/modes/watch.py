@@ -22,7 +22,6 @@ from fbjax.train import loop
 logger = logging.getLogger(__name__)
 
 CLIPS = 32  # of the held-out loss
-FALL = 0.2  # of the motion, that is worth a warning
 
 # (EMA weights, frozen weights) -> loss
 Loss = Callable[[base.Params, base.Params], float]
@@ -90,7 +89,7 @@ class Watch:
     """What `motion.report` says of samples, and the held-out loss."""
     found = motion.report(made, truth)
     ratio = found["motion_ratio"]
-    if ratio < (1 - FALL) * min(self._most, 1.0):
+    if motion.goes_static(ratio, self._most):
       logger.warning(
         "The samples move %.2g times as much as the truth, and moved %.2g times before: the network "
         "is going static. Look at the samples; an earlier checkpoint (config.train.keep) or a lower "

@@ -1,10 +1,11 @@
-"""What a run tells of itself: one line of progress, metrics in files and TensorBoard, plots, sheets.
+"""What a run tells of itself: one line of progress, metrics in files and where else it is told, plots, sheets.
 
 Nothing of it is worth a training: what fails here is told once, and the run goes on.
 """
 
 import contextlib
 import logging
+import pathlib
 import time
 from collections.abc import Iterator, Mapping
 
@@ -14,15 +15,20 @@ from jaxtyping import UInt8
 
 from fbjax import hardware, places
 from fbjax.tracker import plots, writers
-from fbjax.tracker.plots import contact_sheet, moving_sheet, plot_loss, write_png
-from fbjax.tracker.progress import duration, progress_line, time_table
-from fbjax.tracker.writers import read_metrics
+from fbjax.tracker.plots import contact_sheet, curve, moving_sheet, plot_loss, write_png
+from fbjax.tracker.progress import duration, number, progress_line, time_table
+from fbjax.tracker.writers import check_installed, is_number, names, read_metrics
 
 __all__ = [
   "Tracker",
+  "check_installed",
   "contact_sheet",
+  "curve",
   "moving_sheet",
   "duration",
+  "is_number",
+  "names",
+  "number",
   "plot_loss",
   "progress_line",
   "time_table",
@@ -37,7 +43,7 @@ class Tracker:
   """Writes a run's metrics into its workdir; only the first process writes.
 
   No method raises for a file, a disk or a library that fails. Metrics of steps behind `start` are
-  dropped, since a resumed run writes those again.
+  dropped, since a resumed run writes those again. `written` names writers beside metrics.jsonl: see `writers`.
   """
 
   def __init__(
@@ -47,6 +53,7 @@ class Tracker:
     steps: int,
     batch_size: int,
     start: int = 0,
+    written: str = "tensorboard",
   ):
     self._home = workdir
     self.workdir = places.local(workdir)
@@ -61,10 +68,10 @@ class Tracker:
         places.pull(workdir, "metrics.jsonl")
         self.workdir.mkdir(parents=True, exist_ok=True)
         self._writers.append(writers.Jsonl(self.workdir / "metrics.jsonl", start))
-      with self.attempt("write tensorboard"):
-        from fbjax.tracker import tensorboard
-
-        self._writers.append(tensorboard.TensorBoard(self.workdir / "tensorboard", start))
+      for name in names(written):
+        with self.attempt(f"write {name}"):
+          # Imported here: tensorboardX imports torch where that is installed, which takes seconds.
+          self._writers.append(writers.kind(name)(workdir, start))
 
   @contextlib.contextmanager
   def attempt(self, what: str) -> Iterator[None]:
@@ -109,9 +116,20 @@ class Tracker:
     self._push()
 
   def preview(
-    self, step: int, image: UInt8[np.ndarray, "_ _ 3"], values: Mapping[str, float]
+    self,
+    step: int,
+    image: UInt8[np.ndarray, "_ _ 3"],
+    values: Mapping[str, float],
+    moving: pathlib.Path | None = None,
   ) -> None:
-    """Shows samples, and keeps what was measured of them under names that begin with preview/."""
+    """Shows samples, and keeps what was measured of them under names that begin with preview/.
+
+    Args:
+      step: that has made them.
+      image: of them.
+      values: by name.
+      moving: a GIF of them.
+    """
     if not self._active:
       return
     if values:
@@ -120,6 +138,8 @@ class Tracker:
     for writer in self._writers:
       with self.attempt(f"write {writer.name}"):
         writer.picture("preview", step, image)
+        if moving is not None:
+          writer.clip("preview", step, moving)
     self._keep(step, {f"preview/{name}": value for name, value in values.items()})
 
   def time_spent(self, step: int, seconds: Mapping[str, float], began: float) -> None:

@@ -19,20 +19,20 @@ def plot_loss(metrics: str | os.PathLike, out: str | os.PathLike) -> None:
   from matplotlib import figure  # half a second, which --help need not wait for
 
   rows = writers.read_metrics(metrics)
-  step, loss = _curve(rows, "loss")
+  step, loss = curve(rows, "loss")
   if not len(step):
     return
   window = max(1, len(loss) // 20)
   weight = np.convolve(np.ones_like(loss), np.ones(window))[: len(loss)]
   mean = np.convolve(loss, np.ones(window))[: len(loss)] / weight
-  moves = _curve(rows, "preview/motion_ratio")
+  moves = curve(rows, "preview/motion_ratio")
   panels = 2 if len(moves[0]) else 1
   made = figure.Figure(figsize=(6.4, 2.4 + 1.2 * panels), layout="constrained")
   heights = [3, 1][:panels]
   axes, *below = made.subplots(panels, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
   axes.plot(step, loss, color="0.75", linewidth=1, label="logged")
   axes.plot(step, mean, color="tab:blue", linewidth=1.8, label=f"mean of the last {window}")
-  axes.plot(*_curve(rows, "preview/loss"), "o-", color="tab:red", ms=3, label="held-out clips")
+  axes.plot(*curve(rows, "preview/loss"), "o-", color="tab:red", ms=3, label="held-out clips")
   axes.set(ylabel="loss", yscale="log")
   axes.grid(alpha=0.3, which="both")
   axes.legend(frameon=False)
@@ -45,8 +45,8 @@ def plot_loss(metrics: str | os.PathLike, out: str | os.PathLike) -> None:
   made.savefig(out, dpi=120)
 
 
-def _curve(rows: Sequence[Mapping[str, float]], name: str) -> tuple[np.ndarray, np.ndarray]:
-  """Steps and values of a metric, where there are any."""
+def curve(rows: Sequence[Mapping[str, float]], name: str) -> tuple[np.ndarray, np.ndarray]:
+  """Steps and values of a metric, at the steps that have one."""
   found = [(row["step"], row[name]) for row in rows if writers.is_number(row.get(name))]
   return np.array([x for x, _ in found]), np.array([y for _, y in found])
 

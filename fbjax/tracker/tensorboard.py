@@ -13,6 +13,8 @@ from jaxtyping import UInt8
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
+from fbjax import places
+
 
 class TensorBoard:
   """Event files; steps behind `start`, which a resumed run writes again, are hidden.
@@ -21,8 +23,10 @@ class TensorBoard:
   the next event into its queue waits forever.
   """
 
-  def __init__(self, folder: pathlib.Path, start: int):
-    self.name = folder.name
+  name = "tensorboard"
+
+  def __init__(self, workdir: str, start: int):
+    folder = places.local(workdir) / self.name
     folder.mkdir(parents=True, exist_ok=True)
     self._events = event_file_writer.EventsWriter(str(folder / "events"))
     restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
@@ -34,6 +38,9 @@ class TensorBoard:
 
   def picture(self, name: str, step: int, image: UInt8[np.ndarray, "_ _ 3"]) -> None:
     self._write(step, summary=summary.image(name, image, dataformats="HWC"))
+
+  def clip(self, name: str, step: int, file: pathlib.Path) -> None:
+    pass
 
   def close(self) -> None:
     self._events.close()

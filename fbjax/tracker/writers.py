@@ -1,17 +1,23 @@
-"""Where the metrics of a run go: a file of json lines, TensorBoard."""
+"""Where the metrics of a run go: a file of json lines, and what `config.train.writers` names.
 
+One of your own is a class with the four methods of `Writer`, that is made of the workdir and the step
+which the run goes on from. It is named by its module, as in `--config.train.writers=tensorboard,my_code:MyWriter`.
+"""
+
+import importlib
+import importlib.util
 import json
 import logging
-import math
 import os
 import pathlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import UInt8
 
-from fbjax import places
+from fbjax import errors, places
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +33,59 @@ class Writer(Protocol):
   def picture(self, name: str, step: int, image: UInt8[np.ndarray, "_ _ 3"]) -> None:
     """Shows a picture, where the place can."""
 
+  def clip(self, name: str, step: int, file: pathlib.Path) -> None:
+    """Shows a moving GIF, where the place can."""
+
   def close(self) -> None:
     """Finishes what is written."""
+
+
+# By name: module and class, and the package that it needs beside those of every installation.
+KNOWN = {
+  "tensorboard": ("fbjax.tracker.tensorboard:TensorBoard", None),
+  "wandb": ("fbjax.tracker.wandb:Wandb", "wandb"),
+}
+
+
+def names(written: str) -> list[str]:
+  """The writers of `config.train.writers`, which are separated by commas.
+
+  Raises:
+    UserError: for one that does not exist.
+  """
+  found = [name.strip() for name in written.split(",") if name.strip()]
+  for name in found:
+    module, _, kind = name.partition(":")
+    if name not in KNOWN and not (module and kind.isidentifier()):
+      raise errors.UserError(
+        f"config.train.writers names {name!r}; expected some of {', '.join(KNOWN)}, or a class of your own as "
+        "module:Class, separated by commas"
+      )
+  return list(dict.fromkeys(found))
+
+
+def check_installed(written: str) -> None:
+  """Raises a UserError for a writer whose package, or module, is not there."""
+  for name in names(written):
+    _, package = KNOWN.get(name, (name, None))
+    if package and importlib.util.find_spec(package) is None:
+      raise errors.UserError(
+        f"config.train.writers names {name!r}, which needs another package: pip install {package}"
+      )
+    if name not in KNOWN:
+      try:
+        kind(name)
+      except (ImportError, AttributeError) as error:
+        raise errors.UserError(
+          f"config.train.writers names {name!r}, which cannot be imported ({error}): run where Python finds "
+          "the module, or leave it out"
+        ) from error
+
+
+def kind(name: str) -> Callable[[str, int], Writer]:
+  """What makes a writer, of the workdir and the step that the run goes on from."""
+  module, _, attribute = KNOWN.get(name, (name, None))[0].partition(":")
+  return getattr(importlib.import_module(module), attribute)
 
 
 class Jsonl:
@@ -54,6 +111,9 @@ class Jsonl:
   def picture(self, name: str, step: int, image: UInt8[np.ndarray, "_ _ 3"]) -> None:
     pass
 
+  def clip(self, name: str, step: int, file: pathlib.Path) -> None:
+    pass
+
   def close(self) -> None:
     pass
 
@@ -75,10 +135,11 @@ def _row(line: str) -> dict[str, float] | None:
     row = json.loads(line)
   except (ValueError, RecursionError):
     return None
-  whole = isinstance(row, dict) and isinstance(row.get("step"), int)
-  return row if whole and not isinstance(row["step"], bool) else None
+  step = row.get("step") if isinstance(row, dict) else None
+  whole = isinstance(step, int) and not isinstance(step, bool) and is_number(step)
+  return row if whole else None
 
 
 def is_number(x: Any) -> bool:
-  """Whether x is a finite number."""
-  return isinstance(x, (int, float)) and math.isfinite(x)
+  """Whether x is a finite number, which a float can hold."""
+  return isinstance(x, (int, float)) and abs(x) <= sys.float_info.max

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import functools
 import logging
+import pathlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -28,6 +29,11 @@ class Data(Protocol):
   def __next__(self) -> dict[str, np.ndarray]: ...
 
 
+# A picture, numbers by name, and perhaps a GIF.
+Preview = (
+  tuple[np.ndarray, Mapping[str, float]]
+  | tuple[np.ndarray, Mapping[str, float], pathlib.Path | None]
+)
 # Fields of a batch for people, not for the device.
 HOST_FIELDS = ("index", "replaced")
 MOST_CLIPS = 2**16  # of a batch: more than any pod takes
@@ -56,7 +62,8 @@ def train(
   save_every: int = 1000,
   preview_every: int = 1000,
   keep: int = 2,
-  preview: Callable[[int, Any], tuple[np.ndarray, Mapping[str, float]]] | None = None,
+  writers: str = "tensorboard",
+  preview: Callable[[int, Any], Preview] | None = None,
   begins: Callable[[int], None] = lambda step: None,
   clip_name: Callable[[int], str] = str,
   preempted: Callable[[int], bool] = lambda step: False,
@@ -85,7 +92,9 @@ def train(
     save_every: steps between checkpoints; the last step is always saved.
     preview_every: steps between previews; the last step always gets one.
     keep: checkpoints kept.
-    preview: (step, EMA weights) -> picture, and numbers by name; run every `preview_every` steps.
+    writers: where metrics go beside metrics.jsonl: see `fbjax.tracker.writers`.
+    preview: (step, EMA weights) -> arguments of `tracker.Tracker.preview` behind the step; run every
+      `preview_every` steps.
     begins: called with the step that the run goes on from, once it has its state.
     clip_name: index in the data set -> name.
     preempted: number of the step, from 1 in each process that resumes -> whether to save and leave now;
@@ -152,7 +161,7 @@ def train(
     logger.info("First batch and compilation took %.0f s.", time.perf_counter() - prepared_from)
     log = stack.enter_context(
       contextlib.closing(
-        tracker.Tracker(workdir, steps=steps, batch_size=batch_size, start=resumed)
+        tracker.Tracker(workdir, steps=steps, batch_size=batch_size, start=resumed, written=writers)
       )
     )
     step, saved = resumed, resumed

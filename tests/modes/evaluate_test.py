@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -40,6 +41,7 @@ def test_a_run_is_measured_the_same_whatever_the_batch(run, capsys):
   options = {"clips": 5, "seed": 3}
   one = evaluate.evaluate(None, run, **options)
   written = card.read(f"{run}/evaluation/0000004.json")
+  assert "0000004" in pathlib.Path(run, "report.html").read_text()
   assert written["digest"] == one["digest"]
   assert "still image" in capsys.readouterr().out
   smaller = toy.config()

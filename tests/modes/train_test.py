@@ -25,6 +25,8 @@ def test_a_run_leaves_everything_a_person_wants_to_see(trained):
   assert {"loss", "grad_norm", "steps_per_s", "clips_per_s", "data_wait"} <= set(rows[0])
   assert measured["step"] == 4 and spent["seconds/compiling"] > 0
   assert {"preview/loss", "preview/motion_ratio", "preview/static_share"} <= set(measured)
+  page = (trained / "report.html").read_text()
+  assert "Step 4 of 4" in page and page.count("data:image/gif") == 1
   assert (trained / "loss.png").exists() and list((trained / "tensorboard").iterdir())
   sheet = np.asarray(Image.open(trained / "samples" / "0000004.png"))
   assert sheet.shape[2] == 3 and sheet.std() > 0
