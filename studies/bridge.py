@@ -65,9 +65,10 @@ def write(name: str, rows: list[dict], wanted: list[jobs.Job], last: int) -> Non
   report.sheet(f"{name}.png", *shown(wanted, last))
   parts = ["Fréchet distance by evaluations, and in that of `diffusion`:"]
   parts.append(report.table(flow, "arm", "steps", "distance", "diffusion"))
-  parts.append("The same through a random I3D:")
-  seen = [row for row in flow if "random" in row]
-  parts.append(report.table(seen, "arm", "steps", "random", "diffusion"))
+  seen = [row for row in flow if "distance_random" in row]
+  if {row["arm"] for row in seen} == {row["arm"] for row in flow}:
+    parts.append("The same through a random I3D:")
+    parts.append(report.table(seen, "arm", "steps", "distance_random", "diffusion"))
   parts.append("50 evaluations of the reverse SDE (eta 1) in place of the flow:")
   sde = [row for row in rows if row["step"] == last and eta(row) == 1]
   parts.append(report.table(sde, "arm", "steps", "distance", "diffusion"))

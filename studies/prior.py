@@ -64,7 +64,7 @@ def write(
 ) -> None:
   """Scores, a figure and tables of the study."""
   report.keep(f"{name}.json", [*coarse, *rows])
-  final = [row for row in rows if "random" in row]
+  final = [row for row in rows if "distance_random" in row]
   report.sheet(f"{name}.png", *report.shown(HOME.value, report.of_seed(wanted, 0), plans[2]))
   (regression,) = coarse
   parts = [
@@ -73,7 +73,7 @@ def write(
     "Fréchet distance by evaluations, and in that of `still`:",
     report.table(final, "arm", "steps", "distance", "still"),
     "The same through a random I3D:",
-    report.table(final, "arm", "steps", "random", "still"),
+    report.table(final, "arm", "steps", "distance_random", "still"),
     "At 8 evaluations:",
     report.scores([row for row in final if row["steps"] == 8]),
     f"![Given frame, truth and arms](evidence/{name}.png)",

@@ -71,8 +71,8 @@ def main(argv: Sequence[str]) -> None:
 def write(name: str, rows: list[dict], wanted: list[jobs.Job], plans: list[dict]) -> None:
   """Figures, scores and tables of the study."""
   report.keep(f"{name}.json", rows)
-  tuning = [row for row in rows if "random" not in row]
-  final = [row for row in rows if "random" in row]
+  tuning = [row for row in rows if "distance_random" not in row]
+  final = [row for row in rows if "distance_random" in row]
   report.curves(f"{name}_steps.png", tuning, "step", "distance", "8 evaluations", log=False)
   report.sheet(f"{name}.png", *report.shown(HOME.value, report.of_seed(wanted, 0), plans[-2]))
   parts = [
@@ -83,7 +83,7 @@ def write(name: str, rows: list[dict], wanted: list[jobs.Job], plans: list[dict]
     "At the end, by evaluations:",
     report.table(final, "arm", "steps", "distance", "unaligned"),
     "The same through a random I3D:",
-    report.table(final, "arm", "steps", "random", "unaligned"),
+    report.table(final, "arm", "steps", "distance_random", "unaligned"),
     "At 8 evaluations:",
     report.scores([row for row in final if row["steps"] == 8]),
     f"![Distance over fine-tuning](evidence/{name}_steps.png)",

@@ -7,7 +7,7 @@ A plan is a dict that says
   random   whether a random I3D looks too
   and keys of config.sampling: steps, sampler, grid, guidance
 
-Scores: `distance` and `random` are Fréchet distances of the samples from the truth of the same clips,
+Scores: `distance` and `distance_random` are Fréchet distances of the samples from the truth of the same clips,
 through the networks of `studies.features`; `error` and `left_behind` are in those of the still image
 repeated, `agree` is the share of clips that go where the caption says (`benchmarks.held_out`);
 `motion_ratio` and `first_frame_psnr` as in docs/metrics.md.
@@ -130,7 +130,7 @@ def compared(videos: np.ndarray, spec: str, random: bool) -> dict[str, float]:
   there = batch["video"]
   found = {"distance": distance(videos, spec, random=False)}
   if random:
-    found["random"] = distance(videos, spec, random=True)
+    found["distance_random"] = distance(videos, spec, random=True)
   still = against.mean_error(there[:, :1], there)
   found["error"] = float(against.mean_error(videos, there) / still)
   known = against.of_shapes(videos, there, truths)
