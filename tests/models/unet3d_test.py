@@ -47,7 +47,9 @@ def tiny():
 
 
 @pytest.mark.parametrize("name", [
-  pytest.param("tiny", marks=pytest.mark.thorough), "t2v_tiny", "t2v_relpos_tiny"
+  pytest.param("tiny", marks=pytest.mark.thorough),
+  pytest.param("t2v_tiny", marks=pytest.mark.thorough),
+  "t2v_relpos_tiny",
 ])  # fmt: skip
 def test_unet_matches_the_published_one(shared, name):
   manifest = golden.manifest(shared, f"unet_videocrafter_{name}")

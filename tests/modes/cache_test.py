@@ -216,6 +216,7 @@ def test_a_shard_that_breaks_off_is_told_from_a_whole_one(made, tmp_path):
   assert cache.is_damaged(broken) and not cache.is_damaged(whole)
 
 
+@pytest.mark.thorough
 def test_a_folder_of_videos_is_read_in_windows_and_trains_when_it_is_gone(tmp_path, caplog):
   videos = tmp_path / "videos"
   videos.mkdir()
