@@ -36,7 +36,6 @@ def test_a_run_leaves_everything_a_person_wants_to_see(trained):
   assert len(clips) == train.PREVIEWS
 
 
-@pytest.mark.thorough
 def test_previews_animate_images_of_ones_own(tmp_path):
   """Beside the held-out clips, with the same noise at every step."""
   folder = tmp_path / "images"
