@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from studies import jobs, scoring
 
+RATES = ("0.003", "0.008")  # learning rates of the Latte and the UNet, which all arms try
 CHOSEN_BY = 128  # clips, at 8 evaluations, that learning rates are chosen by
 
 
@@ -76,6 +77,23 @@ def tuned(
     return next(row["distance"] for row in rows if row["plan"] == plan)
 
   return {arm: min(rates, key=lambda rate: distance(arm, rate)) for arm in arms}
+
+
+def trained(
+  study: Study,
+  arms: Sequence[str],
+  seeds: Sequence[str],
+  rates: Mapping[str, str],
+  plans: list[scoring.Plan],
+  overrides: Mapping[str, Mapping[str, Any]] | None = None,
+) -> tuple[list[jobs.Job], list[dict[str, Any]]]:
+  """Each arm with each seed at its learning rate, all arms of a seed before the next: jobs and `rows`."""
+  wanted = [
+    study.job(arm, seed, {**(overrides or {}).get(arm, {}), "optim.lr": rates[arm]}, plans)
+    for seed in seeds
+    for arm in arms
+  ]
+  return wanted, rows(wanted, jobs.run(study.home, wanted, study.at_once))
 
 
 def rows(

@@ -8,51 +8,30 @@ the best by the distance at 8 evaluations is trained to the end with all seeds. 
 docs/evidence/bridge_<network>.json, figures beside it, and its part of docs/evidence.md.
 """
 
-import sys
 from collections.abc import Sequence
 
 from absl import flags
 
 from configs import study_bridge
-from studies import arms, jobs, report
+from studies import arms, asked, jobs, report
 
-OWN = flags.FlagValues()  # apart from those of the program, some of which have the same names
-HOME = flags.DEFINE_string("home", "runs/study", "Folder of the workdirs", flag_values=OWN)
-NETWORK = flags.DEFINE_enum("network", "latte", ["latte", "unet"], "Of all arms", flag_values=OWN)
-ARMS = flags.DEFINE_list("arms", list(study_bridge.ARMS), "Which", flag_values=OWN)
-SEEDS = flags.DEFINE_list(
-  "seeds", ["0", "1", "2"], "Seeds of the best learning rate", flag_values=OWN
+OWN = asked.common(
+  study_bridge.ARMS, arms.RATES, 1024, "Held-out clips, of which fewer where evaluations are many"
 )
-RATES = flags.DEFINE_list(
-  "rates", ["0.003", "0.008"], "Learning rates that all arms try", flag_values=OWN
-)
-CLIPS = flags.DEFINE_integer(
-  "clips", 1024, "Held-out clips, of which fewer where evaluations are many", flag_values=OWN
-)
-AT_ONCE = flags.DEFINE_integer("at_once", 2, "Trainings at a time", flag_values=OWN)
-LARGE = flags.DEFINE_bool("large", False, "Sizes for a GPU", flag_values=OWN)
-SMOKE = flags.DEFINE_bool(
-  "smoke", False, "Two steps of each; writes nothing but workdirs", flag_values=OWN
-)
+flags.DEFINE_enum("network", "latte", ["latte", "unet"], "Of all arms", flag_values=OWN)
 
 
 def main(argv: Sequence[str]) -> None:
   OWN(argv)
-  sizes = [NETWORK.value] * (NETWORK.value == "unet") + ["large"] * LARGE.value
-  study = arms.Study("study_bridge", sizes, HOME.value, AT_ONCE.value, SMOKE.value)
-  last = study.config(ARMS.value[0]).train.steps
-  clips = 8 if SMOKE.value else CLIPS.value
+  study = asked.study(OWN, "study_bridge", ["unet"] if OWN.network == "unet" else [])
+  last = study.config(OWN.arms[0]).train.steps
+  clips = asked.clips(OWN)
   tried = {"step": last, "steps": 8, "clips": min(arms.CHOSEN_BY, clips)}
-  rates = arms.tuned(study, ARMS.value, RATES.value, tried)
+  rates = arms.tuned(study, OWN.arms, OWN.rates, tried)
   plans = [tried, *curve(study, tried), *at_the_end(last, clips)]
-  wanted = [
-    study.job(arm, seed, {"optim.lr": rates[arm]}, plans)
-    for seed in SEEDS.value
-    for arm in ARMS.value
-  ]
-  rows = arms.rows(wanted, jobs.run(HOME.value, wanted, AT_ONCE.value))
-  if not SMOKE.value:
-    write(f"bridge_{'_'.join([NETWORK.value, *['large'] * LARGE.value])}", rows, wanted, last)
+  wanted, rows = arms.trained(study, OWN.arms, OWN.seeds, rates, plans)
+  if not OWN.smoke:
+    write(f"bridge_{'_'.join([OWN.network, *['large'] * OWN.large])}", rows, wanted, last)
 
 
 def write(name: str, rows: list[dict], wanted: list[jobs.Job], last: int) -> None:
@@ -89,12 +68,12 @@ def shown(wanted: list[jobs.Job], last: int) -> tuple[list[dict], list[str]]:
   """Rows of a sheet: the first held-out clips, their truth, and what each arm of seed 0 makes of them."""
   first = report.of_seed(wanted, 0)
   plan = next(p for p in first[0].plans if p.get("sampler", {}).get("eta") == 0 and p["steps"] == 8)
-  return report.shown(HOME.value, first, plan)
+  return report.shown(OWN.home, first, plan)
 
 
 def curve(study: arms.Study, tried: dict) -> list[dict]:
   """The same as what learning rates are chosen by, at the checkpoints before the last."""
-  every = study.config(ARMS.value[0]).train.save_every
+  every = study.config(OWN.arms[0]).train.save_every
   return [tried | {"step": step} for step in range(every, tried["step"], every)]
 
 
@@ -107,11 +86,9 @@ def at_the_end(last: int, clips: int) -> list[dict]:
   return [
     {"step": last, "steps": nfe, "clips": max(clips // share, 8), "random": nfe in (8, 50)}
     | {"sampler": {"name": "first_order", "eta": eta}}
-    for nfe, share, eta in FINAL[: 1 if SMOKE.value else None]
+    for nfe, share, eta in FINAL[: 1 if OWN.smoke else None]
   ]
 
 
 if __name__ == "__main__":
-  if "--help" in sys.argv:
-    sys.exit(f"{__doc__}\n{OWN.get_help()}")
-  main(sys.argv)
+  asked.start(main, OWN, __doc__)

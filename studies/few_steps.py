@@ -5,20 +5,19 @@
 Writes docs/evidence/few_steps.json and its part of docs/evidence.md.
 """
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 
-from studies import arms, jobs, report
+from studies import arms, asked, jobs, report
 
 OWN = flags.FlagValues()  # apart from those of the program, some of which have the same names
 HOME = flags.DEFINE_string("home", "runs/study", "Folder of the workdirs", flag_values=OWN)
 ARMS = flags.DEFINE_list("arms", ["bridge", "narrow"], "Of studies.bridge", flag_values=OWN)
 SEEDS = flags.DEFINE_list("seeds", ["0"], "Which of its seeds", flag_values=OWN)
 RATES = flags.DEFINE_list(
-  "rates", ["0.003", "0.008"], "Learning rates that studies.bridge tried", flag_values=OWN
+  "rates", list(arms.RATES), "Learning rates that studies.bridge tried", flag_values=OWN
 )
 CLIPS = flags.DEFINE_integer("clips", 256, "Held-out clips", flag_values=OWN)
 AT_ONCE = flags.DEFINE_integer("at_once", 2, "Runs at a time", flag_values=OWN)
@@ -93,6 +92,4 @@ def plan(
 
 
 if __name__ == "__main__":
-  if "--help" in sys.argv:
-    sys.exit(f"{__doc__}\n{OWN.get_help()}")
-  main(sys.argv)
+  asked.start(main, OWN, __doc__)

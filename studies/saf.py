@@ -9,44 +9,27 @@ docs/evidence/saf.json, a figure beside it, and its part of docs/evidence.md.
 """
 
 import pathlib
-import sys
 from collections.abc import Sequence
-
-from absl import flags
 
 from configs import study_saf
 from fbjax.modes import pack
-from studies import arms, jobs, report
+from studies import arms, asked, jobs, report
 
-OWN = flags.FlagValues()  # apart from those of the program, some of which have the same names
-HOME = flags.DEFINE_string("home", "runs/study", "Folder of the workdirs", flag_values=OWN)
-ARMS = flags.DEFINE_list("arms", list(study_saf.ARMS), "Which", flag_values=OWN)
-SEEDS = flags.DEFINE_list(
-  "seeds", ["0", "1", "2"], "Seeds of the best learning rate", flag_values=OWN
-)
-RATES = flags.DEFINE_list(
-  "rates", ["0.001", "0.003", "0.009"], "Learning rates that all arms try", flag_values=OWN
-)
-CLIPS = flags.DEFINE_integer(
-  "clips", 1024, "Held-out clips at the end, a quarter before", flag_values=OWN
-)
-AT_ONCE = flags.DEFINE_integer("at_once", 2, "Trainings at a time", flag_values=OWN)
-LARGE = flags.DEFINE_bool("large", False, "Sizes for a GPU", flag_values=OWN)
-SMOKE = flags.DEFINE_bool(
-  "smoke", False, "Two steps of each; writes nothing but workdirs", flag_values=OWN
+OWN = asked.common(
+  study_saf.ARMS, ["0.001", "0.003", "0.009"], 1024, "Held-out clips at the end, a quarter before"
 )
 
 
 def main(argv: Sequence[str]) -> None:
   OWN(argv)
-  study = arms.Study("study_saf", ["large"] * LARGE.value, HOME.value, AT_ONCE.value, SMOKE.value)
+  study = asked.study(OWN, "study_saf")
   text = study.job("text", 0, {}, [])
-  jobs.run(HOME.value, [text], 1)
-  packed = pathlib.Path(HOME.value) / f"{text.name}_packed"
+  jobs.run(OWN.home, [text], 1)
+  packed = pathlib.Path(OWN.home) / f"{text.name}_packed"
   if not packed.exists():
-    pack.pack(None, str(pathlib.Path(HOME.value) / text.name), str(packed))
-  train = study.config(ARMS.value[0]).train
-  clips = 8 if SMOKE.value else CLIPS.value
+    pack.pack(None, str(pathlib.Path(OWN.home) / text.name), str(packed))
+  train = study.config(OWN.arms[0]).train
+  clips = asked.clips(OWN)
   plans = [
     {"step": step, "steps": 8, "clips": max(clips // 4, 8)}
     for step in range(0, train.steps, train.save_every)
@@ -56,16 +39,11 @@ def main(argv: Sequence[str]) -> None:
     {"step": train.steps, "steps": nfe, "clips": max(clips // share, 8), "random": True}
     for nfe, share in ((8, 1), (50, 4))
   ]
-  from_text = {arm: {} if arm == "scratch" else {"weights": packed} for arm in ARMS.value}
-  rates = arms.tuned(study, ARMS.value, RATES.value, plans[-3], from_text)
-  wanted = [
-    study.job(arm, seed, from_text[arm] | {"optim.lr": rates[arm]}, plans)
-    for seed in SEEDS.value
-    for arm in ARMS.value
-  ]
-  rows = arms.rows(wanted, jobs.run(HOME.value, wanted, AT_ONCE.value))
-  if not SMOKE.value:
-    write("saf" + "_large" * LARGE.value, rows, wanted, plans)
+  from_text = {arm: {} if arm == "scratch" else {"weights": packed} for arm in OWN.arms}
+  rates = arms.tuned(study, OWN.arms, OWN.rates, plans[-3], from_text)
+  wanted, rows = arms.trained(study, OWN.arms, OWN.seeds, rates, plans, from_text)
+  if not OWN.smoke:
+    write("saf" + "_large" * OWN.large, rows, wanted, plans)
 
 
 def write(name: str, rows: list[dict], wanted: list[jobs.Job], plans: list[dict]) -> None:
@@ -74,7 +52,7 @@ def write(name: str, rows: list[dict], wanted: list[jobs.Job], plans: list[dict]
   tuning = [row for row in rows if "distance_random" not in row]
   final = [row for row in rows if "distance_random" in row]
   report.curves(f"{name}_steps.png", tuning, "step", "distance", "8 evaluations", log=False)
-  report.sheet(f"{name}.png", *report.shown(HOME.value, report.of_seed(wanted, 0), plans[-2]))
+  report.sheet(f"{name}.png", *report.shown(OWN.home, report.of_seed(wanted, 0), plans[-2]))
   parts = [
     "Fréchet distance by steps of fine-tuning, and in that of `unaligned`:",
     report.table(tuning, "arm", "step", "distance", "unaligned"),
@@ -106,6 +84,4 @@ def reached(rows: list[dict]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-  if "--help" in sys.argv:
-    sys.exit(f"{__doc__}\n{OWN.get_help()}")
-  main(sys.argv)
+  asked.start(main, OWN, __doc__)

@@ -6,13 +6,12 @@ Each variation is trained as the arm of studies.bridge that it is of, at that ar
 docs/evidence/variations_<group>.json and its part of docs/evidence.md.
 """
 
-import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
 
-from studies import arms, intervals, jobs, report
+from studies import arms, asked, intervals, jobs, report
 
 
 class Variation(NamedTuple):
@@ -68,7 +67,7 @@ GROUP = flags.DEFINE_enum("group", "noise", list(GROUPS), "Which", flag_values=O
 HOME = flags.DEFINE_string("home", "runs/study", "Folder of the workdirs", flag_values=OWN)
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds", flag_values=OWN)
 RATES = flags.DEFINE_list(
-  "rates", ["0.003", "0.008"], "Learning rates that studies.bridge tried", flag_values=OWN
+  "rates", list(arms.RATES), "Learning rates that studies.bridge tried", flag_values=OWN
 )
 CLIPS = flags.DEFINE_integer("clips", 512, "Held-out clips", flag_values=OWN)
 AT_ONCE = flags.DEFINE_integer("at_once", 2, "Trainings at a time", flag_values=OWN)
@@ -120,6 +119,4 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-  if "--help" in sys.argv:
-    sys.exit(f"{__doc__}\n{OWN.get_help()}")
-  main(sys.argv)
+  asked.start(main, OWN, __doc__)
