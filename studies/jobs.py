@@ -55,9 +55,8 @@ def run(home: str, jobs: Iterable[Job], at_once: int) -> dict[str, list[dict[str
   def work(job: Job) -> list[dict[str, Any]]:
     workdir = pathlib.Path(home) / job.name
     done = [row["plan"] for row in scoring.scores(str(workdir))]
-    if job.plans and all(
-      plan in done for plan in job.plans
-    ):  # without plans there is still a training
+    # One without plans is still to be trained.
+    if job.plans and all(plan in done for plan in job.plans):
       return scoring.scores(str(workdir))
     own = free.get()
     try:

@@ -24,9 +24,9 @@ def main(argv: Sequence[str]) -> None:
   OWN(argv)
   study = asked.study(OWN, "study_saf")
   text = study.job("text", 0, {}, [])
-  jobs.run(OWN.home, [text], 1)
   packed = pathlib.Path(OWN.home) / f"{text.name}_packed"
   if not packed.exists():
+    jobs.run(OWN.home, [text], 1)
     pack.pack(None, str(pathlib.Path(OWN.home) / text.name), str(packed))
   train = study.config(OWN.arms[0]).train
   clips = asked.clips(OWN)
