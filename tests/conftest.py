@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+from collections.abc import Iterator
 
 import settings
 
@@ -19,6 +20,7 @@ import jax
 import jaxtyping
 import psutil
 import pytest
+from absl.testing import flagsaver
 
 jaxtyping.install_import_hook("fbjax", "typechecker.check")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -33,6 +35,13 @@ def shared() -> pathlib.Path:
   if not settings.SHARED.exists():
     pytest.skip("no ../shared beside this checkout")
   return settings.SHARED
+
+
+@pytest.fixture(autouse=True)
+def flags_are_of_one_test() -> Iterator[None]:
+  """Puts back what a test parsed: the next one in this worker was told nothing yet."""
+  with flagsaver.flagsaver():
+    yield
 
 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
