@@ -17,7 +17,8 @@ Named behind the colon, one arm, and with it unet, large or smoke:
   aligned     times, predicting psi: the prior is in the target and not in the state
   bridge      psi and the bridge's own state: the prior is in both (as published)
   narrow      a narrow bridge that predicts velocity, weighted as z0 (as this project's small configs)
-  narrow_times  a diffusion with the times and weights of `narrow`
+  narrow_times  a diffusion with the times and weights of `narrow`, predicting v
+  narrow_residual  the same, predicting z0 - z1
   unet        VideoCrafter's blocks instead of Latte
   large       64x64 and 16 frames, for a GPU
   smoke       two steps
@@ -53,10 +54,10 @@ def narrow(c: ConfigDict) -> None:
   common.narrow_bridge(c, 0.02)
 
 
-def narrow_times(c: ConfigDict) -> None:
+def narrow_times(c: ConfigDict, predict: str) -> None:
   narrow(c)
   c.diffusion = dict(name="linear")
-  c.objective.predict = "v"
+  c.objective.predict = predict
 
 
 def unet(c: ConfigDict) -> None:
@@ -95,7 +96,8 @@ ARMS = dict(
   aligned=lambda c: of_bridge(c, "psi", aligned=True),
   bridge=lambda c: of_bridge(c, "psi", aligned=False),
   narrow=narrow,
-  narrow_times=narrow_times,
+  narrow_times=lambda c: narrow_times(c, "v"),
+  narrow_residual=lambda c: narrow_times(c, "residual"),
 )
 CHANGES = ARMS | dict(unet=unet, large=large, smoke=smoke)
 

@@ -16,7 +16,8 @@ class Study(NamedTuple):
   """A study and where it is done.
 
   config: its module in configs/, whose arms are named behind the colon. sizes: further names for all of
-  them. home: folder of the workdirs. at_once: trainings at a time. smoke: two steps of each.
+  them. home: folder of the workdirs. at_once: trainings at a time; at 0 what ended so far is all there is.
+  smoke: two steps of each.
   """
 
   name: str
@@ -58,7 +59,10 @@ def tuned(
   plan: scoring.Plan,
   overrides: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, str]:
-  """The learning rate of each arm whose distance is the least after a third of the steps with seed 0."""
+  """The learning rate of each arm whose distance is the least after a third of the steps with seed 0.
+
+  Without arms whose rates were not all tried yet, which is so only where nothing is trained.
+  """
   if len(rates) == 1:
     return dict.fromkeys(arms, rates[0])
   steps = max(plan["step"] // 3, 1)
@@ -72,11 +76,14 @@ def tuned(
   }
   found = jobs.run(study.home, tried.values(), study.at_once)
 
-  def distance(arm: str, rate: str) -> float:
-    rows = found[tried[arm, rate].name]
-    return next(row["distance"] for row in rows if row["plan"] == plan)
-
-  return {arm: min(rates, key=lambda rate: distance(arm, rate)) for arm in arms}
+  distance = {
+    key: row["distance"]
+    for key, job in tried.items()
+    for row in found[job.name]
+    if row["plan"] == plan
+  }
+  ended = [arm for arm in arms if all((arm, rate) in distance for rate in rates)]
+  return {arm: min(rates, key=lambda rate: distance[arm, rate]) for arm in ended}
 
 
 def trained(
@@ -87,13 +94,19 @@ def trained(
   plans: list[scoring.Plan],
   overrides: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[list[jobs.Job], list[dict[str, Any]]]:
-  """Each arm with each seed at its learning rate, all arms of a seed before the next: jobs and `rows`."""
+  """Each arm with each seed at its learning rate, all arms of a seed before the next: jobs and `rows`.
+
+  Where nothing is trained, those of which every plan was scored.
+  """
   wanted = [
     study.job(arm, seed, {**(overrides or {}).get(arm, {}), "optim.lr": rates[arm]}, plans)
     for seed in seeds
     for arm in arms
+    if arm in rates
   ]
-  return wanted, rows(wanted, jobs.run(study.home, wanted, study.at_once))
+  found = jobs.run(study.home, wanted, study.at_once)
+  wanted = [job for job in wanted if jobs.ended(job, found[job.name])]
+  return wanted, rows(wanted, found)
 
 
 def rows(

@@ -25,6 +25,7 @@ def common(arms: Iterable[str], rates: Sequence[str], clips: int, told: str) -> 
   flags.DEFINE_list("rates", list(rates), "Learning rates that all arms try", **given)
   flags.DEFINE_integer("clips", clips, told, **given)
   flags.DEFINE_integer("at_once", 2, "Trainings at a time", **given)
+  flags.DEFINE_bool("train", True, "With --notrain, reports what has ended so far", **given)
   flags.DEFINE_bool("large", False, "Sizes for a GPU", **given)
   flags.DEFINE_bool("smoke", False, "Two steps of each; writes nothing but workdirs", **given)
   return own
@@ -32,7 +33,8 @@ def common(arms: Iterable[str], rates: Sequence[str], clips: int, told: str) -> 
 
 def study(own: flags.FlagValues, name: str, sizes: Sequence[str] = ()) -> arms_lib.Study:
   """The study that the common flags ask for."""
-  return arms_lib.Study(name, [*sizes, *["large"] * own.large], own.home, own.at_once, own.smoke)
+  at_once = own.at_once if own.train else 0
+  return arms_lib.Study(name, [*sizes, *["large"] * own.large], own.home, at_once, own.smoke)
 
 
 def clips(own: flags.FlagValues) -> int:

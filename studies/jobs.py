@@ -41,11 +41,13 @@ def run(home: str, jobs: Iterable[Job], at_once: int) -> dict[str, list[dict[str
   Args:
     home: folder of the workdirs.
     jobs: in their order; what of them was done before is not done again.
-    at_once: jobs at a time; above 1 each has its share of this machine's cores.
+    at_once: jobs at a time; above 1 each has its share of this machine's cores, at 0 none is run.
 
   Returns:
     The scores of each job, by its name.
   """
+  if not at_once:
+    return {job.name: scoring.scores(f"{home}/{job.name}") for job in jobs}
   cores = sorted(os.sched_getaffinity(0))
   share = max(1, len(cores) // at_once)
   free: queue.Queue[list[int]] = queue.Queue()
@@ -54,9 +56,8 @@ def run(home: str, jobs: Iterable[Job], at_once: int) -> dict[str, list[dict[str
 
   def work(job: Job) -> list[dict[str, Any]]:
     workdir = pathlib.Path(home) / job.name
-    done = [row["plan"] for row in scoring.scores(str(workdir))]
     # One without plans is still to be trained.
-    if job.plans and all(plan in done for plan in job.plans):
+    if job.plans and ended(job, scoring.scores(str(workdir))):
       return scoring.scores(str(workdir))
     own = free.get()
     try:
@@ -71,6 +72,12 @@ def run(home: str, jobs: Iterable[Job], at_once: int) -> dict[str, list[dict[str
       return {name: future.result() for name, future in waiting.items()}
     finally:
       pool.shutdown(cancel_futures=True)
+
+
+def ended(job: Job, rows: list[dict[str, Any]]) -> bool:
+  """Whether all of its plans were scored."""
+  done = [row["plan"] for row in rows]
+  return all(plan in done for plan in job.plans)
 
 
 def start(home: str, job: Job, cores: list[int]) -> None:
