@@ -86,6 +86,7 @@ def home(tmp_path, monkeypatch):
   return tmp_path
 
 
+@pytest.mark.thorough
 def test_each_is_what_its_network_says_of_the_frames_that_count(home, clips, caplog):
   """Twenty clips, which eight devices do not share evenly."""
   caplog.set_level("INFO", "fbjax")

@@ -247,6 +247,7 @@ def unet():
   return gradients(f, unet3d.UNet3D, **UNET), networks.params(unet3d.UNet3D, **UNET)
 
 
+@pytest.mark.thorough
 def test_the_unet_has_the_gradients_of_torch(unet):
   def theirs(p, *args):
     return torch_networks.unet(p, *args, head_dim=4, groups=4)

@@ -77,7 +77,7 @@ def test_unet_matches_the_published_one(shared, name):
 
 
 @pytest.mark.parametrize("sizes", [
-  pytest.param((1, 1, 2, 1), id="context"),
+  pytest.param((1, 1, 2, 1), id="context", marks=pytest.mark.thorough),
   pytest.param((1, 1, 1, 2), id="tensor", marks=pytest.mark.thorough),
 ])  # fmt: skip
 def test_devices_share_the_frames_or_the_heads_and_channels_of_a_clip(sizes):
@@ -198,6 +198,7 @@ def test_params_are_float32_whatever_the_network_computes_in():
   assert {x.dtype for x in leaves} == {jnp.dtype("float32")}
 
 
+@pytest.mark.thorough
 def test_wrapping_stages_in_checkpoint_saves_activations_and_leaves_the_gradient():
   params = networks.params(unet3d.UNet3D, **SMALL)
 

@@ -315,6 +315,7 @@ def test_fewer_levels_than_time_is_squeezed_in_are_refused():
 # Training
 
 
+@pytest.mark.thorough
 def test_the_gradient_reaches_the_encoder_through_both_chunks():
   """Directional derivative against finite differences, in the direction of the gradient."""
   # Gradients take long to compile: no more blocks than there must be.

@@ -301,6 +301,7 @@ def check_same(ours, theirs):
       np.testing.assert_allclose(x, b.arrays[name], atol=1e-5, err_msg=name)
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(1500)
 def test_a_killed_run_goes_on_and_two_processes_write_what_one_writes(made, tmp_path):
   whole = contents(made)

@@ -141,6 +141,7 @@ def start(folder, process=0, processes=1, port=0):
   )
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 def test_two_processes_write_the_card_of_one_and_hear_of_each_others_failures(
   tmp_path, run, clips, capfd

@@ -67,6 +67,7 @@ def test_the_port_says_what_it_used_made_new_and_left(config, checkpoints, tmp_p
   assert "Of no network: alphas_cumprod, betas, scale_arr." in text
 
 
+@pytest.mark.thorough
 def test_ported_weights_are_the_files_on_any_mesh(config, checkpoints, ported):
   tensors = files.read(checkpoints[0]).tensors
   config = config | {"weights": ported}

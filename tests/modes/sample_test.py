@@ -269,6 +269,7 @@ def prior_run(tmp_path_factory, one_device):
   return workdir
 
 
+@pytest.mark.thorough
 def test_a_bridge_starts_from_the_video_of_the_prior_that_another_run_has_trained(
   prior_run, image, tmp_path
 ):
