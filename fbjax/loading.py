@@ -4,14 +4,13 @@ import contextlib
 import hashlib
 import json
 import logging
-import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import multihost_utils
 
-from fbjax import build, checkpoint, digest, errors, places, sharding, start, trees
+from fbjax import box, build, checkpoint, digest, errors, places, sharding, start, trees
 from fbjax import weights as weights_lib
 from fbjax import workdir as workdir_lib
 from fbjax.systems import base, neural_prior
@@ -242,7 +241,7 @@ def packed_config(folder: str) -> dict[str, Any]:
   Raises:
     UserError: when the folder holds none, or not one of this version.
   """
-  folder = find_model(folder)
+  folder = box.find(folder)
   if not weights_lib.is_packed(folder):
     what = (
       "is a workdir: give it as --workdir"
@@ -251,13 +250,6 @@ def packed_config(folder: str) -> dict[str, Any]:
     )
     raise errors.UserError(f"{folder} {what}")
   return _for_this_machine(workdir_lib.read_config(folder)) | {"weights": folder}
-
-
-def find_model(folder: str) -> str:
-  """The folder, or where there is none a model in the box, from wherever the program is run."""
-  there = pathlib.Path(__file__).parent.parent / folder
-  is_box = not places.exists(folder) and there.is_dir()
-  return str(there) if is_box and weights_lib.is_packed(str(there)) else folder
 
 
 def _for_this_machine(config: dict[str, Any]) -> dict[str, Any]:

@@ -20,11 +20,10 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from fbjax import build, errors, options, processes
+from fbjax import box, build, errors, options, processes
 from fbjax.modes import cache, doctor, evaluate, export, pack, plan, port, report, sample, train
 from fbjax.train import goodput
 
-ROOT = pathlib.Path(__file__).parent.parent  # the checkout
 STOPPED = "Asked to stop: what is written is whole, and the same command makes the rest."
 FORMAT = logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S")
 
@@ -218,8 +217,8 @@ def load_config(named: str) -> ConfigDict:
   file, _, argument = os.path.expanduser(named).partition(":")
   file = find_config(file)
   config = None
-  if str(ROOT) not in sys.path:  # configs import each other, also when run from elsewhere
-    sys.path.append(str(ROOT))
+  if str(box.ROOT) not in sys.path:  # configs import each other, also when run from elsewhere
+    sys.path.append(str(box.ROOT))
   try:
     if get_config := runpy.run_path(file).get("get_config"):
       config = get_config(*([argument] if argument else []))
@@ -235,7 +234,7 @@ def load_config(named: str) -> ConfigDict:
 
 def configs() -> list[pathlib.Path]:
   """The experiments that come with the package, wherever it is run from."""
-  found = sorted((ROOT / "configs").glob("*.py"))
+  found = sorted((box.ROOT / "configs").glob("*.py"))
   return [file for file in found if file.stem not in ("__init__", "common")]
 
 

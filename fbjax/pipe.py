@@ -18,7 +18,7 @@ import numpy as np
 import PIL.Image
 from jaxtyping import UInt8
 
-from fbjax import build, checkpoint, checks, errors, loading, places, sampling, weights
+from fbjax import box, build, checkpoint, checks, errors, loading, places, sampling, weights
 from fbjax.data import tokenizers, video
 from fbjax.systems import base, neural_prior
 
@@ -279,7 +279,7 @@ def load(
   """
   if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
     raise errors.UserError(f"fbjax.load takes a folder, such as zoo/shapes, and not {folder!r}")
-  folder = loading.find_model(os.path.expanduser(os.fspath(folder)))
+  folder = box.find(os.path.expanduser(os.fspath(folder)))
   if not places.exists(folder):
     raise errors.UserError(
       f"there is no folder {folder}: give a packed model, such as zoo/shapes, or the workdir of a training"
@@ -308,7 +308,7 @@ def frame(image: Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
   elif isinstance(image, PIL.Image.Image):
     image = np.asarray(video.rgb(image))
   elif isinstance(image, str | os.PathLike):
-    image = video.read_image(image)
+    image = video.read_image(box.find(image))
   else:
     raise errors.UserError(
       f"an image is a {type(image).__name__}; expected a path, a PIL image or an array"

@@ -10,7 +10,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "fbjax"
 FLOORS = [
   {"compiled", "errors", "flops", "hardware", "lazy", "trees"},
   {"checks", "digest", "places", "processes", "roofline"},
-  {"seal", "sharding"},
+  {"box", "seal", "sharding"},
   {"checkpoint", "partition", "tracker", "workdir"},
   {"bridge", "models", "data", "port"},
   {"markup", "systems", "weights"},

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fbjax import checkpoint, errors, loading, places
+from fbjax import box, checkpoint, errors, loading, places
 from fbjax import pipe as pipes
 from fbjax import workdir as workdir_lib
 from fbjax.data import prompts, video
@@ -66,6 +66,7 @@ def sample(
     raise errors.UserError(
       "--mode=sample needs --image=<image or folder> and --out=<.mp4, .gif or folder>"
     )
+  image = box.find(image)
   check_local(image, "image")
   check_local(last, "last")
   config = resolve(config, workdir, model)
