@@ -91,10 +91,11 @@ def flag(
 
 
 SAMPLING, TRAINED = "sample, evaluate", "sample, evaluate, export, pack"
+SAMPLER = f"{SAMPLING}, export"  # what a sampler is made with, also one that is exported
 
 flag(
   "model",
-  SAMPLING,
+  SAMPLER,
   PATH,
   "a packed model, such as zoo/shapes, in place of a config and a workdir",
 )
@@ -157,6 +158,15 @@ flag(
   enum_values=list(networks.SPECS),
 )
 flag(
+  "format",
+  "export",
+  ONE_OF,
+  "weights as their own code base has them, low-rank additions by themselves for diffusers (lora) or "
+  "ComfyUI, or a sampler that runs without this package",
+  default="weights",
+  enum_values=["weights", "lora", "comfyui_lora", "sampler"],
+)
+flag(
   "out",
   {
     "sample": "an .mp4 or .gif, which is written anew, or a folder, whose clips are kept",
@@ -165,7 +175,8 @@ flag(
     "doctor": "a folder for the report",
     "cache": "a folder for the cache",
     "port": "a folder for the weights",
-    "export": "a .ckpt, .pt or .safetensors with all networks, or a folder with each of them",
+    "export": "a .ckpt, .pt or .safetensors with all networks, or a folder with each of them; a folder "
+    "for a sampler",
     "pack": "a folder for the model",
     "report": "an .html; default: report.html, of one run in its own folder",
   },
@@ -183,19 +194,19 @@ flag(
   lower_bound=0,
   upper_bound=checks.SEED,
 )
-flag("steps", SAMPLING, WHOLE, "steps of the sampler; default: the config's", lower_bound=1)
+flag("steps", SAMPLER, WHOLE, "steps of the sampler; default: the config's", lower_bound=1)
 flag(
   "sampler",
-  SAMPLING,
+  SAMPLER,
   TEXT,
   "a sampler by its name, such as dbim, heun or ode; default: the config's",
 )
-flag("guidance", SAMPLING, REAL, "text guidance; default: the config's")
-flag("image_guidance", SAMPLING, REAL, "guidance on the image, in two scales with that on the text")
+flag("guidance", SAMPLER, REAL, "text guidance; default: the config's")
+flag("image_guidance", SAMPLER, REAL, "guidance on the image, in two scales with that on the text")
 flag("label", "sample", WHOLE, "class of the clip; default: none")
 flag("stride", "sample", WHOLE, "frame stride; default: the config's", lower_bound=1)
-flag("size", "sample", SIZE, "height x width, such as 256x448")
-flag("frames", "sample", WHOLE, "frames of a clip; default: the config's", lower_bound=1)
+flag("size", "sample, export", SIZE, "height x width, such as 256x448")
+flag("frames", "sample, export", WHOLE, "frames of a clip; default: the config's", lower_bound=1)
 flag(
   "chunks",
   "sample",

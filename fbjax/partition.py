@@ -10,11 +10,13 @@ other. Left to itself, the partitioner splits channels instead. What an axis doe
 each of its devices.
 """
 
+import contextlib
+import contextvars
 import functools
 import logging
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
@@ -65,6 +67,9 @@ APART = Spread(
 )  # of networks whose rows know nothing of each other, and whose weights are whole
 
 
+_portable: contextvars.ContextVar[bool] = contextvars.ContextVar("portable", default=False)
+
+
 def over(mesh: Mesh | None, f: Callable[Given, T]) -> Callable[Given, T]:
   """f, to be compiled for a mesh: within it, `blockwise` and the like split over that."""
   if mesh is None:
@@ -78,8 +83,20 @@ def over(mesh: Mesh | None, f: Callable[Given, T]) -> Callable[Given, T]:
   return traced
 
 
+@contextlib.contextmanager
+def for_any_platform() -> Iterator[None]:
+  """Within it, programs are traced for no platform: they have nothing that one alone can do."""
+  token = _portable.set(True)
+  try:
+    yield
+  finally:
+    _portable.reset(token)
+
+
 def platform() -> str:
-  """Of the devices that a program is traced for: cpu, gpu or tpu."""
+  """Of the devices that a program is traced for: cpu, gpu or tpu; cpu for any of them."""
+  if _portable.get():
+    return "cpu"
   device = jax.sharding.get_abstract_mesh().abstract_device
   return jax.default_backend() if device is None else device.platform
 

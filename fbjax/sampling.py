@@ -115,7 +115,7 @@ def to_uint8(video: jax.Array) -> jax.Array:
 
 
 def clip_keys(
-  seed: int, numbers: Sequence[int] | UInt32[Array, " n"], chunk: int = 0
+  seed: int | UInt32[Array, ""], numbers: Sequence[int] | UInt32[Array, " n"], chunk: int = 0
 ) -> Key[Array, " n"]:
   """One key a clip: a function of the seed, the clip's own number, and the chunk.
 

@@ -105,14 +105,14 @@ def make_sample(
   config: Spec,
   system: base.System,
   form: formulation.Formulation,
-  mesh: jax.sharding.Mesh,
+  mesh: jax.sharding.Mesh | None,
   options: Sampling | None = None,
   *,
   gathered: bool = True,
 ) -> sampling.Sample:
   """The sampler of a config; `options`, from `sampling_options`, take the place of the config's own.
 
-  `gathered` is as of `sampling.make_sample`.
+  `mesh` and `gathered` are as of `sampling.make_sample`.
 
   Raises:
     UserError: as `check_sampling`.

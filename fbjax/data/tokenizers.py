@@ -43,9 +43,9 @@ class Bytes:
 
   def __init__(self, length: int = 16, words: tuple[str, ...] = synthetic.WORDS):
     self.length = length
-    words = checks.strings("config.tokenizer.words", words)
-    self._words = {word: 257 + i for i, word in enumerate(words)}
-    self._start = 257 + len(words)
+    self.words = checks.strings("config.tokenizer.words", words)
+    self._words = {word: 257 + i for i, word in enumerate(self.words)}
+    self._start = 257 + len(self.words)
     self.vocab = self._start + 2
     self._report = _ReportOnce(length)
 

@@ -1,4 +1,9 @@
-"""--mode=export: writes weights, trained or ported, as a checkpoint of the code base they come from."""
+"""--mode=export: writes weights, low-rank additions or a whole sampler for other programs.
+
+--format says which: `weights`, trained or ported, as a checkpoint of the code base they come from;
+`lora` or `comfyui_lora`, what a run with low-rank additions has added, for diffusers or ComfyUI;
+`sampler`, a program that needs nothing of this package.
+"""
 
 import json
 import logging
@@ -8,11 +13,20 @@ from typing import Any
 
 from fbjax import build, checkpoint, errors, lazy, loading, places, port, trees
 from fbjax import weights as weights_lib
-from fbjax.modes import memory
+from fbjax.modes import export_lora, export_sampler, memory, sample
 from fbjax.port import files, table
 from fbjax.systems import base, networks
 
 logger = logging.getLogger(__name__)
+
+# What --out is for each --format.
+FORMATS = {
+  "weights": ".ckpt, .pt or .safetensors, or a folder",
+  "lora": ".safetensors",
+  "comfyui_lora": ".safetensors",
+  "sampler": "folder",
+}
+LORA = {"lora": "diffusers", "comfyui_lora": "comfyui"}  # spellings of `port.lora`
 
 
 def export(
@@ -20,41 +34,72 @@ def export(
   workdir: str | None,
   out: str | None,
   *,
+  format: str = "weights",
+  model: str | None = None,
   step: int | None = None,
   ema: bool = True,
+  **options: Any,
 ) -> None:
-  """Writes the weights of a run, or ported ones as they came.
+  """Writes what a run has learnt, or ported weights as they came.
 
   Args:
     config: of the weights; None takes the workdir's own.
     workdir: of a trained run; None exports what was ported.
-    out: a .ckpt, .pt or .safetensors with everything, or a folder with one for each network and its
-      config.json, which diffusers and transformers load.
+    out: see `export_weights`, `export_lora.export` and `export_sampler.export`.
+    format: one of `FORMATS`.
+    model: a packed model, in place of config and workdir.
     step: of the run's checkpoint; None takes the newest.
     ema: takes the moving average of the run's weights; otherwise as the last step left them.
+    options: of a sampler, None where they are not given.
 
   Raises:
     UserError: when there is nothing to export, or it cannot be written there.
   """
-  if config is None:
-    if not workdir:
-      raise errors.UserError(
-        "--mode=export needs --workdir=<trained run>, or --config with weights"
-      )
-    config = loading.trained_config(workdir)
-  folder = config["weights"]
   if not out:
-    raise errors.UserError("--mode=export needs --out=<.ckpt, .pt or .safetensors, or a folder>")
-  if not folder and not workdir:
-    raise errors.UserError(
-      "--mode=export needs --workdir=<trained run>, or --config.weights=<folder that --mode=port wrote>"
-    )
+    raise errors.UserError(f"--mode=export needs --out=<{FORMATS[format]}>")
+  if not workdir and not model and config is None:
+    raise errors.UserError("--mode=export needs --workdir=<trained run>, or --config with weights")
+  if format == "sampler":
+    config = sample.resolve(config, workdir, model)
+    export_sampler.export(config, workdir, out, step=step, ema=ema, **options)
+    return
+  given = {"model": model} | options
+  if wrong := [name for name, value in given.items() if value is not None]:
+    raise errors.UserError(f"--{wrong[0]} is for --format=sampler; this is --format={format}")
+  if config is None:
+    config = loading.trained_config(workdir)
   if workdir:
     checkpoint.check_trained(workdir)
   elif step is not None or not ema:
     raise errors.UserError("--step and --no-ema choose among the weights of a run: give --workdir")
   if places.is_remote(out):
     raise errors.UserError(f"--out={out}: checkpoints are written to this machine, not to a bucket")
+  if spelling := LORA.get(format):
+    export_lora.export(config, workdir, out, spelling, step, ema)
+  else:
+    export_weights(config, workdir, out, step, ema)
+
+
+def export_weights(
+  config: dict[str, Any], workdir: str | None, out: str, step: int | None, ema: bool
+) -> None:
+  """Writes the weights of a run, merged with what it has added to them, or ported ones as they came.
+
+  Args:
+    config: of the weights.
+    workdir: of a trained run; None exports what was ported.
+    out: a .ckpt, .pt or .safetensors with everything, or a folder with one for each network and its
+      config.json, which diffusers and transformers load.
+    step, ema: which weights of the run, as `export`.
+
+  Raises:
+    UserError: when there is nothing to export, or it cannot be written there.
+  """
+  folder = config["weights"]
+  if not folder and not workdir:
+    raise errors.UserError(
+      "--mode=export needs --workdir=<trained run>, or --config.weights=<folder that --mode=port wrote>"
+    )
   if not is_folder(out):
     places.check_writable(pathlib.Path(out).absolute().parent)
   tokenizer = build.make_tokenizer(config) if workdir else None

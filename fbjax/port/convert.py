@@ -73,18 +73,18 @@ def unfill(
   leaves = table.layout(network, sizes, name=layout).leaves(sizes)
   flat = trees.flatten(params)
   tensors, expected = {}, {}
-  for path, members in _groups(leaves).items():
+  for path, members in groups(leaves).items():
     shape = tuple(flat[path].shape) if path in flat else None
     if partial and shape is None:
       continue
-    if partial and not _stacked(members) and _is_narrow(shape[::-1], members[0].target[::-1]):
+    if partial and not is_stacked(members) and _is_narrow(shape[::-1], members[0].target[::-1]):
       (x,) = members
       members = [_narrowed(x, x.shape[1] * shape[-2] // x.target[-2])]
     expected[path] = _shape(members)
     if shape != expected[path]:
       continue  # told below
     for place, x in enumerate(members):
-      make = functools.partial(_tensor, flat[path], place if _stacked(members) else None, x)
+      make = functools.partial(_tensor, flat[path], place if is_stacked(members) else None, x)
       tensors[x.key] = lazy.Lazy(x.shape, flat[path].dtype, make)
   _raise(f"the params of {network}", _problems(expected, flat))
   return tensors
@@ -92,7 +92,7 @@ def unfill(
 
 def _tensor(source: Any, place: int | None, leaf: leaf_lib.Leaf) -> np.ndarray:
   array = np.asarray(source)
-  return _backward(array if place is None else array[place], leaf)
+  return backward(array if place is None else array[place], leaf)
 
 
 def fill(
@@ -146,9 +146,9 @@ def fill(
     hint=_hint(network, tensors),
   )
   params = {}
-  for path, members in _groups(held).items():
+  for path, members in groups(held).items():
     sources = [(found[x.key], x) for x in members]
-    params[path] = stack(sources) if _stacked(members) else single(*sources[0])
+    params[path] = stack(sources) if is_stacked(members) else single(*sources[0])
   used = {x.key: x.path for x in held}
   count = sum(int(np.prod(x.target)) for x in held)
   return trees.nest(params), Report(network, count, used, lacks, dict(sorted(left.items())))
@@ -196,7 +196,8 @@ def _forward(tensor: Any, leaf: leaf_lib.Leaf) -> np.ndarray:
   return np.asarray(tensor).transpose(leaf.axes).reshape(leaf.target)
 
 
-def _backward(array: Any, leaf: leaf_lib.Leaf) -> np.ndarray:
+def backward(array: Any, leaf: leaf_lib.Leaf) -> np.ndarray:
+  """A tensor of params as its file has it."""
   transposed = tuple(leaf.shape[axis] for axis in leaf.axes)
   return np.asarray(array).reshape(transposed).transpose(np.argsort(leaf.axes).tolist())
 
@@ -258,7 +259,7 @@ def _raise(what: str, problems: Sequence[str], hint: str = "") -> None:
     )
 
 
-def _groups(leaves: Iterable[leaf_lib.Leaf]) -> dict[str, list[leaf_lib.Leaf]]:
+def groups(leaves: Iterable[leaf_lib.Leaf]) -> dict[str, list[leaf_lib.Leaf]]:
   """{"a/b": [leaf of a[0]/b, leaf of a[1]/b]}: equal blocks share a leaf."""
   groups: dict[str, list[leaf_lib.Leaf]] = {}
   for x in leaves:
@@ -266,14 +267,15 @@ def _groups(leaves: Iterable[leaf_lib.Leaf]) -> dict[str, list[leaf_lib.Leaf]]:
   return groups
 
 
-def _stacked(members: Sequence[leaf_lib.Leaf]) -> bool:
+def is_stacked(members: Sequence[leaf_lib.Leaf]) -> bool:
+  """Whether the leaves of one group are stacked along a first axis in params."""
   return "[" in members[0].path
 
 
 def _shape(members: Sequence[leaf_lib.Leaf]) -> tuple[int, ...]:
   """Of the leaf that holds them all."""
   target = members[0].target
-  return (len(members), *target) if _stacked(members) else target
+  return (len(members), *target) if is_stacked(members) else target
 
 
 def match(patterns: Iterable[str], names: Iterable[str]) -> list[str]:

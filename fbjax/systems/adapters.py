@@ -120,6 +120,22 @@ class LoRA:
     kept = {name: x for name, x in flat.items() if name not in self._whole_names}
     return self.whole.init_frozen(key) | {"base": trees.nest(kept)}
 
+  @property
+  def added(self) -> list[str]:
+    """The kernels that get additions, by `network/leaf`."""
+    return list(self._added)
+
+  @property
+  def trained_whole(self) -> list[str]:
+    """The leaves that train as they are, beside the additions, by `network/leaf`."""
+    return sorted(self._whole_names)
+
+  def additions(self, params: base.Params) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """What is added to each kernel, by `network/leaf`: two factors, the scale in the second."""
+    flat = trees.flatten(params)
+    scale = self.scale / self.rank
+    return {name: (flat[f"{name}/a"], scale * flat[f"{name}/b"]) for name in self._added}
+
   def weights(self, params: base.Params, frozen: base.Params) -> base.Params:
     flat, trained = trees.flatten(frozen["base"]), trees.flatten(params)
     for name in self._added:

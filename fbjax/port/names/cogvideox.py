@@ -1,5 +1,6 @@
 """CogVideoX's transformer in the names of diffusers."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,24 @@ FIXED = {
 }
 # Rows and columns of the latents it was trained on, off which pipelines read rotary positions.
 SAMPLE = {"sample_height": 60, "sample_width": 90}
+
+# Parts of a block, and what else ComfyUI calls otherwise.
+COMFYUI = {
+  r"^transformer_blocks\.(\d+)\.": r"blocks.\1.",
+  r"attn1\.to_([qkv])$": r"\1",
+  r"attn1\.to_out\.0$": "attn_out",
+  r"attn1\.norm_([qk])$": r"norm_\1",
+  r"ff\.net\.0\.proj$": "ff_proj",
+  r"ff\.net\.2$": "ff_out",
+  r"^time_embedding\.linear_": "time_embedding_linear_",
+}
+
+
+def comfyui(module: str) -> str:
+  """A module's name in ComfyUI's own CogVideoX, from that in diffusers."""
+  for theirs, ours in COMFYUI.items():
+    module = re.sub(theirs, ours, module)
+  return module
 
 
 def sizes(config: dict[str, Any]) -> dict[str, Any]:
