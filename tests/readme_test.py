@@ -54,7 +54,8 @@ def blocks(text: str, language: str) -> list[str]:
 def commands(text: str) -> list[str]:
   """The commands of the fenced blocks that hold any, each on one line."""
   lines = "\n".join(blocks(text, "")).replace("\\\n", " ").splitlines()
-  found = [line for line in lines if re.search(r"\b(python -m|pip|pytest)\b|\bfbjax \w+ --", line)]
+  pattern = r"\b(python -m|pip|pytest)\b|\bpython examples/|\bfbjax \w+ --"
+  found = [line for line in lines if re.search(pattern, line)]
   return list(dict.fromkeys(found))
 
 
@@ -92,7 +93,7 @@ def write_videos(folder: pathlib.Path, names) -> None:
 
 def prepare(tmp_path: pathlib.Path) -> None:
   """The files that the README speaks of."""
-  for name in ("configs", "zoo"):
+  for name in ("configs", "examples", "zoo"):
     (tmp_path / name).symlink_to(settings.ROOT / name)
   noise = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
   Image.fromarray(noise).save(tmp_path / "cat.png")

@@ -98,7 +98,7 @@ def test_diffusers_loads_them_and_its_outputs_are_ours(run, tmp_path):
   spec = loading.trained_config(workdir)
   system = build.make_system(spec, build.make_tokenizer(spec))
   merged, _ = loading.merged_weights(spec, workdir)
-  ours = np.asarray(system.run("transformer", merged)(x, np.float32([500]), text))
+  ours = np.asarray(jax.jit(system.whole.run("transformer", merged))(x, np.float32([500]), text))
   np.testing.assert_allclose(after, ours, atol=1e-4)
   assert np.abs(after - before).max() > 0.05
 
