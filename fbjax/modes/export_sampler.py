@@ -85,8 +85,12 @@ def export(
   files.write(f"{out}/{WEIGHTS}", {name: np.asarray(x) for name, x in weights.items()})
   with places.written(f"{out}/{PROGRAM}") as file:
     file.write_bytes(code)
+  plain = untold(spec.stride)
+  default = lambda name: {"default": plain[name]} if name in plain else {}  # noqa: E731
   told = {
-    "inputs": {n: {"shape": x.shape, "dtype": str(x.dtype)} for n, x in inputs.items()},
+    "inputs": {
+      n: {"shape": x.shape, "dtype": str(x.dtype)} | default(n) for n, x in inputs.items()
+    },
     "output": {"shape": (frames, *size, 3), "dtype": "uint8"},
     "sampling": spec._asdict(),
     "tokenizer": ids(config, pipe.tokenizer) if "tokens" in inputs else None,
@@ -115,12 +119,17 @@ def program(sample: sampling.Sample, stride: int) -> Callable[..., tuple[jax.Arr
     weights: Mapping[str, jax.Array], inputs: Mapping[str, jax.Array], draw: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     tree = trees.nest(weights)
-    untold = {"stride": jnp.full(1, stride, jnp.int32), "label": jnp.full(1, -1, jnp.int32)}
+    batch = {name: jnp.full(1, x, jnp.int32) for name, x in untold(stride).items()} | dict(inputs)
     keys = sampling.clip_keys(draw[0], draw[1:])
-    videos, finite = sample(tree["params"], tree.get("frozen", {}), untold | dict(inputs), keys)
+    videos, finite = sample(tree["params"], tree.get("frozen", {}), batch, keys)
     return videos[0], finite[0]
 
   return run
+
+
+def untold(stride: int) -> dict[str, int]:
+  """What a network hears that nobody tells anything: the config's stride, and no class."""
+  return {"stride": stride, "label": -1}
 
 
 def inputs_of(
