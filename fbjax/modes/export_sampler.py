@@ -85,12 +85,8 @@ def export(
   files.write(f"{out}/{WEIGHTS}", {name: np.asarray(x) for name, x in weights.items()})
   with places.written(f"{out}/{PROGRAM}") as file:
     file.write_bytes(code)
-  plain = untold(spec.stride)
-  default = lambda name: {"default": plain[name]} if name in plain else {}  # noqa: E731
   told = {
-    "inputs": {
-      n: {"shape": x.shape, "dtype": str(x.dtype)} | default(n) for n, x in inputs.items()
-    },
+    "inputs": described(inputs, spec.stride),
     "output": {"shape": (frames, *size, 3), "dtype": "uint8"},
     "sampling": spec._asdict(),
     "tokenizer": ids(config, pipe.tokenizer) if "tokens" in inputs else None,
@@ -145,6 +141,16 @@ def inputs_of(
     "stride": ("stride", number),
   }
   return {"image": picture} | dict(x for name, x in told.items() if name in system.conditions)
+
+
+def described(inputs: Mapping[str, Any], stride: int) -> dict[str, dict[str, Any]]:
+  """The inputs in plain values, each with what stands for it where nothing is told, if anything can."""
+  plain = untold(stride)
+  return {
+    name: {"shape": x.shape, "dtype": str(x.dtype)}
+    | ({"default": plain[name]} if name in plain else {})
+    for name, x in inputs.items()
+  }
 
 
 def ids(config: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:

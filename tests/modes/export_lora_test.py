@@ -1,5 +1,7 @@
 """Low-rank additions of CogVideoX by themselves: diffusers loads them, and the outputs are ours."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,31 +11,29 @@ from benchmarks import fake_checkpoint
 from configs import webvid_saf_cogvideox
 from fbjax import build, checkpoint, errors, loading, trees
 from fbjax import workdir as workdir_lib
-from fbjax.modes import export, port
-from fbjax.port import files, lora, table
+from fbjax.modes import export, export_lora, port
+from fbjax.port import files, table
+from fbjax.systems import adapters
 from fbjax.train import step
 
 RANK = 3
 
 
-def config(wide: bool) -> dict:
-  """At toy size, from a checkpoint whose input kernel is wide already or is widened here."""
+def config() -> dict:
+  """At toy size, from a checkpoint whose input kernel is wide already: nothing but additions trains."""
   c = webvid_saf_cogvideox.get_config("smoke+lora")
   c.system.text.update(vocab=303)
   c.system.transformer.update(patch=2)
   c.trainable.update(rank=RANK, scale=6.0)
-  if wide:
-    c.start = dict()
+  c.start = dict()
   return c.to_dict()
 
 
-def published(folder, wide: bool) -> str:
-  """The transformer's folder as diffusers has it, and the weights ported from all three."""
-  spec = config(wide)
+def published(folder) -> str:
+  """The networks' folders as diffusers has them, and the weights that were ported from these."""
+  spec = config()
   system = build.make_networks(spec, None)
   for name, part in system.networks.items():
-    changes = {} if wide or name != "transformer" else {"c_in": part.sizes["c_out"]}
-    part = part._replace(sizes=dict(part.sizes) | changes)
     layout = table.layout_name(part.network, part.sizes)
     tensors = {k: np.asarray(x, np.float32) for k, x in fake_checkpoint.tensors(part, "").items()}
     export.write_folder(name, part, layout, tensors, folder)
@@ -62,9 +62,8 @@ def trained(workdir: str, spec: dict) -> str:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, one_device):
-  """From weights whose input is wide: nothing but additions trains."""
-  home = tmp_path_factory.mktemp("wide")
-  spec = config(wide=True) | {"weights": published(home, wide=True)}
+  home = tmp_path_factory.mktemp("home")
+  spec = config() | {"weights": published(home)}
   return home, trained(str(home / "run"), spec)
 
 
@@ -85,13 +84,12 @@ def test_diffusers_loads_them_and_its_outputs_are_ours(run, tmp_path):
   )
   rng = np.random.default_rng(0)
   x, text = (rng.standard_normal(s, np.float32) for s in ((1, 2, 4, 4, 8), (1, 16, 16)))
-  arrays = (torch.from_numpy(a) for a in (x.transpose(0, 1, 4, 2, 3), text, np.float32([500])))
+  arrays = [torch.from_numpy(a) for a in (x.transpose(0, 1, 4, 2, 3), text, np.float32([500]))]
 
   def outputs(*arrays) -> np.ndarray:
     with torch.no_grad():
       return theirs(*arrays).sample.numpy().transpose(0, 1, 3, 4, 2)
 
-  arrays = tuple(arrays)
   before = outputs(*arrays)
   pipeline.load_lora_weights(str(tmp_path / "lora.safetensors"))
   after = outputs(*arrays)
@@ -107,7 +105,7 @@ def test_comfyui_finds_them_by_its_names_and_adds_what_we_add(run, tmp_path):
   home, workdir = run
   export.export(None, workdir, str(tmp_path / "lora.safetensors"), format="comfyui_lora")
   found = files.read(tmp_path / "lora.safetensors").tensors
-  sizes = build.make_networks(config(wide=True), None).networks["transformer"].sizes
+  sizes = build.make_networks(config(), None).networks["transformer"].sizes
   width = sizes["heads"] * sizes["head_dim"]
   names = {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "attn_out"}
   assert len(found) == 3 * sizes["depth"] * len(names)
@@ -128,39 +126,18 @@ def test_comfyui_finds_them_by_its_names_and_adds_what_we_add(run, tmp_path):
       assert np.abs(scale * up @ down).max() > 0.1
 
 
-def test_a_kernel_that_was_widened_is_told(tmp_path, one_device):
-  spec = config(wide=False) | {"weights": published(tmp_path, wide=False)}
-  workdir = trained(str(tmp_path / "run"), spec)
-  told = "trained 1 weights whole, transformer/patches/kernel among them.*export it merged"
-  with pytest.raises(errors.UserError, match=told):
-    export.export(None, workdir, str(tmp_path / "a.safetensors"), format="lora")
-  assert not (tmp_path / "a.safetensors").exists()
-  export.export(None, workdir, str(tmp_path / "merged"))
-  kernel = files.read(tmp_path / "merged/transformer").tensors["patch_embed.proj.weight"]
-  assert kernel.shape[1] == 2 * 4
-
-
-def test_the_additions_to_a_convolution_are_two():
-  """Of a patch embedding, whose kernel is a matrix here."""
-  sizes = {
-    "c_in": 2,
-    "c_out": 2,
-    "depth": 1,
-    "heads": 1,
-    "head_dim": 8,
-    "text_dim": 3,
-    "time_dim": 4,
-  }
-  rng = np.random.default_rng(0)
-  a, b = rng.standard_normal((8, RANK), np.float32), rng.standard_normal((RANK, 8), np.float32)
-  found = lora.tensors("cogvideox", {"patches/kernel": (a, b)}, sizes, "diffusers")
-  down, up = (found[f"transformer.patch_embed.proj.lora_{x}.weight"] for x in "AB")
-  assert down.shape == (RANK, 2, 2, 2) and up.shape == (8, RANK, 1, 1)
-  whole = {"patches": {"kernel": a @ b}}
-  expected = export.port.unfill("cogvideox", whole, sizes, partial=True)["patch_embed.proj.weight"]
-  np.testing.assert_allclose(np.einsum("or,rcyx->ocyx", up[..., 0, 0], down), expected, atol=1e-5)
-
-
-def test_another_network_has_no_names_there():
-  with pytest.raises(errors.UserError, match="written for cogvideox alone, and these are of latte"):
-    lora.tensors("latte", {}, {}, "diffusers")
+def test_what_more_than_additions_to_one_network_was_trained_is_told(monkeypatch):
+  system = build.make_networks(config(), None)
+  lora = functools.partial(adapters.LoRA, system, rank=RANK)
+  q, patches = "transformer/blocks/attn/q/kernel", "transformer/patches/kernel"
+  assert export_lora.check(lora(added=[q], whole=[]), "runs/x") == "transformer"
+  for made, sentence in (
+    (system, "has no low-rank additions: export its weights, without --format"),
+    # As where the kernel was widened for the image.
+    (lora(added=[q], whole=[patches]), f"trained 1 weights whole, {patches} among them.*it merged"),
+  ):
+    with pytest.raises(errors.UserError, match=sentence):
+      export_lora.check(made, "runs/x")
+  monkeypatch.setattr(adapters.LoRA, "added", [q, f"prior_{q}"])
+  with pytest.raises(errors.UserError, match="additions to prior_transformer and transformer"):
+    export_lora.check(lora(added=[q], whole=[]), "runs/x")
