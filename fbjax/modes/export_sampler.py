@@ -7,6 +7,7 @@
 `examples/run_sampler.py` runs it.
 """
 
+import importlib.util
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -53,12 +54,8 @@ def export(
   Raises:
     UserError: for settings that do not fit, and a folder that cannot be written or is in use.
   """
-  try:
-    import flatbuffers  # noqa: F401  # jax.export writes with it.
-  except ImportError:
-    raise errors.UserError(
-      "a sampler is written with another package: pip install flatbuffers"
-    ) from None
+  if importlib.util.find_spec("flatbuffers") is None:  # which jax.export writes with
+    raise errors.UserError("--format=sampler needs another package: pip install flatbuffers")
   if places.is_remote(out):
     raise errors.UserError(f"--out={out}: samplers are written to this machine, not to a bucket")
   if places.exists(f"{out}/{ABOUT}"):
