@@ -41,9 +41,10 @@ def main(folder: str, image: str, prompt: str, out: str, seed: str = "0") -> Non
   weights = safetensors.numpy.load_file(there / "weights.safetensors")
   height, width = about["output"]["shape"][1:3]
   picture = PIL.ImageOps.fit(PIL.Image.open(image).convert("RGB"), (width, height))
-  inputs = {
-    "image": np.asarray(picture)[None]
-  }  # others that sampler.json names: label, stride, last
+  # A label or a stride has a default; a network that is given both ends wants `last` too.
+  told = {name: x for name, x in about["inputs"].items() if "default" in x}
+  inputs = {name: np.full(x["shape"], x["default"], x["dtype"]) for name, x in told.items()}
+  inputs["image"] = np.asarray(picture)[None]
   if "tokens" in about["inputs"]:
     tokenizer = about["tokenizer"]
     assert tokenizer["name"] == "bytes", f"make the ids with the tokenizer {tokenizer}"
