@@ -35,7 +35,10 @@ def published(folder) -> str:
   system = build.make_networks(spec, None)
   for name, part in system.networks.items():
     layout = table.layout_name(part.network, part.sizes)
-    tensors = {k: np.asarray(x, np.float32) for k, x in fake_checkpoint.tensors(part, "").items()}
+    # Large, so that what is added shows behind all gates.
+    tensors = {
+      k: 6 * np.asarray(x, np.float32) for k, x in fake_checkpoint.tensors(part, "").items()
+    }
     export.write_folder(name, part, layout, tensors, folder)
   homes = [str(folder / name) for name in ("transformer", "vae", "text_encoder")]
   port.port_files(spec, homes, str(folder / "weights"))
