@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import PIL.Image
-from jaxtyping import UInt8
+from jaxtyping import Array, Key, UInt8
 
 from fbjax import box, build, checkpoint, checks, errors, loading, places, sampling, weights
 from fbjax.data import tokenizers, video
-from fbjax.systems import base, neural_prior
+from fbjax.systems import base, formulation, neural_prior
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ class Settings(NamedTuple):
 
   sample: sampling.Sample
   spec: build.Sampling
+  frames: int
   size: tuple[int, int]
   seed: int
   label: int | None
@@ -197,7 +198,7 @@ class Pipe:
     size = trained_size if size is None else checks.pair("--size", size, "height and width")
     checks.clip(frames * chunks, size)
     sample = self._program(spec, frames, size)
-    return Settings(sample, spec, size, seed, label, last, chunks, negative_prompt or "")
+    return Settings(sample, spec, frames, size, seed, label, last, chunks, negative_prompt or "")
 
   def animate(
     self,
@@ -212,6 +213,19 @@ class Pipe:
     Yields:
       The clips in their order, as they are made; None for one that is not finite.
     """
+    inputs, keys = self.inputs(frames, texts, settings)
+    params, frozen = self.weights
+    yield from sampling.generate(
+      settings.sample, params, frozen, inputs, keys=keys, batch_size=settings.spec.batch_size
+    )
+
+  def inputs(
+    self,
+    frames: Sequence[UInt8[np.ndarray, "h w 3"]],
+    texts: Sequence[str],
+    settings: Settings,
+  ) -> tuple[dict[str, np.ndarray], Key[Array, "chunks n"]]:
+    """What a sampler is told of clips, and the keys of what it draws."""
     n, spec = len(frames), settings.spec
     if self.is_told_text:
       tell_words(self.config, self.tokenizer, texts)
@@ -225,12 +239,9 @@ class Pipe:
       inputs["null_tokens"] = self.tokenizer([settings.negative_prompt] * n)
     if settings.last is not None:
       inputs["last"] = np.repeat(frame(settings.last, settings.size)[None], n, axis=0)
-    params, frozen = self.weights
     pictures = [zlib.crc32(np.ascontiguousarray(image)) & checks.INT32 for image in frames]
     keys = [sampling.clip_keys(settings.seed, pictures, chunk) for chunk in range(settings.chunks)]
-    yield from sampling.generate(
-      settings.sample, params, frozen, inputs, keys=jnp.stack(keys), batch_size=spec.batch_size
-    )
+    return inputs, jnp.stack(keys)
 
   @functools.cached_property
   def weights(self) -> tuple[base.Params, base.Params]:
@@ -249,13 +260,23 @@ class Pipe:
     """
     key = frames, size, repr(spec)
     if key not in self._programs:
-      config, system = self.config, self.system
-      if spec.draw != config["sampling"].get("draw"):
-        config = config | {"sampling": config["sampling"] | {"draw": spec.draw}}
-        system = build.make_system(build.for_sampling(config), self.tokenizer)
-      system, form = system.for_clips(frames, size), build.make_formulation(config)
-      self._programs[key] = build.make_sample(config, system, form, self.mesh, spec)
+      system, form = self.system_for(spec, frames, size)
+      self._programs[key] = build.make_sample(self.config, system, form, self.mesh, spec)
     return self._programs[key]
+
+  def system_for(
+    self, spec: build.Sampling, frames: int, size: tuple[int, int]
+  ) -> tuple[base.System, formulation.Formulation]:
+    """The system of clips of this length and size, and how it is read.
+
+    Raises:
+      UserError: where it cannot make them.
+    """
+    config, system = self.config, self.system
+    if spec.draw != config["sampling"].get("draw"):
+      config = config | {"sampling": config["sampling"] | {"draw": spec.draw}}
+      system = build.make_system(build.for_sampling(config), self.tokenizer)
+    return system.for_clips(frames, size), build.make_formulation(config)
 
 
 def load(
@@ -349,17 +370,23 @@ def pixels(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def tell_words(config: Mapping[str, Any], tokenizer: Any, texts: Sequence[str]) -> None:
-  """Warns of prompts that say nothing, or words that the network cannot have learnt."""
-  knows_words = config["data"]["name"] == "synthetic" and isinstance(tokenizer, tokenizers.Bytes)
+  """Warns of prompts as `unheard`."""
   for prompt in dict.fromkeys(texts):
-    if not prompt.strip():
-      logger.warning("There is no prompt, which is what should happen in the clip.")
-    elif strange := tokenizer.spelt(prompt) if knows_words else []:
-      logger.warning(
-        "The network has learnt the words of the synthetic captions alone, such as %r, and none of: %s.",
-        "a red circle moves to the left",
-        ", ".join(strange),
-      )
+    if sentence := unheard(config, tokenizer, prompt):
+      logger.warning("%s", sentence)
+
+
+def unheard(config: Mapping[str, Any], tokenizer: Any, prompt: str) -> str:
+  """A sentence on a prompt that says nothing, or words that the network cannot have learnt, or ""."""
+  if not prompt.strip():
+    return "There is no prompt, which is what should happen in the clip."
+  knows_words = config["data"]["name"] == "synthetic" and isinstance(tokenizer, tokenizers.Bytes)
+  if strange := tokenizer.spelt(prompt) if knows_words else []:
+    return (
+      "The network has learnt the words of the synthetic captions alone, such as 'a red circle moves to "
+      f"the left', and none of: {', '.join(strange)}."
+    )
+  return ""
 
 
 def check_told(config: dict[str, Any], system: base.System, **given: Any) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Key, UInt8, UInt32
 
 from fbjax import partition, sharding
-from fbjax.bridge import denoiser
+from fbjax.bridge import denoiser, samplers
 from fbjax.bridge import guidance as guiding
 from fbjax.systems import base, formulation
 
@@ -59,34 +59,59 @@ def make_sample(
     n = len(keys)
     rows = partition.full_rows(n)
     batch, keys = jax.tree.map(lambda x: partition.clips(x[rows]), (dict(batch), keys))
-    purposes = jax.vmap(jax.random.split)(keys)
-    _, z1, cond = system.encode(frozen, given(batch), purposes[:, 0])
-    yes, no = jnp.ones(len(z1), bool), jnp.zeros(len(z1), bool)
     weights = system.weights(params, frozen)
-    # Conditions do not change along the bridge: they are embedded once.
-    conds = [
-      system.embed(weights, system.drop(cond, yes if text else no, yes if image else no))
-      for text, image in branches
-    ]
-    denoise = denoiser.denoiser(
-      form.process,
-      functools.partial(system.denoise, weights),
-      form.predict,
-      z1,
-      conds,
-      combine,
-      diffusion=form.diffusion,
-      rule=form.rule,
-      pretrained=form.pretrained,
-      steps=form.steps,
-    )
-    z0 = sampler(form.process, denoise, z1, times, purposes[:, 1])
+    z1, conds, draws = encoded(system, weights, frozen, batch, keys, branches)
+    denoise = denoiser_of(system, form, weights, z1, conds, combine)
+    z0 = sampler(form.process, denoise, z1, times, draws)
     video = system.decode(frozen, z0)[:n]
     return to_uint8(video), jnp.isfinite(video).all(axis=range(1, video.ndim))
 
   place = sharding.replicated if gathered else sharding.batch
   placed = None if mesh is None else place(mesh)
   return jax.jit(partition.over(mesh, sample), out_shardings=placed)
+
+
+def encoded(
+  system: base.System,
+  weights: base.Params,
+  frozen: base.Params,
+  batch: Mapping[str, jax.Array],
+  keys: jax.Array,
+  branches: Sequence[tuple[bool, bool]],
+) -> tuple[jax.Array, list[base.Cond], jax.Array]:
+  """What a sampler begins with: z1, the embedded conditions of each branch, and the keys of its noise."""
+  purposes = jax.vmap(jax.random.split)(keys)
+  _, z1, cond = system.encode(frozen, given(batch), purposes[:, 0])
+  yes, no = jnp.ones(len(z1), bool), jnp.zeros(len(z1), bool)
+  # Conditions do not change along the bridge: they are embedded once.
+  conds = [
+    system.embed(weights, system.drop(cond, yes if text else no, yes if image else no))
+    for text, image in branches
+  ]
+  return z1, conds, purposes[:, 1]
+
+
+def denoiser_of(
+  system: base.System,
+  form: formulation.Formulation,
+  weights: base.Params,
+  z1: jax.Array,
+  conds: Sequence[base.Cond],
+  combine: guiding.Combine,
+) -> samplers.Denoise:
+  """The denoise(zt, time) -> z0_hat of a system with these weights, told the conditions of each branch."""
+  return denoiser.denoiser(
+    form.process,
+    functools.partial(system.denoise, weights),
+    form.predict,
+    z1,
+    conds,
+    combine,
+    diffusion=form.diffusion,
+    rule=form.rule,
+    pretrained=form.pretrained,
+    steps=form.steps,
+  )
 
 
 def given(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

@@ -26,7 +26,7 @@ sampled by the same rows: they are then DDIM and DDPM.
 
 import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +67,44 @@ def stack(rows: list[Table]) -> Table:
   return Table(*(np.array([float(x) for x in column]) for column in zip(*rows, strict=True)))
 
 
+class State(NamedTuple):
+  """What a sampler knows between two rows of its table."""
+
+  zt: Float[Array, "b *d"]
+  base: Float[Array, "b *d"]
+  pred: Float[Array, "b *d"]  # z0_hat of the row before
+  pred1: Float[Array, "b *d"]  # and of the one before that
+
+
+def begin(zt: Float[Array, "b *d"]) -> State:
+  """Before the first row."""
+  zeros = jnp.zeros_like(zt)
+  return State(zt, zt, zeros, zeros)
+
+
+def move(
+  row: Table,
+  index: Array | int,
+  state: State,
+  denoise: Denoise,
+  z1: Float[Array, "b *d"],
+  keys: Key[Array, "b"] | Float[Array, "n b *d"],
+  *,
+  stochastic: bool = True,
+) -> State:
+  """One row of a table, its columns scalars: one evaluation of `denoise`, and where it leads.
+
+  `index` is the row's number, of which its noise is a function; it is drawn if `stochastic`.
+  """
+  zt, base, pred1, pred2 = state
+  pred = denoise(zt, jnp.full(zt.shape[:1], row.time)).astype(zt.dtype)
+  moved = row.zt * zt + row.base * base + row.z1 * z1
+  moved += row.pred * pred + row.pred1 * pred1 + row.pred2 * pred2
+  if stochastic:
+    moved += row.noise * draw(keys, index, zt)
+  return State(moved, jnp.where(row.keep > 0, zt, base), pred, pred1)
+
+
 def run(
   table: Table,
   denoise: Denoise,
@@ -76,24 +114,15 @@ def run(
 ) -> Float[Array, "b *d"]:
   """Runs a table from the state zt: one scan, one evaluation of `denoise` per row."""
   # A table known on the host tells whether noise is drawn at all.
-  stochastic = not isinstance(table.noise, np.ndarray) or np.any(table.noise)
+  stochastic = not isinstance(table.noise, np.ndarray) or bool(np.any(table.noise))
   table = jax.tree.map(lambda column: jnp.asarray(column, zt.dtype), table)
 
-  def body(carry, indexed):
-    zt, base, pred1, pred2 = carry
+  def body(state, indexed):
     index, row = indexed
-    pred = denoise(zt, jnp.full(zt.shape[:1], row.time)).astype(zt.dtype)
-    moved = row.zt * zt + row.base * base + row.z1 * z1
-    moved += row.pred * pred + row.pred1 * pred1 + row.pred2 * pred2
-    if stochastic:
-      moved += row.noise * draw(keys, index, zt)
-    base = jnp.where(row.keep > 0, zt, base)
-    return (moved, base, pred, pred1), None
+    return move(row, index, state, denoise, z1, keys, stochastic=stochastic), None
 
-  zeros = jnp.zeros_like(zt)
   indices = jnp.arange(table.time.shape[0])
-  (z0, *_), _ = jax.lax.scan(body, (zt, zt, zeros, zeros), (indices, table))
-  return z0
+  return jax.lax.scan(body, begin(zt), (indices, table))[0].zt
 
 
 def draw(
@@ -113,7 +142,7 @@ def draw(
 def start_state(
   process: Process,
   z1: Float[Array, "b *d"],
-  time: float,
+  time: float | Float[Array, ""],
   keys: Key[Array, "b"] | Float[Array, "n b *d"],
   start: Literal["noise", "published"] | Float[Array, "b *d"],
 ) -> Float[Array, "b *d"]:
@@ -131,6 +160,11 @@ def start_state(
   return process.start(z1, jnp.full(z1.shape[:1], time, z1.dtype), noise)
 
 
+def told(times: np.ndarray, dtype: Any = np.float32) -> np.ndarray:
+  """The times that the network will be told, rounding included, for which its table is made."""
+  return np.asarray(times).astype(dtype).astype(np.float64)
+
+
 def sampler(table_of: Callable[..., Table]):
   """Turns (process, times, *, options) -> table into a sampler; `.table` keeps the original."""
 
@@ -138,8 +172,7 @@ def sampler(table_of: Callable[..., Table]):
   def sample(process, denoise, z1, times, keys, *, start="noise", **options):
     # The state stays in float32 at least: its steps are small differences.
     z1 = jnp.asarray(z1, jnp.promote_types(z1.dtype, jnp.float32))
-    # The table is made for the times that the network will be told, rounding included.
-    times = np.asarray(times).astype(z1.dtype).astype(np.float64)
+    times = told(times, z1.dtype)
     if times.ndim != 1 or np.any(np.diff(times) >= 0):
       raise ValueError("times must be one decreasing row; make them with bridge.grids")
     if isinstance(process, process_lib.Bridge) and not (times[-1] > 0 and times[0] < 1):
