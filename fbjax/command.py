@@ -15,7 +15,19 @@ import textwrap
 from absl import flags
 
 from fbjax import main, options
-from fbjax.modes import cache, doctor, evaluate, export, pack, plan, port, report, sample, train
+from fbjax.modes import (
+  app,
+  cache,
+  doctor,
+  evaluate,
+  export,
+  pack,
+  plan,
+  port,
+  report,
+  sample,
+  train,
+)
 
 COMMANDS = {
   "train": train,
@@ -28,6 +40,7 @@ COMMANDS = {
   "export": export,
   "pack": pack,
   "report": report,
+  "app": app,
 }
 HELP = ("-h", "-help", "--help", "help", "--helpfull", "--helpshort")
 CONFIG = {
@@ -48,6 +61,7 @@ EXAMPLES = {
   "export": "--workdir=runs/saf --out=saf.safetensors",
   "pack": "--workdir=runs/quickstart --out=models/quickstart",
   "report": "runs/a runs/b --out=report.html",
+  "app": "--workdir=runs/quickstart",
 }
 
 

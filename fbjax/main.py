@@ -21,6 +21,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from fbjax import box, build, errors, options, processes
+from fbjax.modes import app as page
 from fbjax.modes import cache, doctor, evaluate, export, pack, plan, port, report, sample, train
 from fbjax.train import goodput
 
@@ -71,6 +72,8 @@ def run(mode: str, config: dict[str, Any] | None, taken: dict[str, Any]) -> None
       pack.pack(config, **taken)
     case "report":
       report.report(config, **taken)
+    case "app":
+      page.app(config, **taken)
 
 
 def _tell_unraisable(unraisable: Any) -> None:
@@ -188,7 +191,7 @@ def check_flags(config: ConfigDict | None, overrides: list[str]) -> None:
   if mode == "report":
     return
   given = ("workdir", "model", "network", "made", "compare")
-  if config is None and not any(flags.FLAGS[name].value for name in given):
+  if mode != "app" and config is None and not any(flags.FLAGS[name].value for name in given):
     raise errors.UserError(
       f"--mode={mode} needs --workdir=<folder of a trained run>"
       + (", --model=<packed model>" if "model" in options.TAKES[mode] else "")

@@ -21,6 +21,7 @@ MODES = (
   "export",
   "pack",
   "report",
+  "app",
 )
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do: see `fbjax --help`")
 # The flags that a mode takes beside --config and --mode, each with what is made of its value.
@@ -90,18 +91,22 @@ def flag(
     HELP[mode][name] = text
 
 
-SAMPLING, TRAINED = "sample, evaluate", "sample, evaluate, export, pack"
+SAMPLING, TRAINED = "sample, evaluate", "sample, evaluate, export, pack, app"
 SAMPLER = f"{SAMPLING}, export"  # what a sampler is made with, also one that is exported
 
 flag(
   "model",
-  SAMPLER,
+  {
+    **dict.fromkeys(
+      SAMPLER.split(", "), "a packed model, such as zoo/shapes, in place of a config and a workdir"
+    ),
+    "app": "a packed model, in place of a workdir; default: zoo/shapes",
+  },
   PATH,
-  "a packed model, such as zoo/shapes, in place of a config and a workdir",
 )
 flag(
   "workdir",
-  "train, sample, evaluate, doctor, export, pack",
+  "train, sample, evaluate, doctor, export, pack, app",
   PATH,
   "a run's folder: its checkpoints, metrics and samples",
 )
@@ -216,6 +221,8 @@ flag(
   lower_bound=1,
 )
 flag("fps", "sample", WHOLE, "frames a second; default: the config's", lower_bound=1)
+flag("host", "app", TEXT, "the address to listen at; default: 127.0.0.1", default="127.0.0.1")
+flag("port", "app", WHOLE, "of the address; default: 7860", default=7860)
 flag(
   "topology",
   "plan",

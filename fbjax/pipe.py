@@ -126,12 +126,14 @@ class Pipe:
     return clips[0] if one else np.stack(clips)
 
   def __repr__(self) -> str:
+    return f"<fbjax.pipe.Pipe: {self.told()}>"
+
+  def told(self) -> str:
+    """What it is and takes, in words."""
     frames, (height, width) = build.clip_size(self.config)
     told = ", ".join(sorted(self.system.conditions)) or "nothing"
-    return (
-      f"<fbjax.pipe.Pipe: {self.config['system']['name']}, {frames} frames of {height}x{width}, told the "
-      f"image and {told}>"
-    )
+    name = self.config["system"]["name"]
+    return f"{name}, {frames} frames of {height}x{width}, told the image and {told}"
 
   @property
   def is_told_text(self) -> bool:

@@ -34,7 +34,7 @@ def test_a_command_lists_the_flags_that_its_mode_takes_and_no_others(name):
   for flag in options.TAKES[name]:
     assert f"--{flag}=" in shown or f"--[no-]{flag} " in shown
   assert not [flag for flag in others if f"--{flag}=" in shown or f"]{flag} " in shown]
-  assert ("--config=" in shown) == (name not in ("pack", "report"))
+  assert ("--config=" in shown) == (name not in ("pack", "report", "app"))
   assert "sample: " not in shown.partition("\n")[2]
 
 
@@ -51,7 +51,8 @@ def test_help_and_mistakes(tmp_path):
   for args, sentence in (
     (
       ["fly"],
-      "has no command 'fly'; it has train, sample, evaluate, plan, doctor, cache, port, export, pack, report",
+      "has no command 'fly'; it has train, sample, evaluate, plan, doctor, cache, port, export, pack, "
+      "report, app",
     ),
     (
       ["pack", "--seed=1"],

@@ -5,9 +5,9 @@ import inspect
 import pytest
 
 from fbjax import options
-from fbjax.modes import cache, doctor, evaluate, export, pack, plan, report, sample, train
+from fbjax.modes import app, cache, doctor, evaluate, export, pack, plan, report, sample, train
 
-MODES = (cache, doctor, evaluate, export, pack, plan, report, sample, train)
+MODES = (app, cache, doctor, evaluate, export, pack, plan, report, sample, train)
 
 
 def test_a_tilde_is_the_home_folder(monkeypatch):

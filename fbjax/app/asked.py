@@ -98,7 +98,11 @@ def read(values: Mapping[str, Any], ways: Ways) -> Asked:
   Raises:
     UserError: for what is out of bounds, or of another kind.
   """
-  asked = Asked(frames=_other(_whole("frames", values, ways.frames, 1, max(MOST_FRAMES, ways.frames)), ways.frames))
+  asked = Asked(
+    frames=_other(
+      _whole("frames", values, ways.frames, 1, max(MOST_FRAMES, ways.frames)), ways.frames
+    )
+  )
   if ways.prompt:
     prompt = values.get("prompt") or ""
     if not isinstance(prompt, str) or len(prompt) > MOST_LETTERS:
@@ -162,7 +166,11 @@ def picture(given: Any, folder: str) -> Picture | None:
 
 
 def command(
-  source: Mapping[str, Any], asked: Asked, image: str, last: str | None = None, out: str = "clip.mp4"
+  source: Mapping[str, Any],
+  asked: Asked,
+  image: str,
+  last: str | None = None,
+  out: str = "clip.mp4",
 ) -> str:
   """The command line that makes the same clip.
 
@@ -174,8 +182,7 @@ def command(
   """
   flags = {"mode": "sample", **source, "image": image, "last": last, **asked._asdict(), "out": out}
   given = {k: v for k, v in flags.items() if v not in (None, "") and (k, v) != ("seed", 0)}
-  words = [f"--{k}={v:g}" if isinstance(v, float) else f"--{k}={v}" for k, v in given.items()]
-  return shlex.join(["python", "-m", "fbjax.main", *words])
+  return shlex.join(["python", "-m", "fbjax.main", *(f"--{k}={v}" for k, v in given.items())])
 
 
 def _whole(name: str, values: Mapping[str, Any], default: int, least: int, most: int) -> int:

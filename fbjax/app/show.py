@@ -1,0 +1,158 @@
+"""What the page shows, as HTML that holds its own pictures and clips: no file is made for a browser.
+
+Prompts and file names come from outside and are escaped.
+"""
+
+import base64
+import html
+import io
+import pathlib
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import PIL.Image
+from jaxtyping import UInt8
+
+from fbjax.data import video
+from fbjax.tracker import plots
+
+Clip = UInt8[np.ndarray, "t h w 3"]
+
+COLUMNS = 16  # frames of a clip on its sheet
+SHEET = 1600  # pixels that a sheet is wide at most
+KEPT = 8  # clips in the gallery of a session
+
+STYLE = """
+.fb-clips { display: flex; flex-wrap: wrap; gap: 24px; align-items: flex-start; }
+.fb-clip { flex: 1 1 320px; min-width: 0; max-width: 640px; }
+.fb-clip video, .fb-clip > img.fb-look {
+  width: 100%; max-width: 384px; display: block; border-radius: 6px; background: #8882;
+}
+.fb-small { image-rendering: pixelated; }
+.fb-clip progress { width: 100%; max-width: 384px; height: 8px; display: block; margin: 8px 0 4px; accent-color: #ea580c; }
+.fb-clip p, .fb-card p { margin: 4px 0; overflow-wrap: anywhere; }
+.fb-clip pre {
+  white-space: pre-wrap; overflow-wrap: anywhere; user-select: all; font-size: 12px; padding: 8px;
+  border-radius: 6px; background: #8882; margin: 4px 0;
+}
+.fb-sheet { width: 100%; display: block; margin: 8px 0; border-radius: 4px; }
+.fb-links a { margin-right: 16px; }
+.fb-note { opacity: 0.8; }
+.fb-gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(136px, 1fr)); gap: 16px; }
+.fb-card { font-size: 12px; }
+.fb-card img { width: 100%; display: block; border-radius: 6px; }
+"""
+
+
+class Made(NamedTuple):
+  """A clip with all that its card in the gallery says."""
+
+  clip: str  # data URI of a moving picture
+  mp4: str
+  gif: str
+  name: str
+  text: str
+  is_small: bool
+
+
+def uri(kind: str, data: bytes) -> str:
+  """Data as an address that a browser needs nobody for."""
+  return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def png(image: UInt8[np.ndarray, "h w 3"]) -> str:
+  """A picture."""
+  return _encoded([image], "PNG")
+
+
+def moving(clip: Clip, fps: float) -> str:
+  """A clip as a picture that moves, without loss."""
+  more = {"save_all": True, "duration": round(1000 / fps), "loop": 0, "lossless": True, "method": 0}
+  return _encoded(clip, "WEBP", **more)
+
+
+def mp4(clip: Clip, fps: float, folder: str) -> str:
+  """A clip as an H.264 video; `folder` is where it may be written meanwhile."""
+  return _written(video.write_mp4, "clip.mp4", "video/mp4", clip, fps, folder)
+
+
+def gif(clip: Clip, fps: float, folder: str) -> str:
+  """A clip as a GIF; `folder` as for `mp4`."""
+  return _written(video.write_gif, "clip.gif", "image/gif", clip, fps, folder)
+
+
+def sheet(clips: Sequence[Clip], captions: Sequence[str]) -> UInt8[np.ndarray, "height width 3"]:
+  """A contact sheet: a row for each clip, such as one and the same while it grew clear.
+
+  Of more than `COLUMNS` frames some, evenly spaced, the first and the last among them.
+  """
+  frames = len(clips[0])
+  few = np.linspace(0, frames - 1, min(frames, COLUMNS)).round().astype(int)
+  cell = min(max(clips[0].shape[2], 64), SHEET // len(few))
+  return plots.contact_sheet([{"": clip[few]} for clip in clips], captions, cell)
+
+
+def growing(look: str, is_small: bool, row: int, rows: int, told: str) -> str:
+  """A clip that is not done."""
+  picture = (
+    f'<img class="fb-look{_small(is_small)}" alt="the clip so far" src="{look}">' if look else ""
+  )
+  bar = f'<progress value="{row}" max="{rows}"></progress>'
+  return f'<div class="fb-clip">{picture}{bar}<p class="fb-told">{html.escape(told)}</p></div>'
+
+
+def done(made: Made, sheet: str, told: str, command: str, notes: Sequence[str]) -> str:
+  """A clip that is done: to play, to take along, and how to make it again."""
+  said = "".join(f'<p class="fb-note">{html.escape(note)}</p>' for note in notes if note)
+  return (
+    f'<div class="fb-clip fb-done">'
+    f'<video class="{_small(made.is_small).strip()}" src="{made.mp4}" autoplay loop muted controls '
+    f'playsinline></video><p class="fb-told">{html.escape(told)}</p>{links(made)}{said}'
+    f'<img class="fb-sheet" alt="the clip after each evaluation, frame by frame" src="{sheet}">'
+    f"<pre>{html.escape(command)}</pre></div>"
+  )
+
+
+def links(made: Made) -> str:
+  """To download a clip."""
+  name = html.escape(made.name, quote=True)
+  both = (("mp4", made.mp4), ("gif", made.gif))
+  inner = "".join(f'<a download="{name}.{kind}" href="{data}">{kind}</a>' for kind, data in both)
+  return f'<p class="fb-links">{inner}</p>'
+
+
+def beside(parts: Sequence[str]) -> str:
+  """Clips next to each other."""
+  return f'<div class="fb-clips">{"".join(parts)}</div>'
+
+
+def gallery(made: Sequence[Made]) -> str:
+  """The clips of a session, the newest first."""
+  cards = [
+    f'<div class="fb-card"><img class="{_small(each.is_small).strip()}" alt="a clip" src="{each.clip}">'
+    f"<p>{html.escape(each.text)}</p>{links(each)}</div>"
+    for each in reversed(made)
+  ]
+  return f'<div class="fb-gallery">{"".join(cards)}</div>' if cards else ""
+
+
+def _small(is_small: bool) -> str:
+  return " fb-small" if is_small else ""
+
+
+def _encoded(frames: Sequence[np.ndarray] | np.ndarray, kind: str, **more: object) -> str:
+  first, *rest = map(PIL.Image.fromarray, frames)
+  file = io.BytesIO()
+  first.save(file, kind, **({"append_images": rest} if rest else {}), **more)
+  return uri(f"image/{kind.lower()}", file.getvalue())
+
+
+def _written(
+  write: Callable[..., None], name: str, kind: str, clip: Clip, fps: float, folder: str
+) -> str:
+  with tempfile.TemporaryDirectory(dir=folder) as place:
+    file = pathlib.Path(place) / name
+    write(file, clip, fps=fps)
+    return uri(kind, file.read_bytes())
