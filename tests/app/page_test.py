@@ -1,0 +1,150 @@
+"""The page as a server, asked without a browser; CI, which has no Gradio, skips this file.
+
+Gradio 6.31 holds Pillow below 13 and brings 20 packages, among them pandas, so it is in no file of
+requirements: pip install "gradio>=6.31,<7".
+"""
+
+import http.client
+import json
+import os
+import re
+import socket
+import threading
+import urllib.parse
+
+import pytest
+
+from fbjax import errors
+from fbjax.app import asked, page
+from fbjax.modes import app
+
+gradio_client = pytest.importorskip("gradio_client")
+pytest.importorskip("gradio")
+
+FIELDS = {"prompt": "up", "steps": 2, "guidance": 1, "seed": 0, "frames": 3, "sampler": "sde"}
+
+
+@pytest.fixture(scope="module")
+def address(server):
+  opened, address = page.launch(server, "127.0.0.1", app_port())
+  yield address
+  opened.close(verbose=False)
+
+
+def app_port() -> int:
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    return probe.getsockname()[1]
+
+
+def request(address, method, path, body=None, **headers):
+  there = http.client.HTTPConnection(urllib.parse.urlparse(address).netloc, timeout=60)
+  there.request(
+    method, path, body=body, headers={k.replace("_", "-"): v for k, v in headers.items()}
+  )
+  answer = there.getresponse()
+  return answer.status, answer.headers, answer.read().decode(errors="replace")
+
+
+def job(address, image, two=False, **changes):
+  client = gradio_client.Client(address, verbose=False)
+  values = (FIELDS | changes).values()
+  return client.submit(image, two, *values, *FIELDS.values(), api_name="/sample")
+
+
+def test_a_clip_is_sampled(address, image):
+  looks = []
+  made = job(address, gradio_client.handle_file(image), steps=3)
+  for stage, shelf in made:
+    looks.append((stage, shelf))
+  stage, shelf = looks[-1]
+  assert len(looks) >= 3 and "fb-done" in stage and "--image=cat.png" in stage
+  assert shelf.count("fb-card") == 1
+
+
+def test_settings_side_by_side(address, image):
+  stage, shelf = job(address, gradio_client.handle_file(image), two=True, prompt="down").result()
+  assert stage.count("fb-done") == shelf.count("fb-card") == 2
+
+
+def test_a_mistake_is_a_sentence(address, image, tmp_path):
+  (tmp_path / "x.png").write_text("no image")
+  for given, changes, sentence in (
+    (image, {"steps": 10**6}, "steps is 1000000; expected a whole number from 1 to 250"),
+    (f"{tmp_path}/x.png", {}, "x.png is not an image of a format that is read"),
+  ):
+    with pytest.raises(Exception, match=sentence):
+      job(address, gradio_client.handle_file(given), **changes).result()
+
+
+def test_browsers_are_told_to_stay_here(address):
+  status, headers, text = request(address, "GET", "/")
+  assert status == 200 and headers["content-security-policy"] == page.POLICY
+  assert "fonts.googleapis.com/css" not in text
+
+
+def test_large_requests_are_refused_unread(address):
+  length = str(asked.MOST_BYTES + page.SLACK + 1)
+  assert request(address, "POST", "/gradio_api/upload", content_length=length)[0] == 413
+  assert request(address, "POST", "/gradio_api/upload", b"", transfer_encoding="chunked")[0] == 411
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", __file__, f"{os.getcwd()}/pyproject.toml"])
+def test_no_other_file_is_served_or_read(address, server, path):
+  for way in (path, f"{server.folder}/../{path}", urllib.parse.quote(path, safe="")):
+    status, _, text = request(address, "GET", f"/gradio_api/file={way}")
+    assert status in (403, 404) and "root:" not in text and "[project]" not in text
+  with pytest.raises(Exception, match="uploaded|allowed|Invalid|Cannot"):
+    job(address, {"path": path, "meta": {"_type": "gradio.FileData"}}).result()
+
+
+def test_no_address_is_fetched(address, monkeypatch):
+  from gradio import processing_utils
+
+  fetched = []
+  monkeypatch.setattr(processing_utils, "async_ssrf_protected_download", fetched.append)
+  given = {"path": "https://example.org/x.png", "meta": {"_type": "gradio.FileData"}}
+  config = json.loads(request(address, "GET", "/config")[2])
+  index = next(d["id"] for d in config["dependencies"] if d["api_name"] == "sample")
+  data = [given, None, False, None, *FIELDS.values(), *FIELDS.values()]
+  body = json.dumps({"data": data, "fn_index": index, "session_hash": "abc"})
+  status, _, text = request(
+    address, "POST", "/gradio_api/queue/join", body, content_type="application/json"
+  )
+  assert status == 200, text
+  told = request(address, "GET", "/gradio_api/queue/data?session_hash=abc")[2]
+  assert "process_completed" in told and '"success":false' in told.replace(" ", "")
+  assert not fetched
+
+
+def test_who_comes_when_it_is_full_is_told(server, image, monkeypatch):
+  free = threading.Event()
+  clip = server.steps.clip
+
+  def held(*args):
+    free.wait(60)
+    yield from clip(*args)
+
+  monkeypatch.setattr(page, "WAITING", 1)
+  monkeypatch.setattr(server.steps, "clip", held)
+  opened, address = page.launch(server, "127.0.0.1", app_port())
+  try:
+    jobs = [job(address, gradio_client.handle_file(image)) for _ in range(3)]
+    free.set()
+    told = []
+    for each in jobs:
+      try:
+        told.append(each.result(timeout=60)[0])
+      except Exception as error:
+        told.append(str(error))
+    assert sum("fb-done" in x for x in told) >= 1
+    assert any(re.search("queue is full", x, re.IGNORECASE) for x in told), told
+  finally:
+    free.set()
+    opened.close(verbose=False)
+
+
+def test_a_port_that_is_taken_is_one_sentence(address):
+  port = urllib.parse.urlparse(address).port
+  with pytest.raises(errors.UserError, match=f"cannot listen at 127.0.0.1:{port} .*--port"):
+    app.check_free("127.0.0.1", port)
