@@ -20,6 +20,7 @@ from fbjax.bridge import guidance, samplers
 from fbjax.build import samplers as builders
 from fbjax.systems import base, formulation
 
+KINDS = 8  # of settings whose programs are kept
 LOOKS = 8  # of one clip: decoding is as dear as several evaluations, where there is a codec
 
 
@@ -69,7 +70,7 @@ class Stepping:
     table = jax.tree.map(lambda column: np.asarray(column, np.float32), table)
     scales = np.array([spec.guidance, spec.image_guidance or 0], np.float32)
     key = _kind(settings)
-    programs = self._programs.get(key) or make_programs(system, form, spec, pipe.mesh)
+    programs = self._programs.pop(key, None) or make_programs(system, form, spec, pipe.mesh)
     params, frozen = pipe.weights
     batch, chunks = pipe.inputs([frame], [text], settings)
     (keys,) = chunks
@@ -84,8 +85,15 @@ class Stepping:
         yield Look(done, rows, None)
         continue
       video, finite = programs.show(frozen, state.zt if done == rows else state.pred)
-      self._programs[key] = programs
+      self._keep(key, programs)
       yield Look(done, rows, np.asarray(video), bool(finite))
+
+  def _keep(self, key: Any, programs: Programs) -> None:
+    """Remembers what is compiled, and forgets what was used longest ago: a compiled program is large."""
+    self._programs.pop(key, None)
+    self._programs[key] = programs
+    while len(self._programs) > KINDS:
+      del self._programs[next(iter(self._programs))]
 
 
 def _kind(settings: pipes.Settings) -> Any:

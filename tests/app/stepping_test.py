@@ -52,6 +52,15 @@ def test_steps_samplers_seeds_and_scales_share_a_program(pipe):
   assert not own.is_ready(pipe.settings(prompt="up", guidance=3.0, frames=2))
 
 
+def test_the_programs_of_few_kinds_are_kept(pipe, monkeypatch):
+  monkeypatch.setattr(stepping, "KINDS", 1)
+  own, three, two = stepping.Stepping(pipe), pipe.settings(), pipe.settings(frames=2)
+  for settings in (three, two):
+    *_, last = own.clip(picture(), "up", settings)
+    assert last.clip.shape[0] == settings.frames and own.is_ready(settings)
+  assert not own.is_ready(three)
+
+
 def test_few_of_many_steps_are_decoded_the_last_among_them(pipe, steps):
   looks = list(steps.clip(picture(), "up", pipe.settings(prompt="up", steps=30)))
   seen = [look.row for look in looks if look.clip is not None]
