@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import typing
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
@@ -141,6 +142,7 @@ def build(server: session.Server) -> Any:
 
     names = list(first)
 
+    @typing.no_type_check  # a checker's wrapper is no generator function, which Gradio asks for
     def sample(image: Any, last: Any, two: Any, kept: Any, *values: Any) -> Iterator[Any]:
       parts = [values[: len(names)], values[len(names) :]][: 2 if two is True else 1]
       fields = [dict(zip(names, part, strict=True)) for part in parts]
