@@ -5,12 +5,10 @@ python -m benchmarks.concepts        # docs/concepts.png
 
 import pathlib
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+import matplotlib.figure
 import numpy as np
 import PIL.Image
+from jaxtyping import UInt8
 
 from fbjax.bridge import alignment, diffusion, process
 from fbjax.data import synthetic
@@ -22,9 +20,18 @@ CLIP = 3  # of the held-out ones
 
 def main() -> None:
   source = synthetic.Shapes(8, 64, split="val", motions=("right",), speeds=("quick",))
-  video = source[CLIP].video.astype(np.float64) / 127.5 - 1
-  z0, z1 = (np.broadcast_to(x, (len(TIMES), *x.shape)) for x in (video[-1], video[0]))
-  noise = np.broadcast_to(np.random.default_rng(0).standard_normal(video[0].shape), z0.shape)
+  video = source[CLIP].video
+  draw(video[0], video[-1]).savefig(OUT, dpi=80)
+  # Noise hardly compresses.
+  PIL.Image.open(OUT).convert("RGB").quantize(96).save(OUT, optimize=True)
+
+
+def draw(
+  first: UInt8[np.ndarray, "h w 3"], last: UInt8[np.ndarray, "h w 3"]
+) -> matplotlib.figure.Figure:
+  """States between the last frame of a clip, at time 0, and its first one, which is the prior."""
+  z1, z0 = (np.repeat(x[None] / 127.5 - 1, len(TIMES), axis=0) for x in (first, last))
+  noise = np.repeat(np.random.default_rng(0).standard_normal(z0[:1].shape), len(TIMES), axis=0)
   bridge, narrow, pretrained = process.Gmax(), process.constant(0.02), diffusion.cogvideox()
   wide = process.sample_marginal(bridge, z0, z1, TIMES, noise)
   aligned, told = alignment.align(bridge, pretrained, wide, z1, TIMES)
@@ -34,7 +41,8 @@ def main() -> None:
     "the same, aligned": aligned,
     "narrow bridge": process.sample_marginal(narrow, z0, z1, TIMES, noise),
   }
-  figure, panels = plt.subplots(len(rows), len(TIMES), figsize=(9, 6.4), layout="constrained")
+  figure = matplotlib.figure.Figure(figsize=(9, 6.4), layout="constrained")
+  panels = figure.subplots(len(rows), len(TIMES))
   for line, (name, states) in zip(panels, rows.items(), strict=True):
     for axes, state, time, t_net in zip(line, states, TIMES, told, strict=True):
       axes.imshow(np.clip(state / 2 + 0.5, 0, 1))
@@ -44,10 +52,7 @@ def main() -> None:
       if name == "the same, aligned":
         axes.set_xlabel(f"told {t_net:.0f} of 999", fontsize=8)
     line[0].set_ylabel(name, fontsize=9)
-  figure.savefig(OUT, dpi=80)
-  PIL.Image.open(OUT).convert("RGB").quantize(96).save(
-    OUT, optimize=True
-  )  # noise hardly compresses
+  return figure
 
 
 if __name__ == "__main__":

@@ -31,9 +31,10 @@ def test_the_notebook_animates_and_shows_a_clip(tmp_path, monkeypatch):
   notebook = nbformat.read(NOTEBOOK, as_version=4)
   assert "zoo/shapes" in notebook.cells[3].source
   cells = [copy.deepcopy(cell) for cell in notebook.cells for _ in range(2)]
-  # The clip is written where the checkout is.
+  # Clip and picture are written where the checkout is.
   for cell in cells:
-    cell.source = cell.source.replace('"clip.mp4"', f'"{tmp_path}/clip.mp4"')
+    for name in ("clip.mp4", "saf.png"):
+      cell.source = cell.source.replace(f'"{name}"', f'"{tmp_path}/{name}"')
   notebook.cells = cells
   resources = {"metadata": {"path": os.fspath(NOTEBOOK.parent)}}
   nbclient.NotebookClient(notebook, timeout=600, resources=resources).execute()
@@ -46,6 +47,9 @@ def test_the_notebook_animates_and_shows_a_clip(tmp_path, monkeypatch):
   assert len(shown) == 2
   assert all(x.startswith('<video src="data:video/mp4;base64,') for x in shown)
   assert (tmp_path / "clip.mp4").stat().st_size > 1000
+  outputs = [output for cell in cells for output in cell.get("outputs", [])]
+  # The image, its clips by setting and by prior, and SAF, twice each.
+  assert sum("image/png" in output.get("data", {}) for output in outputs) == 8
 
 
 # Runs the first cell of the notebook three times, as on Colab, and tells where it has come to.
