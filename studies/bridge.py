@@ -42,6 +42,8 @@ def write(name: str, rows: list[dict], wanted: list[jobs.Job], last: int) -> Non
   report.sheet(f"{name}.png", *shown(wanted, last))
   parts = ["Fréchet distance by evaluations, and in that of `diffusion`:"]
   parts.append(report.table(flow, "arm", "steps", "distance", "diffusion"))
+  parts.append("What each change does to that distance, as a ratio of the second to the first:")
+  parts.append(changes(flow))
   seen = [row for row in flow if "distance_random" in row]
   if {row["arm"] for row in seen} == {row["arm"] for row in flow}:
     parts.append("The same through a random I3D:")
@@ -56,6 +58,32 @@ def write(name: str, rows: list[dict], wanted: list[jobs.Job], last: int) -> Non
   parts.append(f"![Given frame, truth and arms](evidence/{name}.png)")
   report.put(name, "\n\n".join(parts))
   print("\n\n".join(parts))
+
+
+# Pairs of arms that differ in one thing.
+CHANGES = (
+  ("diffusion", "times", "times of the published bridge, and v for noise"),
+  ("times", "aligned", "target: psi, which names the prior"),
+  ("aligned", "bridge", "state: it holds the prior"),
+  ("diffusion", "narrow_times", "times next to the prior, v for noise, weighted as z0"),
+  ("narrow_times", "narrow_residual", "target: z0 - z1 in place of v"),
+  ("narrow_residual", "narrow", "state: it holds the prior, and velocity for z0 - z1"),
+)
+
+
+def changes(rows: list[dict]) -> str:
+  """Markdown: for each of `CHANGES` the ratio of distances, by evaluations."""
+  columns = sorted({row["steps"] for row in rows})
+  lines = ["| from | to | what changes | " + " | ".join(map(str, columns)) + " |"]
+  lines.append("|---" * (len(columns) + 3) + "|")
+  for one, other, told in CHANGES:
+    found = [
+      report.ratio(rows, "distance", *({"arm": arm, "steps": nfe} for arm in (other, one)))
+      for nfe in columns
+    ]
+    if all(found):
+      lines.append(f"| {one} | {other} | {told} | " + " | ".join(f"x{x}" for x in found) + " |")
+  return "\n".join(lines)
 
 
 def eta(row: dict) -> float | None:

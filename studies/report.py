@@ -26,6 +26,18 @@ def values(rows: Rows, score: str, **chosen: Any) -> list[float]:
   return [row[score] for row in sorted(some, key=lambda row: int(row["seed"]))]
 
 
+def ratio(
+  rows: Rows, score: str, over: dict[str, Any], under: dict[str, Any]
+) -> intervals.Interval | None:
+  """Of a score of two kinds of rows, over the seeds that both have; None where there is none."""
+  each = [
+    {r["seed"]: r[score] for r in rows if all(r.get(key) == x for key, x in chosen.items())}
+    for chosen in (over, under)
+  ]
+  seeds = sorted(each[0].keys() & each[1].keys())
+  return intervals.ratio(*([one[seed] for seed in seeds] for one in each)) if seeds else None
+
+
 def table(rows: Rows, down: str, across: str, score: str, against: str | None = None) -> str:
   """Markdown: means of a score over seeds with their intervals, and in brackets the ratio to one row's."""
   names = list(dict.fromkeys(row[down] for row in rows))
@@ -37,9 +49,8 @@ def table(rows: Rows, down: str, across: str, score: str, against: str | None = 
       own = values(rows, score, **{down: name, across: column})
       text = str(intervals.mean(own)) if own else ""
       if own and against and name != against:
-        other = values(rows, score, **{down: against, across: column})
-        if len(own) == len(other):
-          text += f", x{intervals.ratio(own, other)}"
+        found = ratio(rows, score, *({down: x, across: column} for x in (name, against)))
+        text += f", x{found}" if found else ""
       cells.append(text)
     lines.append(f"| {name} | " + " | ".join(cells) + " |")
   return "\n".join(lines)
