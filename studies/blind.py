@@ -13,7 +13,6 @@ import base64
 import html
 import json
 import pathlib
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 
@@ -23,6 +22,7 @@ from scipy import stats
 
 from fbjax import errors
 from fbjax.data import video
+from studies import asked
 
 OWN = flags.FlagValues()  # apart from those of the program, some of which have the same names
 A = flags.DEFINE_string("a", "", "Folder of clips", flag_values=OWN)
@@ -182,6 +182,4 @@ def tally(key: Mapping, results: Mapping, file: str) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-  if "--help" in sys.argv:
-    sys.exit(f"{__doc__}\n{OWN.get_help()}")
-  main(sys.argv)
+  asked.start(main, OWN, __doc__)

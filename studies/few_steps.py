@@ -8,19 +8,9 @@ Writes docs/evidence/few_steps.json and its part of docs/evidence.md.
 from collections.abc import Sequence
 from typing import Any
 
-from absl import flags
+from studies import arms, asked, report
 
-from studies import arms, asked, jobs, report
-
-OWN = flags.FlagValues()  # apart from those of the program, some of which have the same names
-HOME = flags.DEFINE_string("home", "runs/study", "Folder of the workdirs", flag_values=OWN)
-ARMS = flags.DEFINE_list("arms", ["bridge", "narrow"], "Of studies.bridge", flag_values=OWN)
-SEEDS = flags.DEFINE_list("seeds", ["0"], "Which of its seeds", flag_values=OWN)
-RATES = flags.DEFINE_list(
-  "rates", list(arms.RATES), "Learning rates that studies.bridge tried", flag_values=OWN
-)
-CLIPS = flags.DEFINE_integer("clips", 256, "Held-out clips", flag_values=OWN)
-AT_ONCE = flags.DEFINE_integer("at_once", 2, "Runs at a time", flag_values=OWN)
+OWN = asked.common(["bridge", "narrow"], arms.RATES, 256, "Held-out clips")
 
 EVALUATIONS = (4, 8, 16)
 FAR = 1 - 5e-5  # of the prior, so near that the state is its noise alone
@@ -40,55 +30,56 @@ GRIDS: dict[str, dict[str, Any] | None] = {
 
 def main(argv: Sequence[str]) -> None:
   OWN(argv)
-  study = arms.Study("study_bridge", [], HOME.value, AT_ONCE.value)
-  last = study.config(ARMS.value[0]).train.steps
-  tried = {"step": last, "steps": 8, "clips": arms.CHOSEN_BY}
-  rates = arms.tuned(study, ARMS.value, RATES.value, tried)
-  named = plans(last)
-  wanted = [
-    study.job(arm, seed, {"optim.lr": rates[arm]}, list(named.values()))
-    for arm in ARMS.value
-    for seed in SEEDS.value
+  study = asked.study(OWN, "study_bridge")
+  last, clips = study.config(OWN.arms[0]).train.steps, asked.clips(OWN)
+  tried = {"step": last, "steps": 8, "clips": min(arms.CHOSEN_BY, clips)}
+  rates = arms.tuned(study, OWN.arms, OWN.rates, tried)
+  named = plans(last, clips)
+  if OWN.smoke:
+    named = dict(list(named.items())[:2])
+  _, rows = arms.trained(study, OWN.arms, OWN.seeds, rates, list(named.values()))
+  if not OWN.smoke:
+    write(rows, named)
+
+
+def write(rows: list[dict[str, Any]], named: dict[tuple[str, int], dict[str, Any]]) -> None:
+  """Scores and tables of the study."""
+  told = [
+    row | {"how": how, "evaluations": nfe}
+    for (how, nfe), plan in named.items()
+    for row in rows
+    if plan.items() <= row.items() and ("grid" in row) == ("grid" in plan)
   ]
-  found = jobs.run(HOME.value, wanted, AT_ONCE.value)
-  rows = []
-  for job in wanted:
-    scores = {str(row["plan"]): row for row in found[job.name]}
-    for (how, nfe), plan in named.items():
-      score = {k: x for k, x in scores[str(plan)].items() if k != "plan"}
-      rows.append(
-        {"arm": job.arm, "seed": job.overrides["seed"], "how": how, "evaluations": nfe} | score
-      )
-  report.keep("few_steps.json", rows)
+  report.keep("few_steps.json", told)
   parts = []
-  for arm in ARMS.value:
-    own = [row for row in rows if row["arm"] == arm]
+  for arm in dict.fromkeys(row["arm"] for row in told):
+    own = [row for row in told if row["arm"] == arm]
     parts += [f"`{arm}`:", report.table(own, "how", "evaluations", "distance")]
   report.put("few_steps", "\n\n".join(parts))
   print("\n\n".join(parts))
 
 
-def plans(last: int) -> dict[tuple[str, int], dict[str, Any]]:
+def plans(last: int, clips: int) -> dict[tuple[str, int], dict[str, Any]]:
   """By what is said of them: sampler and grid, and the number of evaluations."""
+
+  def plan(
+    steps: int, sampler: dict[str, Any], grid: dict[str, Any] | None = None
+  ) -> dict[str, Any]:
+    given = {"step": last, "steps": steps, "clips": clips, "sampler": sampler}
+    return given | ({"grid": grid} if grid else {})
+
   found = {}
   for told, sampler in SAMPLERS.items():
     for where, grid in GRIDS.items():
       for nfe in EVALUATIONS:
         times = (nfe + 1) // 2 if sampler["name"] == "heun" else nfe
-        found[f"{told}, {where}", nfe] = plan(last, times, sampler, grid)
+        found[f"{told}, {where}", nfe] = plan(times, sampler, grid)
   published = SAMPLERS["flow, order 1"] | {"start": "published"}
   for nfe in EVALUATIONS:
-    found["flow, order 1, own grid, from the prior itself", nfe] = plan(last, nfe, published, None)
+    found["flow, order 1, own grid, from the prior itself", nfe] = plan(nfe, published)
   for told in ("flow, order 1", "SDE, order 1"):
-    found[f"{told}, own grid", 50] = plan(last, 50, SAMPLERS[told], None)
+    found[f"{told}, own grid", 50] = plan(50, SAMPLERS[told])
   return found
-
-
-def plan(
-  last: int, steps: int, sampler: dict[str, Any], grid: dict[str, Any] | None
-) -> dict[str, Any]:
-  given = {"step": last, "steps": steps, "clips": CLIPS.value, "sampler": sampler}
-  return given | ({"grid": grid} if grid else {})
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ python -m studies.train_features --steps=2000      # ten minutes of two CPU core
 """
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from jaxtyping import Int
 
 from fbjax import trees
 from fbjax.data import synthetic
-from studies import features
+from studies import asked, features
 
 SIZES = ((8, 16), (8, 32))  # frames and side of the clips that it learns from
 HELD_OUT = 2048
@@ -90,6 +89,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-  if "--help" in sys.argv:
-    sys.exit(f"{__doc__}\n{OWN.get_help()}")
-  main(sys.argv)
+  asked.start(main, OWN, __doc__)

@@ -62,44 +62,38 @@ GROUPS = {
   ],
 }
 
-OWN = flags.FlagValues()  # apart from those of the program, some of which have the same names
-GROUP = flags.DEFINE_enum("group", "noise", list(GROUPS), "Which", flag_values=OWN)
-HOME = flags.DEFINE_string("home", "runs/study", "Folder of the workdirs", flag_values=OWN)
-SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds", flag_values=OWN)
-RATES = flags.DEFINE_list(
-  "rates", list(arms.RATES), "Learning rates that studies.bridge tried", flag_values=OWN
-)
-CLIPS = flags.DEFINE_integer("clips", 512, "Held-out clips", flag_values=OWN)
-AT_ONCE = flags.DEFINE_integer("at_once", 2, "Trainings at a time", flag_values=OWN)
+OWN = asked.common(("diffusion", "bridge", "narrow"), arms.RATES, 512, "Held-out clips")
+flags.DEFINE_enum("group", "noise", list(GROUPS), "Which", flag_values=OWN)
 
 
 def main(argv: Sequence[str]) -> None:
   OWN(argv)
-  study = arms.Study("study_bridge", [], HOME.value, AT_ONCE.value)
-  group = GROUPS[GROUP.value]
+  study = asked.study(OWN, "study_bridge")
+  group = [x for x in GROUPS[OWN.group] if x.arm in OWN.arms][: 2 if OWN.smoke else None]
   named = sorted({variation.arm for variation in group})
-  last = study.config(named[0]).train.steps
-  tried = {"step": last, "steps": 8, "clips": arms.CHOSEN_BY}
-  rates = arms.tuned(study, named, RATES.value, tried)
-  plans = [{"step": last, "steps": nfe, "clips": CLIPS.value} for nfe in (4, 8)]
+  last, clips = study.config(named[0]).train.steps, asked.clips(OWN)
+  tried = {"step": last, "steps": 8, "clips": min(arms.CHOSEN_BY, clips)}
+  rates = arms.tuned(study, named, OWN.rates, tried)
+  plans = [{"step": last, "steps": nfe, "clips": clips} for nfe in (4, 8)]
   wanted = {
     (variation.told, seed): study.job(
       *(variation.arm, seed, {"optim.lr": rates[variation.arm]} | variation.overrides, plans)
     )
-    for seed in SEEDS.value
+    for seed in OWN.seeds
     for variation in group
+    if variation.arm in rates
   }
-  found = jobs.run(HOME.value, wanted.values(), AT_ONCE.value)
+  found = jobs.run(study.home, wanted.values(), study.at_once)
   rows = [
-    {"variation": told, "seed": seed} | row["plan"] | {k: x for k, x in row.items() if k != "plan"}
-    for (told, seed), job in wanted.items()
-    for row in found[job.name]
-    if row["plan"] in plans
+    {"variation": told} | row
+    for (told, _), job in wanted.items()
+    for row in arms.rows([job], found)
   ]
-  name = f"variations_{GROUP.value}"
-  report.keep(f"{name}.json", rows)
-  report.put(name, table(rows))
-  print(table(rows))
+  if not OWN.smoke:
+    name = f"variations_{OWN.group}"
+    report.keep(f"{name}.json", rows)
+    report.put(name, table(rows))
+    print(table(rows))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

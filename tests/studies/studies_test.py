@@ -6,12 +6,14 @@ import jax
 import pytest
 
 from fbjax import build, sharding
-from studies import bridge, jobs, prior, saf, scoring
+from studies import bridge, few_steps, jobs, prior, saf, scoring, variations
 
 PROGRAMS = {
   "bridge": (bridge, ["bridge"]),
   "saf": (saf, ["published"]),
   "prior": (prior, ["start"]),
+  "few_steps": (few_steps, ["narrow"]),
+  "variations": (variations, ["narrow"]),
 }
 
 
@@ -41,6 +43,8 @@ def here(monkeypatch):
   pytest.param("bridge"),
   pytest.param("saf", marks=pytest.mark.thorough),
   pytest.param("prior", marks=pytest.mark.thorough),
+  pytest.param("few_steps", marks=pytest.mark.thorough),
+  pytest.param("variations", marks=pytest.mark.thorough),
 ])  # fmt: skip
 def test_a_study_trains_and_scores_its_arms_once(name, here, tmp_path):
   program, arms = PROGRAMS[name]
