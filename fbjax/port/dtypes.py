@@ -55,9 +55,9 @@ COMPLEX = {
 
 
 class Unread:
-  """A placeholder for a tensor whose dtype is not supported, such as complex or quantized numbers.
+  """A tensor in a dtype that no network here computes with, such as complex or quantized numbers.
 
-  So the rest of its file can be read; reading its values raises a UserError.
+  It does not keep a file from being read; whoever asks for its values gets a UserError.
   """
 
   def __init__(self, name: str, file: Any, dtype: str, shape: tuple[int, ...]):

@@ -1,4 +1,4 @@
-"""FID's Inception-v3 (TensorFlow, 2015) as pytorch-fid publishes it, in torchvision's names."""
+"""pytorch-fid's file of TensorFlow's Inception of 2015, in the names of torchvision."""
 
 from typing import Any
 
