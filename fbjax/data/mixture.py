@@ -1,4 +1,4 @@
-"""Several sources as one, sampled in given proportions."""
+"""Several sources as one, each with its share of what is read."""
 
 import copy
 import math

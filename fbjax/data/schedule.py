@@ -33,7 +33,7 @@ class Schedule:
     self.__init__(*state)
 
   def __call__(self, position: int) -> tuple[int, int]:
-    """The index of the stream, and the number of its batch, both from 0."""
+    """The stream, and the number of its batch."""
     if len(self._counts) == 1:
       return 0, position
     epoch = position * self._batch // sum(self._counts)  # this one, or an earlier one

@@ -68,7 +68,7 @@ class Videos:
     return self.entries[index].caption
 
   def path(self, index: int) -> objects.Place:
-    """The path or address of a clip; BrokenClip where its name leads out of the data set."""
+    """Where a clip lies; BrokenClip where its name leads out of the data set."""
     return storage.below(self.root, self.entries[index].file)
 
   def content(self, index: int) -> tuple[video_lib.Path, bytes | None]:
