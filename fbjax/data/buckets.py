@@ -53,12 +53,15 @@ class Sizable(transforms.Source, Protocol):
     ...
 
   def placed(self, buckets: Sequence[Bucket], hosts: Hosts) -> Int[np.ndarray, "n"]:
-    """The place of each clip's bucket, or `NONE`; the same on all hosts, which call it together."""
+    """The index into `buckets` of each clip's bucket, or `NONE`.
+
+    Collective: every host calls it, and all get the same.
+    """
     ...
 
 
 class Part(NamedTuple):
-  """Clips that are read alike: `indices` of those of `source`."""
+  """Clips of one length and size: those of `source` at `indices`."""
 
   source: transforms.Source
   indices: Sequence[int] | Int[np.ndarray, "n"]
@@ -88,19 +91,19 @@ def parse(value: Any) -> tuple[Bucket, ...]:
 
 
 def wrong(bucket: Bucket, error: errors.UserError) -> errors.UserError:
-  """What is wrong with a bucket, said of it in place of the keys of a clip by itself."""
+  """Rewords an error about a clip's length or size to name the bucket in place of config keys."""
   return errors.UserError(f"{KEY} has {tuple(bucket)}: {str(error).partition(' (--')[0]}")
 
 
 def fitting(
   shapes: Int[np.ndarray, "n 3"], buckets: Sequence[Bucket], stride: int
 ) -> Int[np.ndarray, "n"]:
-  """The place of the bucket that fits each clip best, `NONE` where it has too few frames for any.
+  """The index of the bucket that fits each clip best, `NONE` where it has too few frames for any.
 
   Args:
-    shapes: frames, height and width of each clip, 0 where they are not known.
+    shapes: frames, height and width (pixels) of each clip, 0 where they are not known.
     buckets: to choose from.
-    stride: the least that is asked for.
+    stride: the smallest stride of the training, in frames of the file.
   """
   # What comes first is taken where the rest is equal.
   order = sorted(

@@ -47,7 +47,11 @@ class Record(NamedTuple):
 
 
 def pack(record: Record) -> bytes:
-  """A record as bytes that know their checksum."""
+  """Serializes a record.
+
+  CRC-32 of the rest (4 bytes), length of the header (8 bytes, both little-endian), the header as
+  JSON (name, dtype and shape of each array; `about`), then the raw arrays in that order.
+  """
   arrays = {name: np.asarray(x) for name, x in record.arrays.items()}
   told = [(name, x.dtype.name, x.shape) for name, x in arrays.items()]
   head = json.dumps({"arrays": told, "about": record.about}).encode()
@@ -99,7 +103,7 @@ def check_whole(folder: video_lib.Path, split: str, clips: int, least: int) -> N
 
 
 def write(file: objects.Place, records: Iterable[Record]) -> None:
-  """Writes a shard aside, and puts it in its place when it is whole.
+  """Writes a shard atomically: under a temporary name, renamed or uploaded when complete.
 
   Raises:
     UserError: when it cannot be written, such as to a full disk.
@@ -145,9 +149,10 @@ def _telling(file: objects.Place) -> contextlib.AbstractContextManager[None]:
 
 
 class Cached:
-  """A source of features in place of clips: one of a clip's windows each time it is read.
+  """A source of cached features: each read draws one of a clip's windows.
 
-  As long as the source that it was made of, so that a run sees the same clips in the same order.
+  Its indices are those of the source it was made of, so that a run sees the same clips in the same
+  order.
   """
 
   def __init__(
@@ -170,7 +175,7 @@ class Cached:
       least: as of `shards`.
       digest: of the source.
       fields: (shape, dtype) of the arrays of every record.
-      beside: beginnings of the names of arrays that `read` leaves out.
+      beside: prefixes of the names of arrays that `read` leaves out.
 
     Raises:
       UserError: when shards are missing.
@@ -271,10 +276,11 @@ def opened(file: pathlib.Path) -> Any:
 
 
 class Reads:
-  """Batches of windows of clips, as the encoders are given them: number -> arrays with leading axis b.
+  """A map-style dataset of batches to encode: batch number -> dict of arrays with leading axis b.
 
-  The `Fields` of clips, and `index`, `window` and `error` of each row: why it could not be read, and
-  its pixels are black then. A batch that is not full repeats its last row.
+  It holds the `transforms.Fields` of clips, and `index`, `window` and `error` of each row. `error`
+  is empty, or says why a clip could not be read, and its pixels are then 0. A batch that is not
+  full repeats its last row.
   """
 
   def __init__(
@@ -289,11 +295,11 @@ class Reads:
   ):
     """
     Args:
-      source, tokenizer: read and told.
-      rows: (index, window) of each batch, at most `batch_size` of them.
+      source, tokenizer: of the clips and their captions.
+      rows: for each batch the (index, window) of its rows, at most `batch_size`.
       batch_size: b.
       seed: of the windows.
-      shape: of a clip's pixels.
+      shape: of a clip's pixels, (t, h, w, 3).
     """
     self._source, self._tokenizer, self._rows = source, tokenizer, rows
     self._batch_size, self._seed, self._shape = batch_size, seed, shape

@@ -40,10 +40,11 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 class Look(NamedTuple):
-  """What one look at a file found.
+  """What decoding one file found.
 
-  faults: a sentence by each fault. frames: that it shows. picture: one of its frames, small. small:
-  `PRINTED` of its frames as grey cells; None of a file that shows none. seconds: of decoding.
+  faults: a sentence for each fault, by the names of the module's table. frames: how many were
+  decoded. picture: a thumbnail of one frame. small: `PRINTED` frames spread over the clip, grey,
+  `GRID` x `GRID`. Both are None where no frame was decoded. seconds: wall time of decoding.
   """
 
   faults: dict[str, str]
@@ -54,9 +55,9 @@ class Look(NamedTuple):
 
 
 def look(path: video_lib.Path, least: int, data: bytes | None = None) -> Look:
-  """Decodes a file from its first frame to its last; it is to have `least` frames.
+  """Decodes all frames of a file, at most the first `MOST_FRAMES`, and lists its faults.
 
-  `data` is the content of one that is not on disk.
+  Fewer than `least` frames are one. `data` is the content of a file that is not on disk.
   """
   began, cells, bars, shown = time.perf_counter(), [], _Bars(), None
   faults: dict[str, str] = {}

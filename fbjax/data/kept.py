@@ -1,10 +1,10 @@
-"""What was worth keeping from one run to the next, below $FBJAX_CACHE or ~/.cache/fbjax.
+"""An on-disk cache shared by runs, below $FBJAX_CACHE or ~/.cache/fbjax.
 
-  clips/   bytes that came over the network; the least recently used go once there are `LIMIT` of
-           them, or as many as half of what the disk could hold
-  caches/  latent caches that lie in a bucket
-  tars/    where the members of tar files lie
-  shapes/  how long and how large clips are
+  clips/   bytes of clips from the network; the least recently used are deleted beyond `LIMIT`
+           bytes, or beyond half of the space that is free or held by them
+  caches/  copies of latent caches that lie in a bucket
+  tars/    indices of tar files
+  shapes/  frames, height and width of clips
 
 All of it can be deleted at any time. Where nothing can be written, nothing is kept.
 """
@@ -40,13 +40,13 @@ def folder() -> pathlib.Path:
 
 
 def file(kind: str, key: str) -> pathlib.Path:
-  """Where what has this key is kept."""
+  """The path of the entry of a key; `kind` is one of the folders that the module lists."""
   digest = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=16).hexdigest()
   return folder() / kind / digest[:2] / digest
 
 
 def write(path: pathlib.Path, data: bytes) -> None:
-  """Keeps a file: a reader sees all of it or nothing. Says once if that cannot be done."""
+  """Writes an entry atomically; where the disk does not let it, logs one warning and goes on."""
   try:
     with places.written(os.fspath(path)) as part:
       part.write_bytes(data)
@@ -55,7 +55,7 @@ def write(path: pathlib.Path, data: bytes) -> None:
 
 
 def clip(key: str, size: int, fetch: Callable[[], bytes]) -> bytes:
-  """Bytes that `fetch` brings, or those it brought before under this key; there are `size` of them."""
+  """The `size` bytes of a clip: those cached under this key, else those that `fetch` returns."""
   path = file("clips", key)
   try:
     data = path.read_bytes()
@@ -78,7 +78,7 @@ def clip(key: str, size: int, fetch: Callable[[], bytes]) -> bytes:
 
 
 def sweep() -> None:
-  """Deletes the clips that were not used for longest, as far as there are too many."""
+  """Deletes the least recently used clips until the rest fit the limits that the module states."""
   found = []
   for place, _, names in os.walk(folder() / "clips"):
     for name in names:

@@ -1,7 +1,7 @@
-"""Files in buckets and on other machines, by their address: gs://bucket/folder/file.mp4.
+"""Files in buckets and on other machines, by URL: gs://bucket/folder/file.mp4.
 
-Any kind of address that fsspec knows; its package for the kind is the user's to install. Networks
-fail now and then: what is asked is asked `TRIES` times.
+Any protocol that fsspec supports, if its package is installed. Each request is tried up to `TRIES`
+times.
 """
 
 import functools
@@ -39,9 +39,9 @@ class Unreachable(video_lib.BrokenData):
 
 
 class Address(os.PathLike):
-  """A file or folder that is not on this machine; has of pathlib.Path what sources ask for.
+  """A remote file or folder, with those methods of pathlib.Path that sources use.
 
-  Every method that asks the network raises Unreachable when it has no answer.
+  Every method that sends a request raises Unreachable when it fails, see `ask`.
   """
 
   def __init__(self, address: str):
@@ -105,7 +105,7 @@ class Address(os.PathLike):
     return sorted(self.ask(find))
 
   def glob(self, pattern: str) -> list[str]:
-    """The files below whose relative path is of a pattern, relative to here, sorted."""
+    """The files below that match a glob pattern, as sorted paths relative to here."""
     return sorted(
       self.ask(
         lambda system, path: [
@@ -115,7 +115,7 @@ class Address(os.PathLike):
     )
 
   def sizes(self) -> dict[str, int]:
-    """The bytes of every file below, by its path relative to here; of no folder there are none."""
+    """Sizes in bytes of all files below, by path relative to here; {} where there is no folder."""
 
     def find(system: Any, path: str) -> dict[str, int]:
       system.invalidate_cache()  # other processes write there
@@ -132,7 +132,7 @@ class Address(os.PathLike):
     self.ask(lambda system, path: system.get_file(path, os.fspath(file)))
 
   def put(self, file: pathlib.Path) -> None:
-    """Makes a file of this machine the content: whoever reads sees all of it or nothing."""
+    """Uploads a local file atomically: under a temporary name, then renamed to this one."""
 
     name = uuid.uuid4().hex  # other processes may put the same
 
@@ -149,11 +149,11 @@ class Address(os.PathLike):
     self.ask(send, "written")
 
   def open(self) -> io.BufferedReader:
-    """This file, to read here and there from front to back, `BLOCK` bytes a request."""
+    """A seekable, buffered reader of this file that requests `BLOCK` bytes at a time."""
     return io.BufferedReader(_Ranges(self, _version(str(self))[0]), BLOCK)
 
   def ask(self, question: Callable[[Any, str], T], what: str = "read") -> T:
-    """The answer of fsspec's file system to a question about this path.
+    """Calls `question(file system, path)` with fsspec's file system and retries it when it fails.
 
     Raises:
       Unreachable: when it fails `TRIES` times, or for a reason that will not go away.
@@ -209,17 +209,20 @@ def is_address(path: Any) -> bool:
 
 
 def version(address: Address) -> tuple[int, str]:
-  """The size of a file and what changes when it is written anew; asked once in a process."""
+  """Size in bytes, and a string that changes when the file is overwritten (ETag, mtime, ...).
+
+  Requested once per process.
+  """
   return _version(str(address))
 
 
 def read(address: Address, start: int = 0, size: int | None = None) -> bytes:
-  """The bytes of a clip: a whole file, or `size` bytes from `start`; kept on this disk.
+  """The bytes of a clip: a whole file, or `size` bytes from `start`; cached on disk, see `kept`.
 
-  The whole at once, since a demuxer's seeks would each be a request.
+  In one request, since a demuxer's seeks would each be one.
 
   Raises:
-    Unreachable: also for a clip that is too large.
+    Unreachable: also for a clip of more than `MOST_BYTES`.
   """
   whole, stamp = version(address)
   wanted = whole if size is None else size

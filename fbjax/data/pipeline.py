@@ -51,13 +51,19 @@ class Batches:
     tries: int = 20,
     parts: Sequence[buckets.Part] = (),
   ):
-    """`tokenizer` is None where the source gives features; `batch_size` counts all processes.
-
-    With `workers`, as many processes read; else `threads`.
-
-    Each of these reads up to `prefetch` batches ahead.
-
-    `parts` of the source are read each in its own way, and a batch is of one of them.
+    """
+    Args:
+      source: of the clips.
+      tokenizer: None where the source gives features.
+      batch_size: global, over all processes, which it must be a multiple of.
+      seed: of order, windows and replacements.
+      shuffle: anew in every epoch; otherwise in the source's order.
+      process_index, process_count: which block of each batch this process reads.
+      workers: processes that read; with 0, threads of this one do.
+      threads: that read where there are no workers.
+      prefetch: batches read ahead: by each worker, or by all threads together.
+      tries: broken clips in a row after which reading fails.
+      parts: of the source by length and size, see `buckets.parts`; each batch is of a single part.
     """
     checks.whole("config.train.batch_size", batch_size)
     if batch_size % process_count:
@@ -210,5 +216,5 @@ def read(
 
 
 def window(seed: int, index: int, number: int = 0) -> np.random.Generator:
-  """What draws a window of a clip, the same every time; `number` tells several of them apart."""
+  """A generator, seeded by its arguments alone, that draws window `number` of a clip."""
   return np.random.default_rng((seed, index, number))

@@ -53,7 +53,10 @@ class Unplayable(Exception):
 
 
 class Index(NamedTuple):
-  """Time stamps of the frames that are shown, in order, and of the packets to begin decoding at."""
+  """Sorted presentation time stamps, in units of the stream's time base.
+
+  pts: of the frames that are shown. keys: of the keyframes.
+  """
 
   pts: np.ndarray
   keys: np.ndarray
@@ -68,7 +71,7 @@ class Video(NamedTuple):
 
 
 class Picture(NamedTuple):
-  """A frame as it is shown, upright; `aspect` is the width of a pixel in its heights."""
+  """A decoded RGB frame, rotated upright; `aspect` is its pixel aspect ratio, width / height."""
 
   image: UInt8[np.ndarray, "h w 3"]
   aspect: float
@@ -125,9 +128,11 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def promised(video: Video) -> tuple[int, int, int]:
-  """Frames, height and width in square pixels of a video before it is turned, as its container says.
+  """Frames, height and width as the container states them, without decoding.
 
-  Where it does not say how many frames there are, its packets are counted.
+  Before any rotation; the width is in square pixels. Without a count of frames, it follows from
+  duration and frame rate, or else packets are counted. Unplayable where one of the three is
+  unknown.
   """
   container, stream, _ = video
   codec, rate = stream.codec_context, stream.average_rate
@@ -143,7 +148,10 @@ def promised(video: Video) -> tuple[int, int, int]:
 
 
 def is_turned(file: io.BufferedIOBase) -> bool:
-  """Whether a player turns a file by a quarter: what the track of a mov or mp4 says, as of a phone."""
+  """Whether the track header (tkhd) of a mov or mp4 rotates the video by 90 or 270 degrees.
+
+  Phones write such display matrices (ISO/IEC 14496-12). False for other containers.
+  """
   for first, last in _boxes(file, (b"moov", b"trak")):
     kinds = [_read(file, at + 8, 4) for at, _ in _boxes(file, (b"mdia", b"hdlr"), first, last)]
     for at, _ in _boxes(file, (b"tkhd",), first, last):

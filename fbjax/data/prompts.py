@@ -1,4 +1,4 @@
-"""A folder of images and a file of prompts -> what to generate, and under which names."""
+"""Reads what to generate: a folder of images, and a file of prompts for them."""
 
 import collections
 import pathlib
@@ -17,11 +17,19 @@ class Prompt(NamedTuple):
 def read_prompts(
   folder: video_lib.Path, file: video_lib.Path | None = None, told: bool = True
 ) -> list[Prompt]:
-  """Image k, sorted by name, with line k of the prompt file, empty lines not counted.
+  """Pairs image k, sorted by name, with line k of the prompt file, empty lines not counted.
 
-  The prompt file is `file`, else the alphabetically first .txt of the folder. A system that is not
-  `told` a text needs none, and must not get one. An output is named after its image; images that
-  differ only in their extension keep it: a.jpg.mp4 and a.png.mp4.
+  An output is named after its image; images that differ only in their extension keep it: a.jpg.mp4
+  and a.png.mp4.
+
+  Args:
+    folder: of the images.
+    file: of the prompts; by default the alphabetically first .txt of the folder.
+    told: whether the system is conditioned on text; if not, prompts are empty.
+
+  Raises:
+    BrokenData: without images or without a prompt for each, or for a prompt file where the system
+      takes no text.
   """
   folder = pathlib.Path(folder)
   if not folder.is_dir():

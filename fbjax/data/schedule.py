@@ -8,12 +8,12 @@ from jaxtyping import Int
 
 
 class Schedule:
-  """Which stream's which batch is the one at a position: a function of seed and position alone.
+  """Maps a global batch position to (stream, batch of that stream), by seed and position alone.
 
-  Each stream repeats its own clips for ever. In an epoch it has as many batches as its clips fill, in
-  a drawn order among those of the others; clips that fill no batch open the one of its next epoch. So
-  after any number of epochs every clip has come as often as there were epochs, but for fewer than a
-  batch of each stream, which have come once less.
+  Each stream repeats its own clips forever. In an epoch it gives as many full batches as its clips
+  fill, randomly interleaved with those of the other streams; the clips left over begin its first
+  batch of the next epoch. So after n epochs a stream has given all of its clips n times, but for
+  less than one batch.
   """
 
   def __init__(self, counts: Sequence[int], batch: int, seed: int):

@@ -27,14 +27,14 @@ class Entry(NamedTuple):
 
 
 class Videos:
-  """A source of one random stretch per read of each file.
+  """A source of video files: each read decodes a random window of one file.
 
-  `frames`, `size` (one number or height and width) and `strides` (one number or the two ends of a
-  uniform choice) say which; see video.read_clip.
+  A window has `frames` frames of `size` (one number, or height and width, in pixels), at a stride
+  drawn uniformly from `strides` (one number, or the least and the most); see `video.read_clip`.
   """
 
   choose: video_lib.Choose = staticmethod(video_lib.evenly)
-  flip = False  # every second clip is mirrored
+  flip = False  # each read is mirrored left to right with probability 1/2
 
   def __init__(
     self,
@@ -102,7 +102,7 @@ class Videos:
     return transforms.digest(self.entries)
 
   def read(self, index: int, rng: np.random.Generator) -> video_lib.Clip:
-    """A random stretch of this file, drawn with `rng`; BrokenClip where it cannot be had."""
+    """A random window of this file, drawn with `rng`; BrokenClip where it cannot be read."""
     entry, (path, data) = self.entries[index], self.content(index)
     video, stride = video_lib.read_clip(
       path, self.frames, self.size, self.strides, rng, data, self.choose
@@ -150,11 +150,11 @@ class WebVid(Videos):
 class UCF101(Videos):
   """UCF-101: `UCF-101/<Class>/*.avi` beside `ucfTrainTestlist/{classInd,trainlist0k,testlist0k}.txt`.
 
-  A clip's label is its class's number in classInd.txt from 0, its caption the class's name in words.
-  `protocol` "official" keeps the lists of `fold` apart; "all", the published setting, trains on every
-  clip and holds out the same ones. `spacing` "even" keeps the stride, "published" drifts between it
-  and one more as the released loader does. With `flip`, as published, half of the training clips
-  are mirrored.
+  A clip's label is its class's place in classInd.txt from 0, its caption the class's name in words.
+  `protocol` "official" takes the train and test lists of `fold` as the splits; with "all", the
+  published setting, both splits are the clips of both lists. `spacing` "even" keeps the stride,
+  "published" drifts between it and one more as the released loader does. With `flip`, as published,
+  each read of a training clip is mirrored with probability 1/2.
   """
 
   def __init__(

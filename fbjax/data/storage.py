@@ -105,9 +105,9 @@ def listed(folder: objects.Place) -> dict[str, int]:
 
 @contextlib.contextmanager
 def written(file: objects.Place) -> Iterator[pathlib.Path]:
-  """A local path to write, anew; when the context ends well, what is there is in its place as a whole.
+  """Yields a temporary local path, moved to `file` if the block succeeds: an atomic write.
 
-  What is for a bucket is written below $TMPDIR first.
+  For a bucket it lies below $TMPDIR and is uploaded.
   """
   if isinstance(file, objects.Address):
     with tempfile.TemporaryDirectory(prefix="fbjax-") as folder:

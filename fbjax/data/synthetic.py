@@ -127,7 +127,7 @@ WORDS = tuple(
 
 
 class Truth(NamedTuple):
-  """What really happens in a clip."""
+  """Ground truth of a clip; positions as in the module, coverage from 0 to 1."""
 
   motion: str
   speed: str
@@ -370,10 +370,11 @@ def _to_uint8(image: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
 def centroids(
   video: UInt8[np.ndarray, "t h w 3"], background: UInt8[np.ndarray, "h w 3"]
 ) -> Float[np.ndarray, "t 2"]:
-  """Centre of what differs from the background in each frame, (x, y); nan where nothing does.
+  """Centroid (x, y) of what differs from the background in each frame; nan where nothing does.
 
-  A difference counts fully from 40 % of the clip's strongest and not at all below 15 %, so that
-  blur and noise of a generated clip carry no weight.
+  In units of the shorter side, see the module. A pixel's weight rises from 0 to 1 as its
+  difference, summed over RGB, goes from 15 % to 40 % of each frame's largest (the median over
+  frames, 60 at least), so that blur and noise of a generated clip carry no weight.
   """
   difference = np.abs(video.astype(np.float32) - background.astype(np.float32)).sum(-1)
   strong = max(np.quantile(difference.max((1, 2)), 0.5), 60.0)
@@ -387,7 +388,10 @@ def centroids(
 
 
 def displacement(path: Float[np.ndarray, "t 2"]) -> Float[np.ndarray, "2"]:
-  """How far a path gets over the clip, by least squares over the frames that have a centroid."""
+  """Displacement (x, y) from first to last frame: the slope of a least-squares line through a path.
+
+  Frames without a centroid are left out; nan where fewer than two have one.
+  """
   time = np.linspace(0, 1, len(path))
   seen = np.isfinite(path).all(-1)
   if seen.sum() < 2:
@@ -414,16 +418,16 @@ def direction_agrees(video: UInt8[np.ndarray, "t h w 3"], truth: Truth) -> bool 
 def error_left_behind(
   video: UInt8[np.ndarray, "t h w 3"], true: UInt8[np.ndarray, "t h w 3"], truth: Truth
 ) -> tuple[float, float]:
-  """Squared error of the last frame where the object was and no longer is: what it leaves behind.
+  """Summed squared error of the last frame over the pixels that the object has uncovered.
 
   Args:
-    video: real or generated.
+    video: real or generated, uint8.
     true: the clip itself.
     truth: of the clip.
 
   Returns:
-    The error of the video, and that of the first frame repeated; both 0 for a clip in which the
-    object leaves no place.
+    The error of the video, and that of the first frame repeated, in squared grey levels of 255;
+    both 0 for a clip in which the object uncovers no pixel.
   """
   left = (truth.coverage[0] > 0.5) & (truth.coverage[-1] < 0.05)
   last = true[-1][left].astype(np.float32)

@@ -18,10 +18,10 @@ LABEL_COLUMN = "label"
 class Table(sources.Videos):
   """The clips that a csv file names, as OpenVid-1M and the doctor's manifests do.
 
-  `path` is the table, with a column file, video, video_path, path or filename, and a column caption,
-  text or prompt, and where clips have classes a column label with their numbers; other columns do not matter. Files are relative to `root`, or to the table's folder
-  where it is empty; they may lie in tars there, as `00000.tar/cat.mp4`. `val` is the table of the held-out clips; without one, validation sees the training
-  clips.
+  `path` is the table, with a column file, video, video_path, path or filename, one caption, text or
+  prompt, and for clips of classes one label with their numbers. Files are relative to `root`, by
+  default the table's folder, and may lie in tars: `00000.tar/cat.mp4`. `val` is the table of the
+  held-out clips; without one, validation sees the training clips.
   """
 
   def __init__(

@@ -35,10 +35,10 @@ class Member(NamedTuple):
 
 
 class Index(NamedTuple):
-  """What there is in a tar, in its order.
+  """The clips of a tar, in its order.
 
-  left_out: of each reason to leave something out, how often it came and the first name.
-  fault: what is wrong with the file itself, as the rest of a sentence, or nothing.
+  left_out: by reason, how many members were left out, and the name of the first.
+  fault: how the tar itself is damaged, to follow its name in a sentence; "" if it is not.
   """
 
   clips: list[Member]

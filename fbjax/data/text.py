@@ -114,7 +114,7 @@ def table(
 
 
 def jsonl(path: objects.Place, key: str, others: Sequence[str]) -> list[tuple[str, str]]:
-  """Two texts of each object of a file with one on every line: of `key`, and of the first of `others`.
+  """Reads a JSON Lines file: of each object the strings of `key` and the first of `others` in it.
 
   Raises:
     BrokenData: names file and line.
@@ -138,9 +138,13 @@ def jsonl(path: objects.Place, key: str, others: Sequence[str]) -> list[tuple[st
 
 
 def records(path: objects.Place, **lists: Mapping[str, type]) -> list[list[tuple]]:
-  """Some lists of objects in a json file, such as `videos={"video_id": str}`.
+  """Reads lists of objects at the top level of a JSON file, by name.
 
-  Returns for each list the values of its objects, in the order of the keys that were asked for.
+  `videos={"video_id": str}` asks for the list "videos" and, of each object in it, the value of
+  "video_id", which must be a str. Returns one list of tuples per name asked for.
+
+  Raises:
+    BrokenData: for a list or a value that is missing or of another type.
   """
   try:
     found = json.loads(read(path))

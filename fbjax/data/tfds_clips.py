@@ -55,8 +55,8 @@ class TFDS(sources.Videos):
   """A data set that `prepare` wrote: `path` is what it was given as `out`, or a folder below.
 
   Clips have the order, captions and labels of the source they were made of. `protocol` "official"
-  keeps the splits apart; "all" trains on every clip and holds out the same ones. Without a split
-  "val", validation sees the training clips.
+  keeps the splits apart; with "all", training and validation both see the clips of all splits.
+  Without a split "val", validation sees the training clips.
   """
 
   def __init__(
@@ -190,9 +190,9 @@ def _load(root: pathlib.Path) -> Any:
 def prepare(splits: Mapping[str, sources.Videos], out: video_lib.Path) -> pathlib.Path:
   """Writes the clips of some sources below `out`; returns the folder of the tfds data set.
 
-  A split whose clips are those of an earlier one is not written again. Files that are missing or
-  broken are left out, named in the log and, as "left_out", in the metadata of tfds. Done before,
-  it only reports; cut off before, it begins anew.
+  A split "val" with the clips of "train" is not written again. Files that are missing or broken are
+  left out, named in the log and, as "left_out", in the metadata of tfds. A data set that is there
+  already is only reported on; after an interruption, writing starts from the beginning.
 
   Raises:
     BrokenData: when `out` holds other clips, or no file of a split can be read.

@@ -79,8 +79,7 @@ class CLIP:
 
   `path` is a folder with vocab.json and merges.txt or with tokenizer.json, open_clip's
   bpe_simple_vocab_16e6.txt.gz, or the name of a repository on the Hugging Face hub, such as
-  openai/clip-vit-large-patch14. In a caption
-  that spells the start or end token, it is text like any other.
+  openai/clip-vit-large-patch14. Special tokens that a caption spells out are encoded as plain text.
   """
 
   def __init__(self, path: str, length: int = 77):
@@ -119,8 +118,9 @@ class T5:
   """SentencePiece ids of T5 with its end token, padded with 0; 226 is CogVideoX's length.
 
   `path` is a spiece.model, a tokenizer.json, a folder that holds one of them, or the name of a
-  repository on the hub, such as google/t5-v1_1-xxl. Where both are there the first counts, which
-  gives SentencePiece's own ids; to it, a special token that a caption spells is text.
+  repository on the Hugging Face hub, such as google/t5-v1_1-xxl. Of the two files, spiece.model is
+  preferred: it gives SentencePiece's own ids, and encodes a special token that a caption spells out
+  as plain text.
   """
 
   def __init__(self, path: str, length: int = 226):

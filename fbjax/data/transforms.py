@@ -1,4 +1,4 @@
-"""One record of a batch, made from one index of a source: read, replaced where broken, tokenized."""
+"""Index of a source -> one example of a batch: read, replaced where broken, tokenized."""
 
 import hashlib
 import itertools
@@ -60,7 +60,7 @@ class Fields(NamedTuple):
 
 
 class Record(NamedTuple):
-  """What has been read in place of a clip, or a batch of them with a leading axis on each array."""
+  """One example and where it came from, or a batch of them with a leading axis on each array."""
 
   fields: dict[str, Any]  # those of `Fields`, or features
   index: Int64[np.ndarray, "*b"]  # where in the source it came from

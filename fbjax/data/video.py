@@ -58,10 +58,10 @@ class BrokenData(errors.UserError):
 def choose_frames(
   count: int, frames: int, strides: tuple[int, int], rng: np.random.Generator
 ) -> tuple[int, int]:
-  """Returns (first frame, stride) of a clip of `frames` out of `count`.
+  """Draws (first frame, stride) of a clip of `frames` frames out of a video of `count`.
 
-  The stride is uniform in `strides`, both ends included, but at most what the video has room for;
-  the start is uniform. The stride returned is the one used.
+  The stride is uniform in `strides`, both ends included, then cut to what the video has room for;
+  the start is uniform. BrokenClip where the video has fewer than `frames` frames.
   """
   stride = int(rng.integers(strides[0], strides[1] + 1))
   if frames > 1:
@@ -149,7 +149,10 @@ def read_clip(
 
 
 def read_all(path: Path) -> UInt8[np.ndarray, "t h w 3"]:
-  """Every frame of a video at its own size; BrokenClip where it has none, or more than a clip has."""
+  """All frames of a video at its own size, in square pixels.
+
+  BrokenClip where it has none, or more than `checks.MAX_CLIP_PIXELS` pixels in all.
+  """
   images = []
   with _named(path):
     for picture in playback.from_start(path, None, range(checks.MAX_CLIP_PIXELS)):
@@ -191,11 +194,11 @@ def _named(path: Path) -> Iterator[None]:
 def resize_crop(
   image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], aspect: float = 1
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
-  """Scales the image until it just covers `size` (height, width) and keeps the centre.
+  """Resizes the image to cover `size` (height, width) at its aspect ratio, and centre-crops it.
 
   One antialiased bilinear resampling of the exact centre, so the aspect ratio is kept to a fraction
   of a pixel. Images and clips share it: what is sampled from must look like what was trained on.
-  `aspect` is the width of a pixel of the image in its heights; those of the result are square.
+  `aspect` is the pixel aspect ratio (width / height) of the image; pixels of the result are square.
   """
   height, width = image.shape[:2]
   if abs(aspect - 1) < 0.01:
@@ -292,7 +295,10 @@ def write_frames(
   crf: int,
   gop: int = 250,
 ) -> None:
-  """As `write_mp4`, one frame at a time; `gop` is how many apart those are that need no other."""
+  """As `write_mp4`, one frame of `size` (height, width) at a time.
+
+  `gop` is the most frames from one keyframe to the next.
+  """
   h, w = size
   with (
     places.written(os.fspath(path)) as part,

@@ -1,4 +1,4 @@
-"""Processes that make values by number, and die without taking anything along.
+"""Worker processes that compute values by index, and leave nothing locked when they are killed.
 
 Each is asked for its next numbers over a socket of its own and answers with a file in memory that
 has no name. So there is no lock, queue or shared memory that a killed process could leave behind
@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 
 class Died(Exception):
-  """A process ended that nobody had ended; the message says how."""
+  """A worker process exited or was killed; the message has its exit status or signal."""
 
   def __init__(self, code: int):
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
@@ -32,9 +32,10 @@ class _Worker(NamedTuple):
 
 
 class Workers(Iterator):
-  """make(0), make(1) and so on, from `count` processes which are up to `ahead` values ahead each.
+  """Iterates over make(0), make(1) and so on, computed by `count` processes.
 
-  `make` is pickled once for each process. What it raises is raised here in its turn.
+  Each computes up to `ahead` values in advance, 64 at most. `make` is pickled once per process. An
+  exception that it raises is raised here when the iteration reaches its value.
   """
 
   def __init__(self, make: Callable[[int], Any], count: int, ahead: int):

@@ -1,1 +1,1 @@
-"""Numbers that say how good videos are, each under a protocol that it can be repeated by."""
+"""Metrics of generated videos, each reported with the protocol that it was measured under."""

@@ -1,10 +1,11 @@
-"""A card: numbers with the protocol that they were measured under, so that they can be compared.
+"""A card: a JSON file of metrics with the protocol that they were measured under.
 
-protocol   what must be equal where two numbers are compared: the true clips, how they were cut, how
-           many; under `metrics`, of each measure that looks through a network, which one, and its weights
+protocol   what two cards must share to be compared: the real clips, how they were cut, how many;
+           under `metrics`, settings and weights' digest of each metric that needs a network
 subject    what was measured: weights, sampler, evaluations, guidance, seed
-numbers    by whose clips they are of, then by name: [value, error]
-made_by    version and time; no part of the digest
+numbers    set ("made", "still", "truth") -> metric -> [value, standard error]
+digest     of the three above
+made_by    version and time
 """
 
 import json
@@ -58,7 +59,7 @@ def read(file: str) -> dict[str, Any]:
 
 
 def table(card: Mapping[str, Any]) -> str:
-  """The numbers of a card, one row for the clips made, one for the still image, one for the truth."""
+  """The numbers of a card as text: a row per metric, a column per set of clips."""
   numbers = card["numbers"]
   names = list(dict.fromkeys(name for of in numbers.values() for name in of))
   rows = [["", *(LABELS[whose] for whose in numbers)]]
@@ -68,7 +69,7 @@ def table(card: Mapping[str, Any]) -> str:
 
 
 def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str]) -> str:
-  """A table of two cards, with the difference of each number and its error, and the still image beside.
+  """A text table of the made clips of two cards: values, differences, and the still image's values.
 
   Raises:
     UserError: where they were measured under different protocols; names the first field.
@@ -97,7 +98,10 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str]) 
 
 
 def comparable(*protocols: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """What must be equal where cards are compared: of the measures' own protocols, those that all have."""
+  """Flattens protocols to the fields that must be equal for their cards to be compared.
+
+  Of the metrics' own protocols, those of the metrics that all cards have.
+  """
   measures = [protocol.get("metrics", {}) for protocol in protocols]
   common = set(measures[0]).intersection(*measures)
   flat = []
@@ -109,7 +113,10 @@ def comparable(*protocols: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def differ(one: list[float] | None, two: list[float] | None) -> bool:
-  """Whether two numbers are more than `SURE` deviations apart; not without both, and their errors."""
+  """Whether two [value, error] differ by more than `SURE` standard errors of their difference.
+
+  False where one is None, or where both errors are 0.
+  """
   if one is None or two is None:
     return False
   return abs(two[0] - one[0]) > SURE * (one[1] ** 2 + two[1] ** 2) ** 0.5 > 0

@@ -1,7 +1,7 @@
-"""CLIPSIM: the cosine of frames and their caption to CLIP, ViT-B/32 of OpenAI (arXiv:2104.14806).
+"""CLIPSIM: cosine similarity of CLIP embeddings of frames and caption (arXiv:2104.14806).
 
-Frames are resized until the square is covered, its centre is cut out. All frames count, also the given
-one.
+The network is OpenAI's ViT-B/32. Frames are resized to cover its square, and centre-cropped. All
+frames count, also the given one.
 """
 
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ NETWORK = {
 
 
 def prepare(images: UInt8[Array, "b h w 3"], size: int = SIZE) -> Float[Array, "b s s 3"]:
-  """Squares as CLIP was given them: PIL's bicubic filter, each channel's mean 0 and deviation 1."""
+  """CLIP's preprocessing: PIL's bicubic resize, centre crop, normalization of each channel."""
   h, w = images.shape[1:3]
   short = min(h, w)
   height, width = (int(size * x / short) for x in (h, w))
@@ -36,7 +36,7 @@ def prepare(images: UInt8[Array, "b h w 3"], size: int = SIZE) -> Float[Array, "
 def similarity(
   network: clip.Clip, clips: UInt8[Array, "n t h w 3"], tokens: Int[Array, "n l"]
 ) -> Float[Array, " n"]:
-  """The mean over the frames of each clip."""
+  """Cosine similarity to the caption, averaged over the frames of each clip."""
   texts = network.embed_text(tokens)
 
   def of(images: UInt8[Array, "n h w 3"]) -> Float[Array, " n"]:

@@ -8,11 +8,11 @@ from jaxtyping import Array, Shaped
 
 
 def each(f: Callable[..., Array], *clips: Shaped[Array, "n t h w c"]) -> Shaped[Array, "n t *rest"]:
-  """f of a frame of all clips after the other: no more of them need memory at once than there are clips.
+  """Applies f to one frame of every clip at a time, sequentially over frames to bound memory.
 
   Args:
-    f: of one batch of images for each of `clips`.
-    clips: of as many frames.
+    f: from a batch of images "n h w c" of each of `clips` to "n *rest".
+    clips: with equal n and t.
   """
   swapped = [jnp.swapaxes(x, 0, 1) for x in clips]
   return jnp.swapaxes(jax.lax.map(lambda images: f(*images), swapped), 0, 1)

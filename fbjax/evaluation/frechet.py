@@ -15,10 +15,10 @@ from fbjax import errors
 
 
 class Statistics(NamedTuple):
-  """What the distance needs of a set of features.
+  """Count and mean of a set of features, and a triangular root r of its scatter matrix.
 
-  count: of the features. mean: of them. root: triangular r, with r^T r the sum of the outer products of
-  the features less their mean.
+  r^T r is the sum of (x - mean)(x - mean)^T over the set, so r / sqrt(count - 1) is a root of its
+  unbiased covariance.
   """
 
   count: int
@@ -27,7 +27,7 @@ class Statistics(NamedTuple):
 
 
 def statistics(features: Float[np.ndarray, "n *k d"]) -> Statistics:
-  """Statistics of a set of features, of which each sample may have several: a clip those of its frames.
+  """Statistics of a set of features; axes between the first and the last count as further samples.
 
   Raises:
     UserError: for fewer than two, or any that is not finite.
@@ -72,7 +72,10 @@ def error_bar(
   seed: int = 0,
   unbiased: bool = True,
 ) -> float:
-  """Deviation of the distance over other draws of as many generated samples, by the bootstrap."""
+  """Bootstrap standard deviation of the distance, over `draws` resamples of `made`.
+
+  `real` is not resampled.
+  """
   rng, there = np.random.default_rng(seed), statistics(real)
   found = [
     distance(there, statistics(made[rng.integers(0, len(made), len(made))]), unbiased=unbiased)
@@ -90,7 +93,7 @@ def of_infinite_samples(
   seed: int = 0,
   unbiased: bool = True,
 ) -> float:
-  """The distance that a line over 1 / samples ends at, without the bias of few (arXiv:1911.07023).
+  """The distance extrapolated linearly in 1 / samples to infinitely many (arXiv:1911.07023).
 
   Args:
     real, made: features; subsets of both are drawn without replacement.

@@ -21,9 +21,9 @@ LEAST = 9  # frames, of which the network makes one place in time
 
 
 class Protocol(NamedTuple):
-  """One way to come to a number.
+  """How an FVD is computed.
 
-  prepare: uint8 clips to the network's input. epsilon: of its norms. unbiased: see
+  prepare: uint8 clips to I3D's input. epsilon: of its batch normalization. unbiased: see
   `frechet.distance`. clips, frames, stride: of the published numbers; None where these differ.
   """
 

@@ -1,7 +1,8 @@
-"""Inception score of videos: how sure C3D is of each clip's class, and how many there are (TGAN v2).
+"""Inception score of videos, by the class probabilities of C3D on UCF-101 (TGAN v2).
 
-As Latte and StyleGAN-V have it (isv2048_ucf is of 2,048 clips): clips are shuffled with a seed and split
-into ten parts, of each of which exp(mean KL(class of a clip || class of any)) is taken.
+As in Latte and StyleGAN-V (isv2048_ucf is of 2,048 clips): clips are shuffled with a fixed seed and
+split into ten; the score of a split is exp(mean KL(p(class | clip) || p(class))), where p(class) is
+the mean over the split.
 """
 
 from collections.abc import Callable
@@ -21,13 +22,14 @@ FRAMES = c3d.FRAMES
 def logits(
   network: Callable[[Array], Array], clips: UInt8[Array, "n t h w 3"]
 ) -> Float[Array, "n classes"]:
-  """What `models.c3d.C3D` makes of clips."""
+  """Class logits of clips; `network` is a `models.c3d.C3D`."""
   return network(clips.astype(jnp.float32) / 127.5 - 1)
 
 
 def score(logits: Float[np.ndarray, "n classes"]) -> Number:
-  """The mean of the parts, and the deviation of that mean; published tables have that of the parts,
-  which is sqrt(10) times as large.
+  """The mean of the ten splits and its standard error.
+
+  Published tables give the standard deviation of the splits, which is sqrt(10) times as large.
   """
   x = np.asarray(logits, np.float64)
   x = x[np.random.RandomState(SEED).permutation(len(x))]

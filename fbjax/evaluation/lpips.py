@@ -1,4 +1,4 @@
-"""LPIPS of frames against their truth (AlexNet, version 0.1); the given frame does not count."""
+"""LPIPS of frames against the true ones (AlexNet, version 0.1), without the first, given frame."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
@@ -12,7 +12,7 @@ LEAST = lpips.LEAST  # pixels a side
 def distance(
   network: lpips.LPIPS, clips: UInt8[Array, "n t h w 3"], truth: UInt8[Array, "n t h w 3"]
 ) -> Float[Array, " n"]:
-  """The mean over the frames behind the first."""
+  """LPIPS averaged over the frames of each clip after the first."""
 
   def of(a: UInt8[Array, "n h w 3"], b: UInt8[Array, "n h w 3"]) -> Float[Array, " n"]:
     return network(*(x.astype(jnp.float32) / 127.5 - 1 for x in (a, b)))

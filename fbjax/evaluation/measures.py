@@ -1,8 +1,8 @@
-"""What can be said of generated clips, each number with its error.
+"""Metrics of sets of clips, each with an error bar, accumulated over batches.
 
-Clips come in batches and are not kept: of each only its numbers and its features are. Beside the clips
-that were made, the same is said of the still image, the truth's first frame repeated, since a table
-without that row flatters every model.
+Of each clip only its values and features are kept. Besides the generated clips, all is measured for
+the still image, the first frame of the true clip repeated: a baseline without which a table
+flatters every model.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,10 +40,10 @@ class Batch(NamedTuple):
 
 
 class Metric(NamedTuple):
-  """A measure that looks through a network.
+  """A metric that is computed with a network.
 
-  of: values of each clip, of any shape; None where the batch lacks what it compares with.
-  numbers: by name, from the values of a set and those of the truth, which may be None.
+  of: values or features of each clip, of any shape; None where the batch lacks what it compares
+  with. numbers: metrics by name, from these of a set and those of the truth, which may be None.
   """
 
   of: Callable[[Batch], Float[np.ndarray, "n *rest"] | None]
@@ -53,15 +53,15 @@ class Metric(NamedTuple):
 
 
 class Measures:
-  """Numbers of sets of clips, batch by batch.
+  """Accumulates metrics of generated clips, the still image and true clips, batch by batch.
 
   motion             mean change from frame to frame beyond that of grain, in grey levels of 255
-  motion_ratio       that of the clips, in that of the truth
-  static             share of clips of which nothing moves
+  motion_ratio       mean motion of the clips / mean motion of the truth
+  static             share of clips in which nothing moves
   colour_drift       change of the mean colour from first to last frame, in grey levels
   flicker            changes of brightness that the next frame takes back, in grey levels
   first_frame_psnr   dB, of the first frame against the truth's
-  psnr, ssim         of the frames behind the first, which was given, against the truth's
+  psnr, ssim         of the frames after the first, which was given, against the truth's
 
   and those of networks, see `metrics`.
   """
@@ -69,9 +69,9 @@ class Measures:
   def __init__(self, *, paired: bool, metrics: Mapping[str, Metric] | None = None):
     """
     Args:
-      paired: whether a made clip has the truth at the same place: it has its first frame, and psnr and
-        ssim compare the two.
-      metrics: measures that look through networks, by names of no other measure.
+      paired: whether made clip i continues the first frame of true clip i: psnr and ssim compare
+        the two.
+      metrics: those computed with networks, by name; names of the table above are taken.
     """
     self._paired, self._metrics = paired, dict(metrics or {})
     self._found: dict[str, dict[str, list[np.ndarray]]] = {"made": {}, "still": {}, "truth": {}}
@@ -83,7 +83,7 @@ class Measures:
     captions: Sequence[str] | None = None,
     true_captions: Sequence[str] | None = None,
   ) -> None:
-    """Measures clips; without pairs the two may be of other numbers, or only one there."""
+    """Measures a batch; if not paired, `made` and `truth` may differ in n, or one may be None."""
     if truth is not None:
       first = truth[:, 0]
       still = np.repeat(truth[:, :1], truth.shape[1], axis=1)
@@ -94,7 +94,7 @@ class Measures:
       self._add("made", Batch(made, *pair, captions))
 
   def gather(self) -> None:
-    """Takes in what all processes have measured: the clips of the first, then those of the second."""
+    """Gathers the values of all processes on each of them, in the order of the processes."""
     parts = processes.gather({name: _joined(values) for name, values in self._found.items()})
     for name, found in self._found.items():
       found.clear()

@@ -1,11 +1,11 @@
-"""The measures that look through networks, by name: what each needs, and what becomes of what it sees.
+"""The metrics that are computed with networks: what each needs, and how it is made.
 
-fvd, fvd_infinite   distance of the clips to the truth's, see `fvd`; that of infinitely many clips
-fid, fid_infinite   that of frames, see `fid`
+fvd, fvd_infinite   Fréchet distance of clips, see `fvd`; extrapolated to infinitely many clips
+fid, fid_infinite   Fréchet distance of frames, see `fid`; extrapolated likewise
 is                  inception score, see `inception_score`
-clipsim             likeness of frames and captions, see `clipsim`
-lpips               distance of frames to the truth's, see `lpips`
-pic                 likeness of frames and the given image, see `pic`
+clipsim             similarity of frames and captions, see `clipsim`
+lpips               perceptual distance of frames to the true ones, see `lpips`
+pic                 similarity of frames and the given image, see `pic`
 """
 
 import functools
@@ -40,10 +40,10 @@ VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
 
 
 class Facts(NamedTuple):
-  """What is known of clips before they are there.
+  """What is known of the clips before they are generated or read.
 
-  clips: how many. frames, size: of each. paired: whether each has its truth. captions: a digest of their
-  captions; None where one has none.
+  clips: how many. frames, size: of each, size as (height, width). paired: whether each has its true
+  clip. captions: a digest of their captions; None where one has none.
   """
 
   clips: int
@@ -54,10 +54,10 @@ class Facts(NamedTuple):
 
 
 class Kind(NamedTuple):
-  """A measure before its network is there.
+  """A metric whose network is not loaded yet.
 
-  network: see `networks`. lacks: what the clips lack that it needs; None where they can be measured. make:
-  the measure, from the network's weights. protocol: what its numbers depend on besides.
+  network: see `networks`. lacks: what the clips lack for this metric; None where nothing. make:
+  makes the metric from the network's weights. protocol: settings, for the card.
   """
 
   network: str
@@ -128,7 +128,9 @@ def vocabulary() -> str:
 def opened(
   facts: Facts, protocol: str, mesh: jax.sharding.Mesh
 ) -> tuple[dict[str, Metric], dict[str, dict[str, Any]]]:
-  """The measures that can be taken, and what each depends on; the log says why others cannot.
+  """Loads the metrics that clips and weights allow; returns them and their protocols, by name.
+
+  The log says what the others lack.
 
   Args:
     facts: what is known of the clips.
@@ -209,7 +211,7 @@ def distance(
   draws: int = 20,
   draws_of_size: int = 5,
 ) -> dict[str, Number]:
-  """The Fréchet distance to the truth, and that of infinitely many clips."""
+  """The Fréchet distance to the truth, and the extrapolated one; {} where there is no truth."""
   if truth is None:
     return {}
   value = frechet.distance(*map(frechet.statistics, (truth, own)), unbiased=unbiased)

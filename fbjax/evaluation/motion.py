@@ -37,7 +37,7 @@ def motion(clips: Clips) -> PerClip:
 
 
 def travel(clips: Clips) -> PerClip:
-  """Greatest change of any frame from the first, at the squares where most changes."""
+  """Largest change of any square from the first frame to any other."""
   x = coarse(clips)
   change = np.abs(x - x[:, :1]).mean(-1)
   return change.reshape(*change.shape[:2], -1).max((1, 2))
@@ -64,17 +64,17 @@ def flicker(clips: Clips) -> PerClip:
 
 
 def goes_static(ratio: float, most: float) -> bool:
-  """Whether samples that moved `most` times as much as their truth, at best, move clearly less now."""
+  """Whether a motion ratio is below (1 - `FALL`) min(`most`, 1), `most` being its best so far."""
   return bool(ratio < (1 - FALL) * min(most, 1.0))
 
 
 def report(made: Clips, truth: Clips) -> dict[str, float]:
-  """What a training is watched by: how clips move against the truth, and what goes wrong in them.
+  """Metrics that monitor a training, of generated clips against the true ones, pair by pair.
 
-  motion_ratio       motion of the clips, in that of the true ones; 1 where these stand still too
-  static_share       clips of which nothing moves, among those whose truth does
-  first_frame_psnr   dB, of the first frame against the given image
-  colour_drift, flicker   beyond those of the true clips; below 0 is less than there
+  motion_ratio       total motion of the clips / that of the true ones; 1 where that is 0
+  static_share       share of clips in which nothing moves, among those whose truth moves
+  first_frame_psnr   dB, of the first frame against the truth's
+  colour_drift, flicker   mean difference to the true clips' in grey levels, negative if less
   """
   moves = ~is_static(truth)
   there = motion(truth).sum()

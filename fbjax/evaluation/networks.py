@@ -1,4 +1,4 @@
-"""Networks that measures look through, and the one folder where their weights are looked for."""
+"""The pretrained networks of metrics, and the folder that their weights are read from."""
 
 import os
 from collections.abc import Callable
@@ -86,14 +86,16 @@ def spread(
   mesh: jax.sharding.Mesh,
   **options: Any,
 ) -> Callable[..., Float[np.ndarray, "n *rest"]]:
-  """A function of clips, and of what goes with each of them, that spreads them over the mesh.
+  """A data-parallel version of `forward(network, *arrays)`: arrays with a leading axis of clips.
 
-  Products are exact to float32, which is not what accelerators do unless told.
+  Any number of clips will do: they are padded to a multiple of the mesh's parts, and the padding is
+  cut from the result. Matrix products have full float32 precision, not the accelerator's default.
 
   Args:
     name: of the network.
-    forward: of the network and the same arrays.
+    forward: from the network and arrays to an array with the same leading axis.
     params: its weights.
+    mesh: that clips are split over.
     options: further arguments of its constructor.
   """
   graph = SPECS[name]._replace(options=options).graph()
@@ -121,7 +123,7 @@ def spread(
 def i3d_logits(
   params: dict[str, Any], protocol: fvd.Protocol, mesh: jax.sharding.Mesh
 ) -> Callable[[UInt8[np.ndarray, "n t h w 3"]], Float[np.ndarray, "n 400"]]:
-  """Clips to the features whose distance is FVD: logits, the mean over their places in time."""
+  """A function from clips to the features of FVD: I3D's logits, averaged over time."""
 
   def forward(network: i3d.I3D, clips: jax.Array) -> jax.Array:
     return network(protocol.prepare(clips))[1].mean(1)

@@ -24,7 +24,10 @@ def mean(values: Float[np.ndarray, " n"]) -> Number:
 def ratio(
   made: Float[np.ndarray, " n"], truth: Float[np.ndarray, " m"], *, paired: bool, seed: int = 0
 ) -> Number:
-  """Mean over mean, with its deviation over bootstrapped clips; 1 where there is nothing on top either."""
+  """mean(made) / mean(truth), with its bootstrap standard deviation over clips.
+
+  1 where mean(truth) is 0. `paired` resamples clips of both together.
+  """
 
   def of(a: np.ndarray, b: np.ndarray) -> float:
     return float(a.mean() / b.mean()) if b.mean() else 1.0

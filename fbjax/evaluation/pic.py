@@ -20,7 +20,7 @@ def prepare(images: UInt8[Array, "b h w 3"], size: int = SIZE) -> Float[Array, "
 def similarity(
   network: dreamsim.DreamSim, clips: UInt8[Array, "n t h w 3"], image: UInt8[Array, "n h w 3"]
 ) -> Float[Array, " n"]:
-  """The mean over the frames of each clip."""
+  """1 - DreamSim's distance to the image, averaged over the frames of each clip."""
   given = network(prepare(image))
 
   def of(images: UInt8[Array, "n h w 3"]) -> Float[Array, " n"]:

@@ -16,7 +16,11 @@ Tensors = Mapping[str, Any]
 
 
 class Report(NamedTuple):
-  """What became of a checkpoint: keys used, leaves that it lacks, keys left over."""
+  """What was read of a checkpoint.
+
+  count: parameters read. used: checkpoint key -> path in params. lacks: paths that the checkpoint
+  lacks, wholly or some input channels -> what is missing. left: unused keys -> their shapes.
+  """
 
   network: str
   count: int
@@ -65,7 +69,7 @@ def unfill(
   *,
   partial: bool = False,
 ) -> dict[str, lazy.Lazy]:
-  """`to_torch`, whose tensors are made only when asked for; those of one leaf follow each other.
+  """As `to_torch`, with lazy tensors; those cut from one stacked leaf are adjacent.
 
   Leaves of `params` need shape, dtype and np.asarray. With `partial`, leaves may be missing and
   kernels may have fewer input channels, as in the file that they came from.
@@ -104,7 +108,7 @@ def fill(
   narrow: Sequence[str] = (),
   ignore: Sequence[str] = (),
 ) -> tuple[Params, Report]:
-  """Params whose leaves are read only when asked for, and the report.
+  """Lazy params of a network from its checkpoint tensors, and a report of what was used.
 
   Args:
     network: one of `table.NETWORKS`.
@@ -155,12 +159,12 @@ def fill(
 
 
 def single(tensor: Any, leaf: leaf_lib.Leaf) -> lazy.Lazy:
-  """A leaf of params, read from its tensor."""
+  """A lazy leaf of params: its tensor, transposed and reshaped when it is read."""
   return lazy.Lazy(leaf.target, tensor.dtype, functools.partial(_forward, tensor, leaf))
 
 
 def stack(sources: Sequence[tuple[Any, leaf_lib.Leaf]]) -> lazy.Lazy:
-  """A leaf that holds the tensors of equal blocks, one after the other."""
+  """A lazy leaf of params: the tensors of repeated blocks, stacked along a new first axis."""
   tensor, leaf = sources[0]
   shape = (len(sources), *leaf.target)
 
@@ -185,7 +189,7 @@ def _narrowed(leaf: leaf_lib.Leaf, channels: int) -> leaf_lib.Leaf:
 
 
 def check_finite(network: str, flat: Mapping[str, Any]) -> None:
-  """Reads every leaf once; raises if one has a value that is no number."""
+  """Reads every leaf once; raises a UserError that names those with NaN or infinite values."""
   # bfloat16 is no np.floating, and integers have nothing to check.
   bad = [path for path, x in flat.items() if not np.all(np.isfinite(np.asarray(x)))]
   if bad:
@@ -197,7 +201,7 @@ def _forward(tensor: Any, leaf: leaf_lib.Leaf) -> np.ndarray:
 
 
 def backward(array: Any, leaf: leaf_lib.Leaf) -> np.ndarray:
-  """A tensor of params as its file has it."""
+  """Undoes the reshape and transpose of a leaf: from its layout in params to the checkpoint's."""
   transposed = tuple(leaf.shape[axis] for axis in leaf.axes)
   return np.asarray(array).reshape(transposed).transpose(np.argsort(leaf.axes).tolist())
 
@@ -260,7 +264,7 @@ def _raise(what: str, problems: Sequence[str], hint: str = "") -> None:
 
 
 def groups(leaves: Iterable[leaf_lib.Leaf]) -> dict[str, list[leaf_lib.Leaf]]:
-  """{"a/b": [leaf of a[0]/b, leaf of a[1]/b]}: equal blocks share a leaf."""
+  """Groups leaves by path without block index, {"a/b": [a[0]/b, a[1]/b]}: params stack a group."""
   groups: dict[str, list[leaf_lib.Leaf]] = {}
   for x in leaves:
     groups.setdefault(re.sub(r"\[\d+\]", "", x.path), []).append(x)

@@ -1,7 +1,8 @@
-"""Checkpoint files as mappings of name to array, mapped from disk, read and written without torch.
+"""Reads and writes checkpoint files as mappings of name to array, without torch.
 
-What a file is, its content says and not its name. Nothing in it is run, nothing beyond its folder
-is opened, and whatever is wrong with it is told in one sentence.
+Arrays are memory-mapped, but for those of an .npz. The format of a file is detected by its content,
+not its name. No code in it is run, no file outside its folder is opened, and any fault is a
+UserError of one sentence.
 """
 
 import mmap
@@ -32,10 +33,11 @@ LEGACY = b"l\xfc\x9cF\xf9 j\xa8P\x19"
 
 
 class Checkpoint(NamedTuple):
-  """tensors: by name, mapped from disk. kind: what the file is. config: the config.json beside them.
+  """A state dict and what it was read from.
 
-  inert: the classes that a pickle asked for and did not get. A tensor in a dtype that no network
-  has is an `Unread`.
+  tensors: by name, memory-mapped; `Unread` where the dtype is not supported. kind: what the file
+  is, such as "a state dict". inert: unusual classes and functions that its pickle refers to; none
+  is imported. config: the config.json of a folder.
   """
 
   tensors: dict[str, np.ndarray | dtypes.Unread]

@@ -17,9 +17,11 @@ SHARD = re.compile(r"-\d+-of-\d+")
 
 
 class Parts(NamedTuple):
-  """files: those of the folder that hold its weights. kind: of the folder.
+  """The files of a folder that hold its weights.
 
-  listed: the file of each tensor, if an index says it. config: the config.json beside them.
+  files: these, one or several shards. kind: of the folder, such as "a diffusers folder". listed:
+  the weight map of its index, tensor name -> file name; {} without one. config: its config.json,
+  if there is one.
   """
 
   files: list[pathlib.Path]
@@ -40,8 +42,8 @@ class _Choice(NamedTuple):
 def find(folder: pathlib.Path) -> Parts:
   """The files that hold the weights of a folder.
 
-  Weights of no variant come before those of one (fp16), safetensors before .bin, an index before a
-  file.
+  Preferred are weights without a variant (fp16) in the file name, then safetensors over .bin, then
+  an index of shards over a single file.
 
   Raises:
     Refused: when there is none, more than one, or an index that leads elsewhere.

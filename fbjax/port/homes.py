@@ -20,7 +20,11 @@ NO_WEIGHTS = re.compile("optim|sched|scaler|grad|callback|loop|hyper|rng", re.IG
 
 
 def find(tree: Any, builder: torch_tensors.Builder) -> tuple[Tensors, str]:
-  """The weights in what was unpickled, and what that is."""
+  """The state dict in an unpickled checkpoint, and a phrase that says what the checkpoint is.
+
+  Raises:
+    Refused: when no tensors have names, or those of several keys could be meant.
+  """
   if _is_module(tree):
     scripted = isinstance(tree.what, pickles.Global) and tree.what.name.startswith("__torch__.")
     kind = "a TorchScript archive" if scripted else "a pickled module"

@@ -29,7 +29,8 @@ def checked(name: str) -> str:
   """The name, if a tensor can have it.
 
   Raises:
-    Refused: since ported tensors lie in folders of their names.
+    Refused: for a name that is empty, longer than `limits.NAME` bytes, or has a slash, NUL or lone
+      surrogate: ported tensors are stored in folders of their names.
   """
   fits = 0 < len(name.encode("utf-8", "replace")) <= limits.NAME
   if not fits or re.search(r"[/\0\ud800-\udfff]", name):

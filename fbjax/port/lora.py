@@ -1,7 +1,7 @@
-"""Low-rank additions to a network's kernels, in the spellings of other programs.
+"""LoRA weights (arXiv:2106.09685) as state dicts that diffusers and ComfyUI load.
 
-An addition to a kernel is the product of two matrices, a and b, and of nothing else: what scales it is
-in b, so that a reader which knows of no scale reads it rightly.
+The update of a kernel is a @ b. Any scale is folded into b, so that programs which ignore alpha
+apply the update unchanged.
 
   diffusers  transformer.transformer_blocks.0.attn1.to_q.lora_A.weight, .lora_B.weight
   comfyui    diffusion_model.blocks.0.q.lora_down.weight, .lora_up.weight, and .alpha, which is the rank
@@ -21,10 +21,10 @@ Factors = tuple[Any, Any]  # [*stack, c_in, rank] and [*stack, rank, c_out]
 
 
 class Spelling(NamedTuple):
-  """How a program calls the factors of an addition to a module.
+  """How a program names the two LoRA factors of a module: prefix + module + "." + down or up.
 
-  prefix: before the module's name. module: its name there, from that in diffusers.
-  down, up: behind the name. alpha: whether the rank is written too, by which scales are divided.
+  module: the program's name of a module, from that in diffusers. alpha: whether an alpha is written
+  too; it equals the rank, so that the program's scale alpha / rank is 1.
   """
 
   prefix: str
@@ -46,11 +46,11 @@ NETWORK = "cogvideox"  # the one whose names there are known
 def tensors(
   network: str, additions: Mapping[str, Factors], sizes: Mapping[str, Any], spelling: str
 ) -> dict[str, np.ndarray]:
-  """The tensors of a file of low-rank additions.
+  """The state dict of a LoRA file.
 
   Args:
     network: one of `table.NETWORKS`.
-    additions: the factors by the path of their kernel in the network's params.
+    additions: the factors (a, b) by the path of their kernel in the network's params.
     sizes: arguments of the model's constructor.
     spelling: one of `SPELLINGS`.
 
@@ -76,9 +76,10 @@ def tensors(
 
 
 def factors(leaf: leaf_lib.Leaf, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """As torch has them: a as the layer's own kernel with the rank as its outputs, then b's transpose.
+  """The down and up factors in torch's layout.
 
-  Behind a convolution the second is one of a single point.
+  Down has the shape of the layer's weight with `rank` output channels; up is b transposed,
+  (c_out, rank), and of a convolution its kernel axes have length one.
   """
   rank, ones = a.shape[1], (1,) * (len(leaf.shape) - 2)
   like = leaf._replace(shape=(rank, *leaf.shape[1:]), target=a.shape)

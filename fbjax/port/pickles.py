@@ -42,7 +42,7 @@ class Call:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Outside:
-  """An object that is not in the pickle, by its identity there."""
+  """A persistent id: refers to an object outside of the pickle, such as a storage of torch."""
 
   id: Any
 

@@ -22,7 +22,7 @@ def is_one(start: bytes, size: int) -> bool:
 
 
 def read(data: np.ndarray, file: Any) -> dict[str, Tensor]:
-  """The tensors in the bytes of a file. `file` is only told of.
+  """The tensors in the bytes of a file, as views. `file` is its name in error messages.
 
   Raises:
     Refused: for a header that does not describe exactly these bytes.

@@ -8,7 +8,11 @@ TOLD = 100  # classes that are told of, at most
 
 
 class Found(NamedTuple):
-  """tensors: by name. kind: what they are part of. inert: what the pickle asked for and did not get."""
+  """The state dict of a torch checkpoint.
+
+  kind: what the file is. inert: classes and functions that its pickle refers to, other than those
+  of every checkpoint, `TOLD` at most; none is imported.
+  """
 
   tensors: dict[str, torch_tensors.Tensor]
   kind: str
@@ -16,7 +20,7 @@ class Found(NamedTuple):
 
 
 def read(archive: zips.Archive, file: Any) -> Found:
-  """The weights in a torch checkpoint or TorchScript archive. `file` is only told of.
+  """The weights in a torch checkpoint or TorchScript archive. `file` is its name in messages.
 
   Raises:
     Refused: for a zip file that is neither, or holds no weights that have names.

@@ -1,4 +1,4 @@
-"""Tensors out of the calls that a torch pickle holds: views of mapped storages."""
+"""Rebuilds the tensors of a torch pickle as views of its memory-mapped storages."""
 
 import math
 import re
@@ -41,7 +41,7 @@ def as_tensor(node: Any) -> pickles.Call | None:
 
 
 class Builder:
-  """Makes views of the mapped storages out of the calls in a pickle, once this is read."""
+  """Rebuilds tensors, without copies, from the calls that `pickles.load` found in a pickle."""
 
   def __init__(self, archive: zips.Archive, root: str, file: Any):
     self.archive = archive
@@ -51,7 +51,7 @@ class Builder:
     self.visited = 0
 
   def entries(self, node: Any) -> Mapping[str, Any]:
-    """What an object holds by name: items of a mapping, or what is in a pickled or scripted module."""
+    """What an object holds by name: items of a mapping; parameters, buffers and submodules."""
     if isinstance(node, dict):
       entries = node
     elif not isinstance(node, pickles.Call) or as_tensor(node) is not None:

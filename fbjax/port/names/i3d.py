@@ -1,4 +1,4 @@
-"""pytorch-i3d, whose files hold nothing else."""
+"""I3D in the names of pytorch-i3d, whose files are its bare state dict."""
 
 from typing import Any
 
@@ -40,12 +40,12 @@ def table(classes: int = 400, **_: Any) -> Table:
 
 
 def unit(c_in: int, c_out: int, size: int) -> Table:
-  """A convolution and a norm with the statistics of training."""
+  """A convolution and batch normalization with running statistics."""
   leaves = at("conv", "conv3d", conv(c_in, c_out, size, size, size, bias=False))
   return leaves + at("norm", "bn", norm(c_out))
 
 
 def norm(c: int) -> Table:
-  """A norm with the statistics of training."""
+  """Batch normalization with running statistics."""
   leaves = same("scale", "weight", c) + same("bias", "bias", c)
   return leaves + same("mean", "running_mean", c) + same("var", "running_var", c)

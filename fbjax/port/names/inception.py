@@ -122,6 +122,6 @@ def table(**_: Any) -> Table:
 
 
 def unit(c_in: int, c_out: int, h: int, w: int) -> Table:
-  """A convolution and a norm with the statistics of training."""
+  """A convolution and batch normalization with running statistics."""
   leaves = at("conv", "conv", conv(c_in, c_out, h, w, bias=False))
   return leaves + at("norm", "bn", i3d.norm(c_out))

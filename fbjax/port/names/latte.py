@@ -26,8 +26,8 @@ TIME_CHANNELS = 256
 def sizes(config: dict[str, Any]) -> dict[str, Any]:
   """Arguments of `models.latte.Latte` from a published config.
 
-  That of a neural prior gives the diffusion network it is paired with in training, which is shown
-  the prior's video.
+  The config of a neural prior gives those of the diffusion network that it is trained with: twice
+  the input channels, as the prior's video is concatenated to the noisy one.
   """
   ours = _sizes(config)
   if config.get("model_stage") == "nwarp" or config.get("use_pretrained_nwarp"):
@@ -125,11 +125,11 @@ def block(c: int, mult: int) -> Table:
 def from_diffusion(
   tensors: Mapping[str, Any], *, c_out: int, frames: int, patch: int = 2, **_: Any
 ) -> tuple[dict[str, Any], dict[str, str]]:
-  """Tensors of a diffusion Latte for a network of these sizes, and what was done to which of them.
+  """Adapts the tensors of a diffusion Latte to these sizes; returns them, and {key: what was done}.
 
-  At each place of a patch the head's rows are the mean's channels, then those of a learned
-  variance: these are cut. A table of frames that is too short begins with copies of its first row.
-  What already fits is left as it is.
+  The head's rows for a learned variance are cut (at each place of a patch they follow those of the
+  mean). A temporal position table that is too short is padded in front with copies of its first
+  row. Tensors that fit are not changed.
   """
   area = patch * patch
   ours, done = dict(tensors), {}

@@ -13,7 +13,7 @@ PREFIX = "first_stage_model."
 
 
 class Names(NamedTuple):
-  """What the two call the same things; {i} is a level, {j} a block."""
+  """Module names of one of the two conventions; {i} is a level, {j} a block."""
 
   down: str
   downsample: str

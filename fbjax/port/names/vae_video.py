@@ -80,7 +80,7 @@ def coder(
   level: str,
   resample: str,
 ) -> Table:
-  """One of the halves, its levels in the order of their use."""
+  """The encoder, or the decoder where `c_latent` is given; levels in the order of their use."""
   c, middle = widths[0], widths[0] if c_latent else widths[-1]
   leaves = causal_conv("in_conv", "conv_in", c_in, c)
   for i, width in enumerate(widths):
