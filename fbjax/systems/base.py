@@ -104,7 +104,7 @@ class System(Protocol):
   def features(self, frozen: Params, batch: Batch, keys: Key[Array, "b n"]) -> Features:
     """Outputs of the frozen encoders for clips or images, before latents are sampled.
 
-    Where noise is added to pixels before they are encoded, n noisy versions are along a second axis.
+    Where noise is added to pixels before encoding, n noisy versions are along a second axis.
     """
     ...
 

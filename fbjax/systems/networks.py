@@ -42,7 +42,7 @@ class NetworkSpec(NamedTuple):
   given: Collection[str] = ()
 
   def check(self, key: str) -> None:
-    """Raises a UserError unless its sizes, `key` in the config, are valid arguments of the class."""
+    """Raises a UserError unless its sizes, the config's `key`, are valid arguments of the class."""
     # The metaclass hides the signature of the class.
     arguments = inspect.signature(self.make.__init__).parameters
     for name, value in self.sizes.items():
