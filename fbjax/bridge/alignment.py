@@ -1,8 +1,8 @@
-"""SNR-aligned fine-tuning: a bridge state said in the words of a pretrained diffusion (§2).
+"""SNR-aligned fine-tuning: a bridge state as input and time of a pretrained diffusion (§2).
 
-  x      = (zt - b z1) / n      the bridge with its prior taken off, at unit norm
-         = cos z0 + sin noise   a diffusion state, of signal-to-noise ratio a / c
-  t_net                         the time at which the pretrained diffusion has that ratio
+  x      = (zt - b z1) / n      the bridge state less its prior, at unit norm
+         = cos z0 + sin noise   a diffusion state, of signal-to-noise ratio (SNR) a^2 / c^2
+  t_net                         the time at which the pretrained diffusion has that SNR
 
 so a diffusion network meets, at step 0 of fine-tuning, inputs it was trained on.
 """
@@ -32,15 +32,15 @@ def align(
   rule: Rule = "exact",
   steps: int = grids.STEPS,
 ) -> tuple[Clips, PerClip]:
-  """(x, t_net): what the network sees and the time it is told (§2.1, §2.2).
+  """Returns (x, t_net), the input and the time of the network (§2.1, §2.2).
 
-  exact            meets the diffusion's log-SNR; beyond its range, its nearest time with the
-                   bridge's own ratio and the norm the network knows
-  published        the reference's table, for released checkpoints
-  published_latte  the table of the reference's Latte code
+  exact            t_net of equal log-SNR, clamped to the diffusion's range; x keeps the SNR of the
+                   bridge and has the diffusion's norm at t_net
+  published        interpolation in the reference's table, for released checkpoints
+  published_latte  the same in the table of the reference's Latte code
 
-  Without a diffusion (training from scratch) the network sees zt itself at its index among the
-  bridge's `steps`; a diffusion aligned with itself is left as it is.
+  Without a diffusion (training from scratch) x is zt and t_net its index among the bridge's
+  `steps`; if the process is the diffusion itself, x is zt and t_net is `time`.
   At time 1 exactly zt is z1 and holds no trace of the noise: x is 0 there, the mean of its limit.
   """
   if diffusion is None:
@@ -62,7 +62,11 @@ def net_time(
   rule: Rule = "exact",
   steps: int = grids.STEPS,
 ) -> Times:
-  """Time the pretrained network is told at a bridge time (§2.1, §2.2)."""
+  """Network time t_net that a rule assigns to a bridge time (§2.1, §2.2).
+
+  Raises:
+    ValueError: for another rule.
+  """
   if rule == "exact":
     return diffusion.time_of_log_snr(process.log_snr(time))
   # The published rules are linear in sqrt(SNR) between knots (t_net, sqrt(SNR)).

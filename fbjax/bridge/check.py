@@ -1,8 +1,8 @@
-"""Self-check of SNR alignment: is what the network sees the diffusion it was trained on? (§2.1)
+"""Self-check of SNR alignment: aligned inputs against the pretrained diffusion's marginals (§2.1).
 
 For any process, diffusion and rule, `errors` probes `alignment.align` from outside. The aligned
 input is linear in z0, z1 and the noise, so three probes give its whole distribution, to be
-compared with the pretrained diffusion's at the time the network is told.
+compared with the pretrained diffusion's at the network time t_net.
 
   python -m fbjax.bridge.check --process=gmax --diffusion=cogvideox --rule=published
 """
@@ -23,11 +23,11 @@ Column = Float[np.ndarray, "n"]
 class Errors(NamedTuple):
   """Aligned input against pretrained marginal, one row per bridge time.
 
-  mean      coefficient of z0, less the diffusion's
-  prior     coefficient of z1, which the diffusion does not have
-  variance  of the noise, less the diffusion's
-  snr       ratio of the signal-to-noise ratios, less 1
-  met       whether the diffusion has a time with the bridge's signal-to-noise ratio at all
+  mean      error of the coefficient of z0
+  prior     coefficient of z1 that is left, 0 in the diffusion
+  variance  error of the variance of the noise
+  snr       relative error of the signal-to-noise ratio (SNR)
+  met       whether the bridge's SNR is in the diffusion's range
   """
 
   time: Column
@@ -46,7 +46,7 @@ def errors(
   rule: alignment.Rule = "exact",
   steps: int = grids.STEPS,
 ) -> Errors:
-  """Errors of the aligned marginal (§2.2) at times of a bridge of `steps`, in the precision of `time`."""
+  """Errors of the aligned marginal (§2.2) at bridge times, in the precision of `time`."""
   a, b, c = process.marginal(time)
   zero, one = np.zeros_like(time), np.ones_like(time)
   mean, t_net = alignment.align(process, diffusion, a, zero, time, rule, steps)
@@ -60,7 +60,7 @@ def errors(
 
 
 def report(errors: Errors, rows: int = 11) -> str:
-  """A table of `rows` of the times, and the largest errors where the diffusion can be met."""
+  """A text table of `rows` of the times, and the largest errors inside and beyond the SNR range."""
   chosen = np.unique(np.linspace(0, len(errors.time) - 1, rows).astype(int))
   lines = ["    time     t_net  mean error  prior leak  variance error   SNR error  in range"]
   for i in chosen:

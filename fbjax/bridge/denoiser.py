@@ -28,10 +28,11 @@ def denoiser(
 ) -> Callable[[Array, Array], Array]:
   """denoise(zt, time) -> z0_hat for `samplers`, from a network predict(x, t_net, cond) -> `kind`.
 
-  `conds` are the branches that `combine` expects, in its order; `diffusion` is what the network
-  is aligned with, None for one trained from scratch, the process itself for the baseline.
-  `pretrained` is the kind that the network was trained to predict before, where its output is
-  aligned as well. `steps` is the number of bridge times it was trained at.
+  `conds` are the conditions of each guidance branch, in the order that `combine` expects.
+  `diffusion` is the pretrained diffusion to align with: None for a network trained from scratch,
+  the process itself for the diffusion baseline. `pretrained` is the kind that the pretrained
+  network predicts, if its output is converted to `kind` too (`initialise.align_output`). `steps` is
+  the number of bridge times of training.
   """
   combine = combine or guidance.none()
 

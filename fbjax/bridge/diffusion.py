@@ -34,8 +34,8 @@ class Diffusion(NamedTuple):
   def log_snrs(self) -> Float[np.ndarray, "k"]:
     """ln(signal^2 / noise^2), strictly falling and finite (§2.2).
 
-    With zero terminal SNR the last entry is -inf; a ten-thousandth of the signal before stands in
-    for none, which moves no mean by more than a millionth.
+    With zero terminal SNR the last entry would be -inf: the last signal is taken as 1e-4 of the one
+    before, which moves no mean by more than 1e-6.
     """
     signal = np.array(self.signal, np.float64)
     signal[-1] = max(signal[-1], 1e-4 * signal[-2])
@@ -46,11 +46,11 @@ class Diffusion(NamedTuple):
     return interpolate(time, np.arange(self.last + 1.0), self.log_snrs)
 
   def time_of_log_snr(self, log_snr: Times) -> Times:
-    """Network time with this log-SNR; the nearest end where no time has it (§2.2)."""
+    """Inverse of `log_snr`: network time with this log-SNR, clamped to [0, K - 1] (§2.2)."""
     return interpolate(-log_snr, -self.log_snrs, np.arange(self.last + 1.0))
 
   def met(self, log_snr: Times) -> Bool[np.ndarray, "*t"]:
-    """Whether the diffusion has a time with this log-SNR (§2.2)."""
+    """Whether this log-SNR is in the diffusion's range (§2.2)."""
     table = self.log_snrs
     lowest = table[-1] if self.signal[-1] > 0 else -np.inf
     return (log_snr <= table[0]) & (log_snr >= lowest)
@@ -95,7 +95,7 @@ class Diffusion(NamedTuple):
     time: process.PerClip,
     noise: process.Clips,
   ) -> process.Clips:
-    """The state a diffusion is sampled from: noise; z1 lends its shape (§3.6)."""
+    """State that sampling starts from: `noise` itself; z1 and `time` are not used (§3.6)."""
     return noise
 
 
@@ -113,33 +113,33 @@ def of_alphas_cumprod(alphas_cumprod: Float[np.ndarray, "k"]) -> Diffusion:
 
 
 def of_betas(betas: Float[np.ndarray, "k"]) -> Diffusion:
-  """Diffusion with abar_k = prod (1 - beta_j) (§2.1); 1 - abar is summed, not subtracted."""
+  """Diffusion with abar_k = prod (1 - beta_j) (§2.1); 1 - abar is free of cancellation."""
   log_abar = np.cumsum(np.log1p(-np.asarray(betas, np.float64)))
   signal = np.exp(0.5 * log_abar)
   return Diffusion(signal, np.sqrt(-np.expm1(log_abar)), np.ones_like(signal))
 
 
 def linear(steps: int = 1000, beta_first: float = 1e-4, beta_last: float = 0.02) -> Diffusion:
-  """Betas on a line: DDPM, Latte (§2.1 LAT)."""
+  """Linear beta schedule: DDPM, Latte (§2.1)."""
   return of_betas(np.linspace(beta_first, beta_last, steps))
 
 
 def scaled_linear(
   steps: int = 1000, beta_first: float = 0.00085, beta_last: float = 0.012
 ) -> Diffusion:
-  """Square roots of betas on a line: Stable Diffusion, VideoCrafter, CogVideoX (§2.1 VC)."""
+  """Schedule linear in sqrt(beta): Stable Diffusion, VideoCrafter, CogVideoX (§2.1)."""
   return of_betas(np.linspace(beta_first**0.5, beta_last**0.5, steps) ** 2)
 
 
 def cosine(steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> Diffusion:
-  """abar = cos^2 of a line (Nichol and Dhariwal, arXiv:2102.09672, eq. 17)."""
+  """Cosine schedule (Nichol and Dhariwal, arXiv:2102.09672, eq. 17), betas at most `beta_max`."""
   time = np.linspace(0, 1, steps + 1)
   abar = np.cos((time + offset) / (1 + offset) * np.pi / 2) ** 2
   return of_betas(np.minimum(1 - abar[1:] / abar[:-1], beta_max))
 
 
 def shift_snr(diffusion: Diffusion, shift: float) -> Diffusion:
-  """Divides the SNR by `shift` at every time: abar / (shift + (1 - shift) abar) (§2.1 COG)."""
+  """Divides the SNR by `shift` at every time: abar / (shift + (1 - shift) abar) (§2.1)."""
   norm = np.sqrt(diffusion.signal**2 + shift * diffusion.noise**2)
   return diffusion._replace(
     signal=diffusion.signal / norm, noise=np.sqrt(shift) * diffusion.noise / norm

@@ -1,8 +1,8 @@
 """Time grids: decreasing float64 times at which a sampler asks for z0 (§3.2).
 
-Bridge times lie in (0, 1). A network knows N = `steps` of them, index i = 0..N-1 at time
-(i + 1) / (N + 1); the published ones 1000. A process knows nothing of this, it is one way to choose
-times; who draws, aligns and samples must agree on N.
+Bridge times lie in (0, 1). A network is trained at N = `steps` of them (released models: 1000),
+index i = 0..N-1 at time (i + 1) / (N + 1). Training, alignment and sampling must use the same N;
+processes are continuous in time and do not depend on it.
 """
 
 import jax
@@ -33,7 +33,7 @@ def index_of(time: Times, steps: int = STEPS) -> Times:
 
 
 def draw(key: Key[Array, ""], batch: int, steps: int = STEPS) -> Float[Array, "b"]:
-  """Times to train at, those of uniform indices (§1.2)."""
+  """Random training times: indices uniform over 0..N-1 (§1.2)."""
   return time_of(jax.random.randint(key, (batch,), 0, steps).astype(jnp.float32), steps)
 
 
@@ -86,12 +86,15 @@ def karras(n: int, first: float = FIRST, last: float = LAST, rho: float = 7.0) -
 
 
 def towards_prior(u: Times, shift: float) -> Times:
-  """u moved to shift u / (1 + (shift - 1) u): above 1 towards the prior (arXiv:2403.03206, eq. 23)."""
+  """Timestep shift u -> shift u / (1 + (shift - 1) u) (arXiv:2403.03206, eq. 23).
+
+  A shift above 1 moves times towards the prior.
+  """
   return shift * u / (1 + (shift - 1) * u)
 
 
 def shifted(n: int, shift: float, first: float = FIRST, last: float = LAST) -> Grid:
-  """Uniform u moved to shift u / (1 + (shift - 1) u): the timestep shift of arXiv:2403.03206."""
+  """Timestep shift (`towards_prior`) of a uniform grid; it begins at `first` and ends at `last`."""
   if shift <= 0:
     raise ValueError(f"shift is {shift}; expected a number above 0")
   u = np.linspace(*(time / (shift - (shift - 1) * time) for time in (first, last)), n)
@@ -99,9 +102,9 @@ def shifted(n: int, shift: float, first: float = FIRST, last: float = LAST) -> G
 
 
 def boot(times: Grid, first: float = 1 - 5e-5) -> Float[np.ndarray, "n+1"]:
-  """One more evaluation before `times`, where the state is all noise around the prior (§3.3 C).
+  """Prepends the time `first`, next to 1, where z0 has almost no weight in the state (§3.3 C).
 
-  Started from noise there, the network's aligned input is that noise itself, which it knows from
-  pretraining, and the first z0_hat does not rest on a guess of z0.
+  With `start="noise"` the aligned input is then almost pure noise, as at the noisiest time of
+  pretraining, and the first z0_hat hardly depends on a guess of z0.
   """
   return np.concatenate([[first], times])

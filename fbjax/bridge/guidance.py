@@ -41,12 +41,15 @@ def evaluate(
 
 
 def none() -> Combine:
-  """One branch, as it is."""
+  """No guidance: returns the prediction of the only branch."""
   return lambda preds, time: preds[0]
 
 
 def text(scale: Scale, rescale: float = 0.0) -> Combine:
-  """Branches (cond, uncond): uncond + s (cond - uncond) (§3.4), rescaled by factor `rescale`."""
+  """Guidance with scale s, branches (cond, uncond): uncond + s (cond - uncond) (§3.4).
+
+  `rescale` in [0, 1] is the factor of `restore_std`; 0 leaves the result as it is.
+  """
 
   def combine(preds: Sequence[Array], time: PerClip) -> Array:
     cond, uncond = preds
@@ -57,8 +60,8 @@ def text(scale: Scale, rescale: float = 0.0) -> Combine:
 
 
 def two_scale(text_scale: Scale, image_scale: Scale, rescale: float = 0.0) -> Combine:
-  """Branches (text and image, image, neither):
-  e + s_image (e_image - e) + s_text (e_both - e_image) (§3.4)."""
+  """Guidance with two scales, branches (text and image, image, neither):
+  e + s_image (e_image - e) + s_text (e_both - e_image) (§3.4). `rescale` is as in `text`."""
 
   def combine(preds: Sequence[Array], time: PerClip) -> Array:
     both, image, neither = preds
@@ -79,7 +82,7 @@ def restore_std(guided: Clips, cond: Clips, factor: float) -> Clips:
 
 def cosine(scale: float, power: float = 5.0, last: float = 1.0) -> Scale:
   """Dynamic guidance of CogVideoX (§3.4), from 1 next to the prior to 1 + s next to the data:
-  1 + s (1 - cos(pi ((last - t) / last)^power)) / 2."""
+  1 + s (1 - cos(pi ((last - t) / last)^power)) / 2, with `last` the noisiest time."""
   return lambda time: 1 + scale * (1 - jnp.cos(np.pi * ((last - time) / last) ** power)) / 2
 
 

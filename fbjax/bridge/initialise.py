@@ -1,4 +1,4 @@
-"""Step 0 of fine-tuning made as good as it can be (§2.2, §2.3): pure array functions."""
+"""Start of fine-tuning from a pretrained diffusion network (§2.2, §2.3): pure array functions."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -13,10 +13,10 @@ PerClip = process_lib.PerClip
 def widen_input(
   kernel: Float[Array, "*window c_in c_out"], channels: int
 ) -> Float[Array, "*window c_wide c_out"]:
-  """The pretrained input kernel with `channels` more inputs, after its own and of weight 0 (§2.3).
+  """Appends `channels` zero-initialised input channels to a pretrained kernel (§2.3).
 
-  The widened network ignores the new channels until training says otherwise; the reference draws
-  the whole kernel anew and so forgets the pretrained one.
+  At step 0 the widened network computes what the pretrained one does; the reference reinitialises
+  the whole kernel and so loses the pretrained one.
   """
   new = jnp.zeros((*kernel.shape[:-2], channels, kernel.shape[-1]), kernel.dtype)
   return jnp.concatenate([kernel, new], axis=-2)
@@ -31,11 +31,11 @@ def align_output(
   z1: Clips,
   time: PerClip,
 ) -> Clips:
-  """What a network that still predicts `pretrained` has to say about `kind` (§2.2).
+  """Converts the output of a network that predicts `pretrained` into a prediction of `kind` (§2.2).
 
-  Fine-tuning towards `kind` with this behind the network starts as the pretrained denoiser. A
-  noise prediction is completed with z0 = z1, the prior's guess, because reading z0 from it costs
-  a / c in accuracy: for psi without drift, sigma_bar_t / sigma_1 times the prediction.
+  With it, fine-tuning towards `kind` starts from the pretrained denoiser. A noise prediction is
+  completed with z0 = z1, the prior's guess, because recovering z0 from it multiplies its error by
+  c / a; for psi without drift the result is sigma_bar_t / sigma_1 times the prediction.
   """
   if pretrained == "noise" and kind != "noise":
     return prediction.target(kind, process, z1, z1, pred, time)

@@ -1,7 +1,7 @@
-"""What the network predicts, and how z0 is read back (§1.3).
+"""Prediction types: what the network predicts, and z0 and noise recovered from it (§1.3).
 
-Every prediction F is affine in (z0, z1, noise), hence also z0 and the noise are affine in
-(zt, z1, F). Three rows of coefficients per kind are all there is:
+Every prediction F is linear in (z0, z1, noise), hence z0 and the noise are linear in (zt, z1, F).
+A kind is given by three rows of coefficients:
 
   kind      F
   z0        z0
@@ -12,8 +12,9 @@ Every prediction F is affine in (z0, z1, noise), hence also z0 and the noise are
   velocity  drift of the reverse SDE, f zt + g^2 (zt - alpha z0) / (alpha sigma)^2
 
 psi is the velocity over g^2 / (alpha sigma), when f = 0: the same target, stabilised. `z0`,
-`residual`, `noise` and `v` are defined for any process, so also for a diffusion; `psi` and `velocity` need a
-bridge. Rows are written in the form that has a limit at both ends wherever there is one.
+`residual`, `noise` and `v` are defined for any process, so also for a diffusion; `psi` and
+`velocity` need a bridge. Rows are written in the form that has a limit at both ends wherever there
+is one.
 """
 
 from typing import Literal, NamedTuple
@@ -30,7 +31,11 @@ sqrt = process_lib.sqrt
 
 
 class Rows(NamedTuple):
-  """§1.3 as rows: F of (z0, z1, noise) is `forward`; z0 and noise of (zt, z1, F) the others."""
+  """Coefficients of a prediction F (§1.3).
+
+  forward      F as a combination of (z0, z1, noise)
+  data, noise  z0 and noise as combinations of (zt, z1, F)
+  """
 
   forward: tuple[Times, Times, Times]
   data: tuple[Times, Times, Times]
@@ -40,8 +45,11 @@ class Rows(NamedTuple):
 def rows(kind: Kind, process: Process, time: Times, rescale: Times | None = None) -> Rows:
   """The three rows of coefficients of a prediction, at each time (§1.3).
 
-  `rescale` is the factor s of a network trained with dynamic rescale (§1.4, clean form): its v is
-  that of the data s z0. The other kinds do not depend on it.
+  `rescale` is the factor s of a network trained with dynamic rescale (§1.4): its v is that of the
+  data s z0. The other kinds do not depend on it.
+
+  Raises:
+    ValueError: for another kind, and for psi or velocity of a diffusion.
   """
   xp = time.__array_namespace__()
   zero, one = xp.zeros_like(time), xp.ones_like(time)
@@ -144,7 +152,7 @@ def convert(
   time: PerClip,
   rescale: PerClip | None = None,
 ) -> Clips:
-  """The same prediction, said as another kind (§1.3)."""
+  """Converts a prediction of `kind` into one of the kind `to` (§1.3)."""
   if kind == to:
     return pred
   z0 = recover(kind, process, pred, zt, z1, time, rescale)
@@ -153,7 +161,7 @@ def convert(
 
 
 def gain(kind: Kind, process: Process, time: Times) -> Times:
-  """|d z0 / d F|: what an error of the network costs in z0 (§1.3, column 4)."""
+  """|d z0 / d F|: factor from an error of the network to the error of z0 (§1.3, column 4)."""
   return abs(rows(kind, process, time).data[2])
 
 

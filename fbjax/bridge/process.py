@@ -36,7 +36,7 @@ class Marginal(NamedTuple):
 
 
 class Posterior(NamedTuple):
-  """Coefficients of q(zt | zs, z0), t < s: mean zs * zs + z0 * z0, deviation std (§1.1)."""
+  """q(zt | zs, z0), t < s (§1.1): coefficients of zs and z0 in its mean, standard deviation std."""
 
   zs: Times
   z0: Times
@@ -56,7 +56,7 @@ class Rotation(NamedTuple):
 
 
 class Drift(NamedTuple):
-  """Coefficients of dz/dt = zt * zt + z0 * z0 + z1 * z1 (§1.1)."""
+  """Coefficients of zt, z0 and z1 in a drift dz/dt (§1.1)."""
 
   zt: Times
   z0: Times
@@ -65,9 +65,9 @@ class Drift(NamedTuple):
 
 @runtime_checkable
 class Process(Protocol):
-  """A path zt = a z0 + b z1 + c noise: what targets and samplers ask for (§1.1, §3.6).
+  """Gaussian path zt = a z0 + b z1 + c noise: what targets and samplers need of it (§1.1, §3.6).
 
-  Bridges below are processes; so is a pretrained diffusion (`diffusion.Diffusion`), with b = 0.
+  The bridges below are processes; so is a pretrained diffusion (`diffusion.Diffusion`), with b = 0.
   """
 
   def marginal(self, time: Times) -> Marginal: ...
@@ -90,21 +90,21 @@ def divide(x: Times, y: Times) -> Times:
 
 
 class Bridge:
-  """Linear bridge of a reference diffusion (§1.1); a subclass gives six closed forms.
+  """Linear bridge of a reference diffusion (§1.1); a subclass gives five closed forms.
 
-  alpha, drift f and diffusion g^2 of time; accumulated(start, end), the variance gathered between
-  two times; time_of_variance, its inverse from 0. The rest follows and is written once, here.
+  alpha, drift f and diffusion g^2 of time; accumulated(start, end), the integral of g^2 / alpha^2
+  between two times; time_of_variance, the inverse of `variance`. The rest is derived from these.
   """
 
   __slots__ = ()
 
   def variance(self, time: Times) -> Times:
-    """sigma_t^2, gathered since time 0 (§1.1)."""
+    """sigma_t^2, the integral of g^2 / alpha^2 from 0 to t (§1.1)."""
     xp = time.__array_namespace__()
     return self.accumulated(xp.zeros_like(time), time)
 
   def variance_to_go(self, time: Times) -> Times:
-    """sigma_bar_t^2 = sigma_1^2 - sigma_t^2, gathered until time 1, never a difference (§1.1)."""
+    """sigma_bar_t^2 = sigma_1^2 - sigma_t^2, integrated from t to 1: no cancellation (§1.1)."""
     xp = time.__array_namespace__()
     return self.accumulated(time, xp.ones_like(time))
 
@@ -150,7 +150,8 @@ class Bridge:
   def log_snr(self, time: Times) -> Times:
     """ln(a^2 / c^2) = ln sigma_bar^2 - ln sigma^2 - ln sigma_1^2: the drift cancels (§1.1).
 
-    Infinite at the ends; there it is finite and beyond any diffusion's (44 in float32).
+    Its limits at times 0 and 1 are infinite; here they are clipped to finite values beyond the
+    range of any diffusion (44 at time 0 in float32).
     """
     xp = time.__array_namespace__()
     # Less than the variance of any time but 0. Its square, the smallest normal number, would do
@@ -240,7 +241,7 @@ class Gmax(_Rate, Bridge):
 
 
 class VP(_Rate, Bridge):
-  """Variance-preserving reference: f = -beta / 2, g^2 = beta (§1.1, Bridge-TTS names)."""
+  """Bridge of the variance-preserving reference: f = -beta / 2, g^2 = beta linear in t (§1.1)."""
 
   __slots__ = ()
 

@@ -1,7 +1,7 @@
 """Samplers, each a table of coefficients, and the one scan that runs them all (§3).
 
-Every sampler of a linear bridge asks a denoiser for z0 at some time and then moves to a fixed
-linear combination of what it knows. So a sampler is a table with a row per evaluation,
+Every sampler of a linear bridge evaluates a denoiser for z0_hat at some time and then moves to a
+fixed linear combination of states and evaluations. So a sampler is a table, a row per evaluation,
 
   zt <- zt_coef zt + base_coef base + z1_coef z1
         + pred_coef z0_hat + pred1_coef z0_hat_before + pred2_coef z0_hat_two_before
@@ -44,7 +44,7 @@ Column = Float[np.ndarray | Array, "rows"]
 
 
 class Table(NamedTuple):
-  """One row per evaluation of the network; NFE is the number of rows."""
+  """Coefficients of a sampler, one row per function evaluation: NFE is the number of rows."""
 
   time: Column
   zt: Column
@@ -58,17 +58,17 @@ class Table(NamedTuple):
 
 
 def row(time, zt=0.0, base=0.0, z1=0.0, pred=0.0, pred1=0.0, pred2=0.0, noise=0.0, keep=0.0):
-  """One row of a table; what is not named is 0."""
+  """One row of a table; coefficients that are not given are 0."""
   return Table(time, zt, base, z1, pred, pred1, pred2, noise, keep)
 
 
 def stack(rows: list[Table]) -> Table:
-  """A table of rows."""
+  """Stacks rows into a float64 table."""
   return Table(*(np.array([float(x) for x in column]) for column in zip(*rows, strict=True)))
 
 
 class State(NamedTuple):
-  """What a sampler knows between two rows of its table."""
+  """Carry of the scan over the rows of a table."""
 
   zt: Float[Array, "b *d"]
   base: Float[Array, "b *d"]
@@ -77,7 +77,7 @@ class State(NamedTuple):
 
 
 def begin(zt: Float[Array, "b *d"]) -> State:
-  """Before the first row."""
+  """The carry before the first row: `zt` is the base too, and earlier evaluations are zero."""
   zeros = jnp.zeros_like(zt)
   return State(zt, zt, zeros, zeros)
 
@@ -92,9 +92,10 @@ def move(
   *,
   stochastic: bool = True,
 ) -> State:
-  """One row of a table, its columns scalars: one evaluation of `denoise`, and where it leads.
+  """Performs one row of a table, its columns scalars: evaluates `denoise` once and moves the state.
 
-  `index` is the row's number, of which its noise is a function; it is drawn if `stochastic`.
+  `index` is the number of the row, folded into the keys of its noise. Without `stochastic` no noise
+  is drawn.
   """
   zt, base, pred1, pred2 = state
   pred = denoise(zt, jnp.full(zt.shape[:1], row.time)).astype(zt.dtype)
@@ -128,7 +129,11 @@ def run(
 def draw(
   keys: Key[Array, "b"] | Float[Array, "n b *d"], index: Array | int, like: Float[Array, "b *d"]
 ) -> Float[Array, "b *d"]:
-  """The standard normal noise of row `index`, clip by clip."""
+  """Standard normal noise of row `index`: drawn with each clip's own key, or the recorded one.
+
+  Raises:
+    ValueError: for PRNG keys that are not one per clip.
+  """
   if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
     return jnp.asarray(keys, like.dtype)[index]
   if keys.shape != like.shape[:1]:
@@ -146,7 +151,11 @@ def start_state(
   keys: Key[Array, "b"] | Float[Array, "n b *d"],
   start: Literal["noise", "published"] | Float[Array, "b *d"],
 ) -> Float[Array, "b *d"]:
-  """The state at the first time (§3.3)."""
+  """The state at the first time (§3.3); `start` is that of the samplers.
+
+  Raises:
+    ValueError: for another name, and for "noise" with recorded noise in place of keys.
+  """
   if not isinstance(start, str):
     return start
   if start == "published":
@@ -161,12 +170,16 @@ def start_state(
 
 
 def told(times: np.ndarray, dtype: Any = np.float32) -> np.ndarray:
-  """The times that the network will be told, rounding included, for which its table is made."""
+  """Times rounded to `dtype`, as the network sees them, back in float64 for making the table."""
   return np.asarray(times).astype(dtype).astype(np.float64)
 
 
 def sampler(table_of: Callable[..., Table]):
-  """Turns (process, times, *, options) -> table into a sampler; `.table` keeps the original."""
+  """Decorator: makes a sampler of a function (process, times, *, options) -> table.
+
+  The sampler keeps that function as `.table`. It raises a ValueError for times that do not decrease
+  or, of a bridge, lie outside (0, 1).
+  """
 
   @functools.wraps(table_of)
   def sample(process, denoise, z1, times, keys, *, start="noise", **options):
@@ -188,10 +201,10 @@ def sampler(table_of: Callable[..., Table]):
 
 
 def first_order_rows(process: Process, times: Grid, eta: float | PerStep) -> list[Table]:
-  """The steps of the first-order family between consecutive times (§3.1).
+  """Rows of the first-order family for the steps between consecutive times (§3.1).
 
-  noise = eta std, with std the posterior's. The published k = sqrt(c_t^2 - noise^2) / c_s is
-  k^2 = (1 - eta^2) (c_t / c_s)^2 + eta^2 k_posterior^2, which does not cancel.
+  noise = eta std, with std the posterior's. The published k = sqrt(c_t^2 - noise^2) / c_s equals
+  k^2 = (1 - eta^2) (c_t / c_s)^2 + eta^2 k_posterior^2, computed here: it has no cancellation.
   """
   start, end = times[:-1], times[1:]
   a_s, b_s, c_s = process.marginal(start)
@@ -209,7 +222,7 @@ def first_order_rows(process: Process, times: Grid, eta: float | PerStep) -> lis
 def first_order(process: Process, times: Grid, *, eta: float | PerStep = 1.0) -> Table:
   """The first-order family (§3.1): eta 1 is the reverse SDE, eta 0 the probability flow. NFE n.
 
-  `eta` may differ from step to step. Every eta keeps the marginals.
+  `eta` may differ from step to step. Every eta in [0, 1] keeps the marginals.
   """
   return stack([*first_order_rows(process, times, eta), row(times[-1], pred=1)])
 
@@ -247,10 +260,10 @@ def euler_maruyama(process: process_lib.Bridge, times: Grid) -> Table:
 
 
 def flow(process: Process, start: Grid, end: Grid) -> tuple[Grid, ...]:
-  """The probability flow from start to end is zt <- k zt + z1 z1 + a J: (k, z1, a, h) (§3.7).
+  """Coefficients (k, d, a, h) of the exact step zt <- k zt + d z1 + a J of the flow ODE (§3.7).
 
-  J is the integral of z0_hat exp(lambda - lambda_end) over the step's log-SNR lambda = ln(a / c),
-  of length h; the orders below differ in what they take z0_hat to be along the step.
+  J is the integral of z0_hat exp(lambda - lambda_end) over lambda = ln(a / c), half the log-SNR,
+  which grows by h over the step. Samplers differ in how they interpolate z0_hat along it.
   """
   _, b_s, c_s = process.marginal(start)
   a_t, b_t, c_t = process.marginal(end)
@@ -259,7 +272,7 @@ def flow(process: Process, start: Grid, end: Grid) -> tuple[Grid, ...]:
 
 
 def phis(h: Grid) -> tuple[Grid, Grid, Grid]:
-  """J of z0_hat = 1, u and u^2 / 2, u counted from the start of a step of length h (§3.7)."""
+  """(phi_1, phi_2, phi_3): J of `flow` for z0_hat = 1, u and u^2 / 2, u from 0 to h (§3.7)."""
   phi1 = -np.expm1(-h)
   phi2 = h - phi1
   return phi1, phi2, 0.5 * h**2 - phi2
@@ -370,7 +383,7 @@ def ddpm(
 
 
 def default(nfe: int) -> tuple[Callable[..., Array], Grid]:
-  """The sampler and the times to use for `nfe` evaluations: least error in benchmarks/samplers.py.
+  """Recommended (sampler, times) for `nfe` evaluations: least error in benchmarks/samplers.py.
 
   DBIM of order 3 on the Karras grid; of order 2 below 8 evaluations, where the third order
   overshoots under guidance.

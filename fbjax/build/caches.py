@@ -10,14 +10,14 @@ from fbjax.build.calls import Spec
 class Cache(NamedTuple):
   """The keys of `config.cache`.
 
-  path: a folder, here or in a bucket, that --mode=cache wrote, which a training reads in place of `config.data`; empty for
-    none. What follows is of making one, and a training from it need not say it again.
-  windows: of each clip, each read as one epoch would read it.
-  draws: noisy versions of the given frame, and of the prior, where pixels are noisy before they are
-    encoded. A clip is seen about ten times in the published 20k steps of batch 64 on 100k clips, and
-    frame and prior are picked apart: 4 of each are 16 pairs.
-  dtype: of features that are floats: see `fbjax.modes.cache`.
-  shard: clips of a file, at least.
+  path: folder, local or in a bucket, of a cache that --mode=cache made: training reads it in place
+    of `config.data`. Empty for none. The other keys are of making a cache.
+  windows: temporal windows stored of each clip, each read as one epoch would read it.
+  draws: noisy versions stored of the given frame, and of the prior, where noise is added to pixels
+    before they are encoded. A clip is seen about ten times in the published 20k steps of batch 64
+    on 100k clips, and frame and prior are picked independently: 4 of each are 16 pairs.
+  dtype: storage dtype of floating-point features, see `fbjax.modes.cache`.
+  shard: smallest number of clips per file.
   batch_size: clips that a process encodes at once.
   """
 
@@ -31,15 +31,15 @@ class Cache(NamedTuple):
 
 DTYPES = ("float16", "float32")
 SIZED = ("windows", "draws", "shard", "batch_size")
-# What a cache that was made otherwise is another one by.
+# Keys that identify a cache: with other values it is another cache.
 OF_THE_CACHE = ("windows", "draws", "dtype", "shard")
 
 
 def cache_options(config: Spec) -> Cache:
-  """`config.cache`, which configs of earlier versions have not.
+  """The checked `config.cache`; defaults for configs of earlier versions, which have no such group.
 
   Raises:
-    UserError: for keys that do not exist, and values that make no sense.
+    UserError: for unknown keys and invalid values.
   """
   options = calls.call(Cache, config.get("cache", {}), "cache")
   for name in SIZED:

@@ -1,4 +1,4 @@
-"""Calls whose arguments are the keys of a config: mistakes are told in the config's words."""
+"""Calls functions with the keys of a config as arguments; errors name the config's keys."""
 
 import functools
 import inspect
@@ -35,7 +35,10 @@ def choose(table: Mapping[str, Any] | Sequence[str], name: str, key: str) -> Any
 
 
 def check_keys(spec: Spec, takes: Iterable[str], key: str, name: str | None = None) -> None:
-  """Raises a UserError for keys of a group, of this name if any, that are not among those it takes."""
+  """Raises a UserError for keys of a config group that are not in `takes`.
+
+  `name` is the group's own key `name`, if it has one.
+  """
   takes = list(takes)
   if unknown := [name for name in spec if name not in takes]:
     told = f"config.{key} has no key {', '.join(map(repr, unknown))}; it takes {', '.join(takes) or 'none'}"
@@ -63,7 +66,7 @@ def check_types(fn: Callable[..., Any], spec: Spec, key: str) -> None:
 
 
 def required(fn: Callable[..., Any], takes: Iterable[str]) -> list[str]:
-  """The arguments without a default, among those that the config gives."""
+  """Those of the arguments `takes` of fn that have no default."""
   arguments = inspect.signature(fn).parameters
   return [name for name in takes if arguments[name].default is inspect.Parameter.empty]
 
@@ -85,10 +88,17 @@ def _fits(value: Any, kind: type) -> bool:
 def bind(
   fn: Callable[..., Any], spec: Spec, key: str, name: str | None = None, **given: Any
 ) -> Callable[[], Any]:
-  """() -> fn(**given, **spec), where `name` stands for fn, if any.
+  """Checks a config group against fn's signature and returns () -> fn(**given, **spec).
+
+  Args:
+    fn: whose arguments the keys are.
+    spec: the group, without its `name`.
+    key: path of the group in the config, for errors.
+    name: what the config calls fn, if its group has a `name`.
+    given: arguments that are not keys of the config.
 
   Raises:
-    UserError: names unknown and missing keys in the config's words, and values of other types.
+    UserError: for unknown keys, missing keys, and values of other types.
   """
   arguments = inspect.signature(fn).parameters
   takes = [name for name in arguments if name not in given]
@@ -101,10 +111,10 @@ def bind(
 def call(
   fn: Callable[..., Any], spec: Spec, key: str, name: str | None = None, **given: Any
 ) -> Any:
-  """fn(**given, **spec), as `bind`; for constructors, which check their arguments.
+  """Calls fn(**given, **spec), checked as by `bind`; for constructors that validate arguments.
 
   Raises:
-    UserError: names the keys, or says what a value is.
+    UserError: as `bind`, and in place of a ValueError of fn.
   """
   bound = bind(fn, spec, key, name, **given)
   try:
@@ -117,7 +127,11 @@ def call(
 
 
 def make(table: Mapping[str, Any], spec: Spec, key: str, **given: Any) -> Any:
-  """The object that `spec["name"]` names, made of the other keys and of `given`."""
+  """Makes the object that `spec["name"]` names in a table, of the other keys and of `given`.
+
+  Raises:
+    UserError: for a name that is missing or not in the table, and as `call`.
+  """
   if "name" not in spec:
     raise errors.UserError(f"config.{key} lacks 'name'; expected one of {', '.join(sorted(table))}")
   fn = choose(table, spec["name"], f"{key}.name")

@@ -1,4 +1,4 @@
-"""What the config of a neural prior, trained by itself, has to leave alone."""
+"""Config keys that have no effect on a neural prior trained by itself, and must keep defaults."""
 
 import functools
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ UNFELT = {
 
 
 def check_unfelt(config: Spec) -> None:
-  """Raises a UserError for a key that a neural prior never feels, and that is not at its default."""
+  """Raises a UserError if a neural prior's config changes a key that has no effect on it."""
   system = calls.choose(tables.SYSTEMS, config["system"].get("name"), "system.name")
   if not issubclass(system, neural_prior.NeuralPrior):
     return

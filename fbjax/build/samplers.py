@@ -1,4 +1,4 @@
-"""The sampler of a config, and the settings that a user changes for one clip."""
+"""The sampler of a config, and its options, which a call may override."""
 
 import functools
 import inspect
@@ -23,10 +23,10 @@ class Sampling(NamedTuple):
   """The keys of `config.sampling`.
 
   sampler: one of `tables.SAMPLERS` with its options. grid: one of `tables.GRIDS` with its options.
-  steps: evaluations of the network, or more for samplers with several a step.
+  steps: times of the grid, which are the network evaluations of all samplers but heun and ddbm.
   guidance, image_guidance, rescale: see `sampling.make_sample`.
   draw: "sample" or "mode" of the autoencoder's posterior for given frames; None is as in training.
-  batch_size: clips at a time. fps: frames a second of the files. stride: told to the network.
+  batch_size: clips at a time. fps: of the video files. stride: frame stride, a condition.
   images: a folder of images with a prompt file, which every preview of a training animates as well.
   """
 
@@ -44,13 +44,12 @@ class Sampling(NamedTuple):
 
 
 def sampling_options(config: Spec, **changes: Any) -> Sampling:
-  """`config.sampling`, with other values where `changes` has some that are not None.
+  """`config.sampling`, overridden by those of `changes` that are not None.
 
   In `changes`, sampler and grid may be just a name.
 
   Raises:
-    UserError: for keys that do not exist, numbers that make no sense, and what a neural prior never
-      feels.
+    UserError: for unknown keys, numbers out of range, and, of a neural prior, keys without effect.
   """
   for name in ("sampler", "grid"):
     if isinstance(changes.get(name), str):
@@ -74,7 +73,7 @@ def sampling_options(config: Spec, **changes: Any) -> Sampling:
 
 
 def check_rescale(options: Sampling) -> None:
-  """Raises a UserError for a rescaling of guidance where nothing is guided."""
+  """Raises a UserError for guidance rescale without guidance."""
   if options.rescale and options.guidance == 1 and options.image_guidance is None:
     raise errors.UserError(
       f"config.sampling.rescale is {options.rescale}, how far what guidance did is pulled back, and "
@@ -83,10 +82,10 @@ def check_rescale(options: Sampling) -> None:
 
 
 def for_sampling(config: Spec) -> dict[str, Any]:
-  """The config whose system samples: that of training, but for `config.sampling.draw`.
+  """The config with the codec's `draw` replaced by `config.sampling.draw`, if that is not None.
 
   Raises:
-    UserError: for another draw, or one where the codec has nothing to draw.
+    UserError: for another draw, or a codec without a posterior to draw from.
   """
   draw, system = sampling_options(config).draw, config["system"]
   if draw is None:
@@ -135,14 +134,14 @@ def make_sample(
 def check_sampling(
   config: Spec, system: base.System, form: formulation.Formulation, options: Sampling
 ) -> np.ndarray:
-  """Checks what is asked of a sampler, for which no weights are needed.
+  """Checks sampling options against the system and its training; needs no weights.
 
   Returns:
-    Its grid of times.
+    The grid of times.
 
   Raises:
-    UserError: for guidance away from a condition that training never dropped, a stride that the system
-      is not told, a sampler or a grid that do not fit.
+    UserError: for guidance on a condition that training never dropped, a stride other than 1 where
+      it is no condition of the system, a sampler or a grid that does not fit the process.
   """
   if options.stride != 1 and "stride" not in system.conditions:
     raise errors.UserError(
@@ -183,7 +182,7 @@ def make_sampler(spec: Spec) -> Callable[..., jax.Array]:
 
 
 def check_sampler(spec: Spec, process: Any, times: np.ndarray) -> None:
-  """Raises a UserError for a sampler, or options of it, that the process does not have."""
+  """Raises a UserError for a sampler, options or times that do not fit the process."""
   bound = make_sampler(spec)
   takes = inspect.signature(bound.func.table).parameters["process"].annotation
   if takes is process_lib.Bridge and not isinstance(process, process_lib.Bridge):
@@ -213,7 +212,11 @@ def check_sampler(spec: Spec, process: Any, times: np.ndarray) -> None:
 
 
 def make_times(spec: Spec, n: int, steps: int) -> np.ndarray:
-  """A grid of n times; those of indices choose from the steps that the network was trained at."""
+  """A grid of n decreasing times; grids of indices choose among the `steps` times of training.
+
+  Raises:
+    UserError: for an unknown grid or option, more times than `steps`, or times that repeat.
+  """
   grid = calls.choose(tables.GRIDS, spec.get("name"), "sampling.grid.name")
   given = {"n": n, "steps": steps}
   given = {name: x for name, x in given.items() if name in inspect.signature(grid).parameters}

@@ -18,7 +18,10 @@ def mix(
   size: int | Sequence[int] = 256,
   strides: int | Sequence[int] = (1, 6),
 ) -> mixture.Mixture:
-  """Sources by name in the shares of their `weight`; what is set beside the parts is for all of them."""
+  """A mixture of named sources in proportion to their `weight`, 1 by default.
+
+  `frames`, `size` and `strides` are the defaults of all parts.
+  """
   given = {"frames": frames, "size": size, "strides": strides}
   made, weights = {}, {}
   for name, part in parts.items():

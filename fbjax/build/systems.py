@@ -1,4 +1,4 @@
-"""The networks of a config, and what of them trains."""
+"""The networks of a config, and which of their weights train."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,10 +20,10 @@ def make_tokenizer(config: Spec) -> Any:
 
 
 def make_system(config: Spec, tokenizer: Any | None) -> base.System:
-  """The system of a config, with its low-rank additions if it has any.
+  """The system of a config, with LoRA if `config.trainable.lora` names kernels.
 
-  Without a tokenizer it cannot encode. Which leaves start anew, and so train whole, depends on what
-  the folder `config.weights` holds: its list of leaves is read.
+  Without a tokenizer it cannot encode text. The list of leaves in the folder `config.weights` is
+  read: it decides which leaves are newly initialised, and so have to train in full.
   """
   return calls.call(
     make_trainable, config["trainable"], "trainable", config=config, tokenizer=tokenizer
@@ -43,13 +43,13 @@ def make_trainable(
 
   Args:
     config, tokenizer: of the system.
-    whole: what trains as it is: regexes searched in `network/leaf`, and "new" for every leaf that
-      starts anew. Where nothing gets additions, the optimizer keeps the others as they are.
-    lora: regexes of kernels that get low-rank additions; then all that neither names is frozen.
-    rank, scale: of the additions; None takes 16 and 1.
+    whole: leaves that train in full: regexes searched in `network/leaf`, and "new" for every newly
+      initialised leaf. Without LoRA, the optimizer does not update the others.
+    lora: regexes of kernels that get LoRA; then every leaf that neither option names is frozen.
+    rank, scale: of LoRA; None is 16 and 1.
 
   Raises:
-    UserError: for a pattern that matches nothing, or a leaf that starts anew and would not train.
+    UserError: for a regex that matches nothing, or a newly initialised leaf that would not train.
   """
   whole = checks.patterns("config.trainable.whole", whole)
   lora = checks.patterns("config.trainable.lora", lora)
@@ -82,7 +82,7 @@ def make_trainable(
 
 
 def trained_leaves(config: Spec, system: networks.NetworkSet) -> tuple[list[str], set[str]]:
-  """The leaves of the networks that train, but for constants, and those of them that start anew."""
+  """Leaves of the trained networks, without constants, and those of them newly initialised."""
   names = [
     f"{name}/{leaf}"
     for name, network in system.networks.items()
@@ -99,10 +99,13 @@ def is_fixed(system: base.System, name: str) -> bool:
 
 
 def make_networks(config: Spec, tokenizer: Any | None) -> networks.NetworkSet:
-  """The networks of a config, as they are without low-rank additions.
+  """The networks of a config, without LoRA.
 
-  `config.prior` puts a neural prior in front: the options of `neural_prior.WithNeuralPrior`, and
-  those keys of `config.system` in which the prior differs from it.
+  `config.prior`, unless empty, adds a neural prior: it holds the options of
+  `neural_prior.WithNeuralPrior`, and those keys of `config.system` in which the prior differs.
+
+  Raises:
+    UserError: for keys or clips that do not fit the system.
   """
   spec, prior = config["system"], config["prior"]
   if prior and spec["name"].endswith("_prior"):
@@ -132,7 +135,11 @@ def make_networks(config: Spec, tokenizer: Any | None) -> networks.NetworkSet:
 
 
 def check_prior_there(config: Spec, names: Iterable[str]) -> None:
-  """Raises a UserError for a frozen neural prior in front that neither a run nor the weights hold."""
+  """Raises a UserError for a frozen neural prior without weights.
+
+  They come from `config.prior_run` or the folder `config.weights`. Without that folder nothing is
+  checked.
+  """
   if config["prior"].get("trained") or config["prior_run"] or not config["weights"]:
     return
   homes = tuple(weights.network_path(name, "") for name in names)
@@ -170,7 +177,7 @@ def check_buckets(config: Spec, system: base.System) -> None:
 
 
 def refuse_buckets(config: Spec) -> None:
-  """Raises a UserError for buckets where there is a cache."""
+  """Raises a UserError for buckets: a latent cache holds clips of one size."""
   if buckets(config):
     raise errors.UserError(
       "config.data.buckets has clips of several sizes, and a cache holds those of one: set it to None "
@@ -186,7 +193,7 @@ def of_prior_run(config: Spec, system: base.System) -> list[str]:
 def make_architecture(
   config: Spec, spec: Spec, tokenizer: Any | None, coarse_told: bool = False
 ) -> base.System:
-  """One system by itself; `coarse_told` if its network hears of a coarse video."""
+  """One system of `spec`, without a neural prior; `coarse_told`: a coarse video is a condition."""
   spec = dict(spec)
   for name in ("text", "image"):
     if spec.get(name) is None:

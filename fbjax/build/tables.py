@@ -63,8 +63,8 @@ RULES = typing.get_args(alignment.Rule)
 PRECISIONS = ("default", "high", "highest")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
-# Groups whose other keys are the arguments of what their name stands for, with those that are
-# taken off before; and groups without a name.
+# TABLES: groups with a name, whose other keys are arguments of what it stands for, except those in
+# EXTRA. GROUPS: groups without a name.
 TABLES = {
   "system": SYSTEMS,
   "data": SOURCES,

@@ -18,7 +18,7 @@ MOST_STEPS = 10**6  # of a bridge: float32 can still tell two of them
 
 
 def set_precision(config: Spec) -> None:
-  """Products of float32 numbers are as exact as `config.precision` says, in all that follows.
+  """Sets JAX's default precision of float32 matrix products to `config.precision`, process-wide.
 
   highest  float32. By itself JAX multiplies in bfloat16 on a TPU, in TF32 on a GPU.
   high     three bfloat16 products on a TPU, TF32 on a GPU
@@ -40,7 +40,7 @@ def make_source(config: Spec, split: str) -> Any:
 def make_batches(
   config: Spec, source: Any, tokenizer: Any | None, process_index: int, process_count: int
 ) -> pipeline.Batches:
-  """The batches of a training; of one size each, where the config has buckets.
+  """The training batches; with buckets, each batch holds clips of one length and size.
 
   Raises:
     UserError: when no clip fits a bucket.
@@ -102,7 +102,7 @@ def make_formulation(config: Spec) -> formulation.Formulation:
 
 
 def check_weight(objective: Spec) -> None:
-  """Raises a UserError for a weight over time of a kind that does not exist."""
+  """Raises a UserError unless `weight_like` is a kind of prediction or None."""
   if objective.get("weight_like") is not None:
     calls.choose(tables.KINDS, objective["weight_like"], "objective.weight_like")
 
@@ -131,7 +131,7 @@ def make_loss(config: Spec, system: base.System, form: formulation.Formulation) 
 
 
 def make_optimizer(config: Spec, system: base.System) -> optim.Optimizer:
-  """The optimizer of a config, which keeps as they are the weights that do not train."""
+  """The optimizer of a config; it does not update weights that `config.trainable` leaves out."""
   trained = None  # all that the system calls its params
   if system is system.whole:
     names, anew = systems.trained_leaves(config, system)

@@ -1,10 +1,10 @@
-"""softmax(scale q k^T + bias) v for each head, by whatever the platform computes it best with.
+"""Multi-head attention, softmax(scale q k^T + bias) v, by one of several implementations.
 
-  plain   all logits in memory: the reference, and what short sequences take everywhere
-  blocks  the same for some queries at a time, computed again on the way back: where the logits would be large
-  packed  several short sequences in one of 128 tokens, which do not see each other: a TPU's tiles are that long
+  plain   all logits in memory: the reference, and the choice for short sequences
+  blocks  `plain` for some queries at a time, rematerialised in the backward pass: for large logits
+  packed  several short sequences in one of 128 tokens, a TPU's tile, masked from each other
   splash  a TPU's fused kernel (jax.experimental.pallas), the logits never in memory
-  cudnn   a GPU's
+  cudnn   a GPU's fused kernel (`jax.nn.dot_product_attention`)
 
 Softmax is float32 in all of them.
 """
@@ -32,7 +32,7 @@ LONG = 256  # from here on a fused kernel is worth its start
 
 
 class Sizes(NamedTuple):
-  """What a device has of an attention: sequences (rows) of n queries and m keys, heads of d channels."""
+  """Sizes of an attention on one device: sequences (rows), n queries, m keys, heads of width d."""
 
   rows: int
   n: int
@@ -94,10 +94,10 @@ def choose(
   shared: bool = True,
   whole: bool = False,
 ) -> Kind:
-  """What computes an attention on a platform.
+  """Chooses the implementation for the sizes, the dtype of v and the platform.
 
-  A bias that is `shared` is the same in all rows and heads. Where `whole`, the devices do not divide the rows:
-  the partitioner does with them what it can, for which it must see products.
+  A bias that is `shared` is the same in all rows and heads. With `whole`, the devices of the mesh
+  do not divide the rows: then only plain products will do, which XLA's partitioner can split.
   """
   half = dtype in (jnp.bfloat16, jnp.float16)
   short = shared and of.n == of.m and of.n <= TILE // 2 and TILE % of.n == 0
@@ -128,7 +128,10 @@ def plain(
   scale: float,
   bias: Float[Array, "#b #k n m"] | None = None,
 ) -> Float[Array, "b n k d"]:
-  """The division by the softmax's sum comes after the product with v, where it is n d instead of n m long."""
+  """Reference implementation, with all logits in memory.
+
+  It divides by the softmax's sum after the product with v: n d numbers a head in place of n m.
+  """
   logits = jnp.einsum("bnkd,bmkd->bknm", q, k, preferred_element_type=jnp.float32) * scale
   if bias is not None:
     logits = logits + bias

@@ -1,9 +1,10 @@
-"""C3D fine-tuned on UCF-101, whose classes the inception score of videos is made of (TGAN, TGAN v2).
+"""C3D fine-tuned on UCF-101: the classifier of the inception score of videos (TGAN, TGAN v2).
 
   video, RGB [-1, 1] "b 16 h w 3" -> logits "b 101" (arXiv:1412.0767)
 
-Frames of any size are brought to 112 pixels square. What the network was trained on is BGR from 0 to
-255 less the mean of its clips, which is a weight here: its upper left corner is taken, as published.
+Frames of any size are resized to 112 x 112 pixels. The network was trained on BGR in [0, 255] less
+the mean clip, which is a weight here: of its 128 x 171 pixels the 112 x 112 from row and column 8
+on are subtracted, as published.
 """
 
 from typing import Any
@@ -24,12 +25,12 @@ GROUPS = ((1,), (2,), (4, 4), (8, 8), (8, 8))
 
 
 class C3D(nnx.Module):
-  """See the module.
+  """The C3D classifier; raises a UserError for clips of other than 16 frames.
 
   Args:
-    width: of the first convolution.
-    hidden: of the two dense layers.
-    classes: of the logits.
+    width: channels of the first convolution.
+    hidden: hidden size of the two dense layers.
+    classes: number of logits.
     dtype: of convolutions and products.
   """
 
@@ -79,14 +80,14 @@ class C3D(nnx.Module):
 
 
 def aligned(video: Float[Array, "b t h w c"], size: int) -> Float[Array, "b t s s c"]:
-  """Squares by bilinear interpolation whose corners are those of the frames, without a filter."""
+  """Resizes frames to size x size: bilinear, corners aligned, no antialiasing."""
   rows, columns = (jnp.asarray(matrix(n, size)) for n in video.shape[2:4])
   x = jnp.einsum("ih,bthwc->btiwc", rows, video, precision="highest")
   return jnp.einsum("jw,btiwc->btijc", columns, x, precision="highest")
 
 
 def matrix(n_in: int, n_out: int) -> Float[np.ndarray, "n_out n_in"]:
-  """Bilinear interpolation of one axis, its first and last place those of the input."""
+  """Matrix of linear interpolation along one axis, corners aligned."""
   place = np.arange(n_out) * (n_in - 1) / (n_out - 1)
   weights = np.maximum(1 - np.abs(place[:, None] - np.arange(n_in)[None]), 0)
   return weights.astype(np.float32)

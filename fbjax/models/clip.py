@@ -230,7 +230,7 @@ class ImageEncoder(nnx.Module):
 
 
 class Clip(nnx.Module):
-  """Both encoders; the cosine of what they give says how well a text describes an image.
+  """Both encoders; the cosine similarity of their embeddings scores how well a text fits an image.
 
   Args:
     image, text: sizes of the encoders.
@@ -265,7 +265,7 @@ def _unit(x: Float[Array, "b c"]) -> Float[Array, "b c"]:
 
 
 def preprocess(image: Float[Array, "b h w 3"], *, size: int = 224) -> Float[Array, "b s s 3"]:
-  """Images in [-1, 1] as OpenCLIP's networks were given them by VideoCrafter.
+  """Preprocesses images in [-1, 1] for `ImageEncoder`, as VideoCrafter does for OpenCLIP.
 
   Resized to a square as kornia does (bicubic, corners aligned, blurred before shrinking), then
   normalized by the mean and deviation of each channel. The blur and the interpolation of an axis

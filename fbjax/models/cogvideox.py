@@ -4,10 +4,10 @@
   block   norm, attention of all tokens to all, norm, MLP; both are added through gates
 
 Text and video share the weights of a block. Only the shift and scale after its norms and the
-gates, which depend on the time, are made for each apart ("expert adaptive LayerNorm").
-The first version (2B) adds sinusoids to the patches, the second (5B) turns queries and keys.
+gates, which depend on the time, are separate for each ("expert adaptive LayerNorm").
+The 2B model adds sinusoidal positions to the patches, the 5B model has rotary embeddings (RoPE).
 
-`dtype` is what products take and give. The stream they add to, norms and gates stay float32.
+`dtype` is that of matrix products. The residual stream, norms and gates stay float32.
 """
 
 from collections.abc import Callable
@@ -28,9 +28,9 @@ Rotation = tuple[Float[Array, "n f"], Float[Array, "n f"]]
 
 
 class ExpertNorm(nnx.Module):
-  """LayerNorm, shifted and scaled by the time; with the gate for what is made of it.
+  """Adaptive LayerNorm: returns the modulated tokens, and the gate of the branch that reads them.
 
-  Video tokens have one shift, scale and gate, text tokens another.
+  Shift, scale and gate are linear in the time embedding; video and text tokens each have their own.
   """
 
   def __init__(self, c: int, c_emb: int, *, rngs: layers.Keys):
@@ -48,7 +48,7 @@ class ExpertNorm(nnx.Module):
 
 
 class Attention(nnx.Module):
-  """Self-attention whose queries and keys are normalized head by head, then turned."""
+  """Self-attention with LayerNorm of queries and keys per head, then rotary embeddings, if any."""
 
   def __init__(self, c: int, *, heads: int, dtype: Any, rngs: layers.Keys):
     kwargs = {"dtype": dtype, "rngs": rngs}
@@ -105,8 +105,8 @@ class CogVideoX(nnx.Module):
     time_dim: channels of the time embedding.
     patch: pixels of a patch, in height and in width.
     patch_time: frames of a patch; 2 in version 1.5.
-    positions: "sincos" is added to the patches (2B); "rotary" turns queries and keys by places on
-      the grid of `base`, into which rows and columns are fitted (5B); "rotary_index" by the
+    positions: "sincos" is added to the patches (2B); "rotary" are rotary embeddings of positions on
+      the grid of `base`, into which rows and columns are fitted (5B); "rotary_index" those of the
       indices themselves (1.5).
     base: rows and columns of patches that "rotary" was trained on.
     scale_space, scale_time: what "sincos" divides indices by.
@@ -225,7 +225,7 @@ def rotary(
   columns: Float[np.ndarray, " w"],
   head_dim: int,
 ) -> Float[Array, "n f"]:
-  """Angles by which pairs of channels turn: 1/4 by the frame, 3/8 by the row, 3/8 by the column."""
+  """Angles of the rotary embeddings: 1/4 of the channels by frame, 3/8 by row, 3/8 by column."""
   space = 3 * head_dim // 8
   tables = _angles(frames, head_dim // 4), _angles(rows, space), _angles(columns, space)
   return jnp.concatenate(_on_grid(*tables), -1)
@@ -234,7 +234,7 @@ def rotary(
 def rotate(
   x: Float[Array, "b n k d"], cos: Float[Array, "n f"], sin: Float[Array, "n f"]
 ) -> Float[Array, "b n k d"]:
-  """Turns the pairs of neighbouring channels of every head."""
+  """Applies rotary embeddings: rotates the pairs of neighbouring channels of every head."""
   even, odd = jnp.moveaxis(x.reshape(*x.shape[:-1], -1, 2), -1, 0)
   cos, sin = cos[None, :, None], sin[None, :, None]
   return jnp.stack([even * cos - odd * sin, odd * cos + even * sin], -1).reshape(x.shape)
@@ -243,7 +243,7 @@ def rotate(
 def fit(
   h: int, w: int, base: tuple[int, int]
 ) -> tuple[Float[np.ndarray, " h"], Float[np.ndarray, " w"]]:
-  """Places of rows and columns on a grid of `base`, enlarged to fit and centred."""
+  """Positions of h rows and w columns, scaled to fit into a grid of `base` and centred in it."""
   if h / w > base[0] / base[1]:
     size = base[0], round(base[0] / h * w)
   else:

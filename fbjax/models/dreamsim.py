@@ -1,8 +1,8 @@
-"""DreamSim: how alike two images are to people, by three vision transformers (arXiv:2306.09344).
+"""DreamSim: perceptual similarity of images by three vision transformers (arXiv:2306.09344).
 
-  image [0, 1] "b 224 224 3" -> unit vectors "b c", whose cosine is the likeness
+  image [0, 1] "b 224 224 3" -> unit vectors "b c", whose cosine is the similarity
 
-DINO, CLIP and OpenCLIP side by side, each fine-tuned on judgements of people. DINO gives its class
+DINO, CLIP and OpenCLIP side by side, each fine-tuned on human judgements. DINO gives its class
 token before the last norm, the others theirs behind the projection into their joint space.
 """
 
@@ -22,7 +22,8 @@ class Branch(nnx.Module):
   """A vision transformer: patches, a class token in front, positions, blocks.
 
   Args:
-    c_out: of the projection; with it, CLIP's norms before and behind the blocks, without it, none.
+    c_out: channels of the projection, with LayerNorms before and behind the blocks, as in CLIP;
+      None for no projection and neither of these norms, as in DINO.
     quick_gelu: OpenAI's approximation of the GELU.
     epsilon: of the norms.
   """
@@ -67,10 +68,10 @@ class Branch(nnx.Module):
 
 
 class DreamSim(nnx.Module):
-  """See the module.
+  """The embedding network: three branches, concatenated, centred and normalized.
 
   Args:
-    c_out: of CLIP's joint spaces.
+    c_out: channels of CLIP's joint spaces.
     depth: blocks of each branch.
   """
 

@@ -2,8 +2,8 @@
 
   video [-1, 1] "b t 224 224 3" -> pooled features "b n 1024", logits "b n classes"
 
-16 frames make n = 1 place in time; every 8 more make another. Padding is TensorFlow's SAME. Norms use
-the statistics of training, which are weights here.
+16 frames give n = 1 position in time; every 8 more give another. Padding is TensorFlow's SAME.
+BatchNorm uses the statistics of training, which are weights here.
 """
 
 from collections.abc import Sequence
@@ -76,7 +76,10 @@ class Unit(nnx.Module):
 def max_pool(
   x: Float[Array, "b t h w c"], window: Sequence[int], strides: Sequence[int]
 ) -> Float[Array, "b t2 h2 w2 c"]:
-  """Along time, then in the frames: on a CPU up to six times faster than both at once, where windows overlap."""
+  """Max pooling with SAME padding; windows over 3 frames are pooled along time, then in space.
+
+  On a CPU this is up to six times faster than both at once, where windows overlap.
+  """
   if window[0] == 3:
     x = nnx.max_pool(x, (3, 1, 1), (strides[0], 1, 1), "SAME")
     window, strides = (1, *window[1:]), (1, *strides[1:])
@@ -101,10 +104,10 @@ class Block(nnx.Module):
 
 
 class I3D(nnx.Module):
-  """See the module.
+  """The I3D network: returns pooled features and logits.
 
   Args:
-    classes: of the logits.
+    classes: number of logits.
     epsilon: of the norms, 1e-3 as trained; the copy that VideoGPT's FVD is computed with has 1e-5.
     dtype: of the convolutions.
     rngs: of the initial weights.

@@ -1,9 +1,9 @@
-"""Inception-v3 as FID looks through it: the network of 2015 that TensorFlow's FID was defined with.
+"""Inception-v3 of FID: TensorFlow's network of 2015, with which FID was defined.
 
   image [-1, 1] "b 299 299 3" -> pooled features "b 2048" (arXiv:1512.00567, arXiv:1706.08500)
 
-Other than the network that is known by this name, the mean of a pooled branch leaves out what lies
-beyond the edge, and the last block pools by the maximum.
+It differs from the usual Inception-v3: average pooling does not count the padding, and the last
+block has max pooling in its place.
 """
 
 from typing import Any, NamedTuple
@@ -39,7 +39,11 @@ class Fork(NamedTuple):
 
 
 class Mixed(NamedTuple):
-  """A block. branches: chains of convolutions. pooled: width behind the pooling; 0 for none, at stride 2."""
+  """A block: chains of convolutions, and a pooled branch.
+
+  pooled: channels of the 1x1 convolution behind the pooling; 0 for max pooling at stride 2 alone.
+  pool: "mean" or "max".
+  """
 
   branches: tuple[tuple[Conv | Fork, ...], ...]
   pooled: int = 0
@@ -160,7 +164,7 @@ def _halved(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
 
 
 class Inception(nnx.Module):
-  """See the module. Images may be of any size from `LEAST`; those of FID are 299 pixels square."""
+  """The feature network. Images may be of any size from `LEAST`; FID's are 299 x 299 pixels."""
 
   def __init__(self, *, dtype: Any = jnp.float32, rngs: layers.Keys):
     options, c = {"dtype": dtype, "rngs": rngs}, 3

@@ -10,8 +10,8 @@ Time, class and text become one vector that gives every block its shifts, scales
 at zero, so a new network is the identity up to its head, and the head starts at zero.
 `NeuralPrior` is the same network without time: one image in every frame -> a coarse video.
 
-`dtype` is what matrix products take and give. The stream they add to, its norms and what steers
-them are float32.
+`dtype` is that of matrix products. The residual stream, its norms and their modulation (shifts,
+scales, gates) are float32.
 """
 
 import functools
@@ -41,7 +41,7 @@ class Positions(nnx.Module):
 
   They are kept with the weights, because a network that was fine-tuned with one more frame than it
   was trained with has a table of its own, but no gradient reaches them and weight decay must leave
-  them alone. Past its end a table goes on at its frequencies.
+  them alone. Past its end a table is extrapolated at its frequencies.
   """
 
   def __init__(self, side: int, frames: int, c: int):
@@ -61,7 +61,7 @@ class Positions(nnx.Module):
 
 
 def frequencies(c: int) -> Float[np.ndarray, " f"]:
-  """c/2 of them, from 1 down to almost 1/10000."""
+  """The c/2 frequencies of sinusoidal positions, from 1 down to almost 1/10000."""
   return 10_000.0 ** (-np.arange(c // 2) / (c // 2))
 
 
@@ -72,7 +72,7 @@ def line_table(n: int, c: int) -> Float[np.ndarray, "n c"]:
 
 
 def place_table(side: int, c: int) -> Float[np.ndarray, "side side c"]:
-  """The place's column in the first half of the channels, its row in the second."""
+  """Sin-cos positions of a square grid: half of the channels by column, then half by row."""
   if c % 4:
     raise errors.UserError(f"a width of {c} does not divide by 4, which the sin-cos positions need")
   line = line_table(side, c // 2)
@@ -88,9 +88,9 @@ def on_grid(
 
 
 def lengthened(table: Float[Array, "n c"], n: int) -> Float[Array, "m c"]:
-  """A table of [sin, cos] with n rows at least: its last row is turned on, one step a row.
+  """Extends a [sin, cos] table to at least n rows, by rotating its last row one step for each.
 
-  So it need not have begun at 0.
+  The table need not begin at position 0.
   """
   steps = np.outer(np.arange(1, n - len(table) + 1), frequencies(table.shape[1]))
   sin, cos = jnp.split(table[-1:], 2, axis=1)
@@ -114,7 +114,7 @@ def modulate(
 
 
 class Block(nnx.Module):
-  """x + gate attention(norm(x)), then x + gate mlp(norm(x)); tokens meet along the third axis."""
+  """x + gate attention(norm(x)), then x + gate mlp(norm(x)); attention is along the third axis."""
 
   def __init__(self, c: int, *, heads: int, mult: int, dtype: Any, rngs: layers.Keys):
     linear = functools.partial(xavier, dtype=dtype, rngs=rngs)

@@ -54,7 +54,10 @@ class Keys:
 
 
 def inits(fan_in: int, zero: bool, rngs: Keys) -> dict[str, jax.nn.initializers.Initializer]:
-  """PyTorch's default for weights and biases alike, or zeros for both; keys are not looked at."""
+  """Initialisers of kernel and bias: uniform within 1 / sqrt(fan_in), PyTorch's default, or zeros.
+
+  Numbers come from `rngs`; the keys that Flax passes are ignored.
+  """
   bound = 1 / math.sqrt(fan_in)
 
   def init(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
@@ -202,7 +205,7 @@ class GroupNorm(nnx.Module):
 
 
 class BatchNorm(nnx.Module):
-  """Normalizes channels by the mean and the variance of training; float32."""
+  """BatchNorm with the stored mean and variance of training (inference only); float32."""
 
   def __init__(self, c: int, *, epsilon: float):
     self.scale = nnx.Param(jnp.ones(c))
@@ -257,7 +260,7 @@ class TimeEmbedding(nnx.Module):
 
 
 class Upsample(nnx.Module):
-  """Every pixel doubled in both directions, then a 3x3 convolution; float32."""
+  """Nearest-neighbour upsampling by 2, then a 3x3 convolution; float32."""
 
   def __init__(self, c: int, *, dtype: Any, rngs: Keys):
     self.conv = conv(c, c, 3, dtype=dtype, rngs=rngs)
@@ -284,7 +287,7 @@ END_PADDING = ((0, 1), (0, 1))
 
 
 class Level(nnx.Module):
-  """Blocks of one resolution, called as block(x, *context), and the way to the next resolution."""
+  """Blocks of one resolution, called as block(x, *context), then the resampling, if any."""
 
   def __init__(self, blocks: Sequence[nnx.Module], resample: nnx.Module | None):
     self.blocks = nnx.List(blocks)
@@ -309,7 +312,7 @@ class Geglu(nnx.Module):
 
 
 def split(keys: Key[Array, " b"] | None, n: int) -> list[Key[Array, " b"] | None]:
-  """Each clip's keys for n draws, all computed at once; of None, n times None."""
+  """Derives n sets of keys, one key per clip in each; of None, n times None."""
   if keys is None:
     return [None] * n
   of_clips = jax.vmap(jax.random.fold_in, (0, None))

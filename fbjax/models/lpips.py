@@ -1,4 +1,4 @@
-"""LPIPS: how different two images look, by the features of an AlexNet (arXiv:1801.03924, version 0.1).
+"""LPIPS: perceptual distance of two images by features of AlexNet (arXiv:1801.03924, version 0.1).
 
   two images [-1, 1] "b h w 3" -> distances "b"
 
@@ -27,7 +27,7 @@ CONVS = (
 
 
 class LPIPS(nnx.Module):
-  """See the module."""
+  """The distance network; images have at least `LEAST` pixels a side."""
 
   def __init__(self, *, dtype: Any = jnp.float32, rngs: layers.Keys):
     c, convs = 3, []
@@ -39,7 +39,7 @@ class LPIPS(nnx.Module):
     self.weights = nnx.List([nnx.Param(jnp.full(width, 1 / width)) for width, *_ in CONVS])
 
   def features(self, image: Float[Array, "b h w 3"]) -> list[Float[Array, "b h2 w2 c2"]]:
-    """Unit vectors of each layer."""
+    """Features of the five layers, normalized over channels."""
     shift, scale = (layers.per_channel(jnp.array(x), image) for x in (SHIFT, SCALE))
     x, found = (image - shift) / scale, []
     for conv, (*_, pooled) in zip(self.convs, CONVS, strict=True):

@@ -71,8 +71,8 @@ class Resampler(nnx.Module):
 
   Args:
     c_in: channels of the image's tokens.
-    c_out: channels of what comes out, the context of the UNet.
-    width: channels in between.
+    c_out: channels of the output, the context of the UNet.
+    width: hidden size.
     queries: tokens for each frame.
     frames: frames of a clip.
     mult: width of the feed-forward, in widths.

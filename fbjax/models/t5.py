@@ -2,8 +2,8 @@
 
   block  x + attention(norm(x)), then x + mlp(norm(x)); norms only scale, nothing has biases
 
-Places enter as a number added to the logits of attention, one for each head and bucket of
-distances. All blocks share them.
+Relative positions are a bias of the attention logits, one number for each head and bucket of
+distances. All blocks share it.
 """
 
 from typing import Any
@@ -61,9 +61,9 @@ class Encoder(nnx.Module):
   Args:
     vocab: number of token ids.
     mlp: width of the MLP.
-    buckets: of distances, half of them for what comes after; a quarter holds one distance each,
-      the next quarter grows towards `distance`.
-    distance: from here on all distances are one.
+    buckets: number of buckets of distances, half of them for tokens that come later. Half of either
+      hold one distance each, the others grow logarithmically up to `distance`.
+    distance: all distances from here on share a bucket.
   """
 
   def __init__(
@@ -94,7 +94,10 @@ class Encoder(nnx.Module):
   def __call__(
     self, tokens: Int[Array, "b n"], mask: Bool[Array, "b n"] | None = None
   ) -> Float[Array, "b n c"]:
-    """Float32. Tokens look at those of the mask; CogVideoX gives none and lets them see padding."""
+    """Float32 states of all tokens; attention is to tokens where `mask` is True.
+
+    CogVideoX gives no mask, so that its tokens attend to padding too.
+    """
     buckets = relative_buckets(tokens.shape[1], self.positions.num_embeddings, self.distance)
     bias = self.positions(jnp.asarray(buckets)).astype(jnp.float32).transpose(2, 0, 1)[None]
     if mask is not None:

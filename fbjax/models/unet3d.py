@@ -6,8 +6,8 @@ input convolution. The channels of a conditioning image come concatenated to the
 
   x  b t h w c    text  b n d, seen by every frame    image  b t m d, m tokens for each frame
 
-`dtype` is what convolutions and products take and give. The stream they add to stays float32:
-in bfloat16 it loses more than all of them together.
+`dtype` is that of convolutions and products. The residual stream stays float32: in bfloat16 it
+loses more precision than all of them together.
 """
 
 import functools
@@ -24,9 +24,10 @@ from fbjax.models import unet3d_transformers as transformers
 
 
 class TemporalConv(nnx.Module):
-  """Convolution over three frames, as one matrix product of the three side by side: faster than conv3d.
+  """Convolution over three frames, as one matrix product of the three side by side.
 
-  Also than three products, by a fifth in the gradient on a CPU; by a TPU compiler's estimate the two are alike.
+  Faster than conv3d, and on a CPU, by a fifth in the gradient, than three products; by a TPU
+  compiler's estimate these two are alike.
   """
 
   def __init__(self, c: int, *, zero: bool = False, dtype: Any, rngs: layers.Keys):
@@ -320,7 +321,7 @@ class UNet3D(nnx.Module):
 
 
 def embedding(c: int, c_out: int, *, zero: bool = False, rngs: layers.Keys) -> layers.TimeEmbedding:
-  """Of the time or of the stride; in float32, for every pixel meets its error."""
+  """Embedding of the time or the frame stride; float32, because its error reaches every pixel."""
   up = layers.linear(c, c_out, dtype=jnp.float32, rngs=rngs)
   out = layers.linear(c_out, c_out, zero=zero, dtype=jnp.float32, rngs=rngs)
   return layers.TimeEmbedding(up, out)

@@ -17,10 +17,10 @@ from fbjax.models import attention, layers
 
 
 class SelfAttention(nnx.Module):
-  """Attention of tokens to each other, optionally causal, optionally with relative positions.
+  """Self-attention, optionally causal, optionally with relative positions (arXiv:1803.02155).
 
-  `positions` is the largest distance told apart. Its two tables are shared by the heads: the
-  query meets one in the logits, and the weights gather the other into the output.
+  Distances are clipped to `positions`; 0 is for none. The tables of keys and values are shared by
+  the heads, see `relative_attention`.
   """
 
   def __init__(
@@ -211,7 +211,11 @@ def relative_attention(
   value_table: Float[Array, "p d"],
   bias: Float[Array, "1 1 n n"] | None,
 ) -> Float[Array, "b n k d"]:
-  """Attention along time in which query and output also meet a vector for the distance j - i."""
+  """Self-attention with relative positions (arXiv:1803.02155, eq. 3 and 4).
+
+  The vector of the clipped distance j - i in `key_table` is added to key j for query i, and that in
+  `value_table` to value j.
+  """
   n, far = q.shape[1], key_table.shape[0] // 2
   place = jnp.arange(n)
   index = jnp.clip(place[None] - place[:, None], -far, far) + far

@@ -3,7 +3,7 @@
   encode: [-1, 1] -> mean and log variance of a latent, 2^(levels - 1) times smaller each way
   decode: latent -> [-1, 1], unclipped
 
-Latents are those of the network. What diffusion models see is their multiple, by 0.18215.
+Latents are those of the network, unscaled. Diffusion models see them multiplied by 0.18215.
 """
 
 from collections.abc import Callable, Sequence
@@ -184,7 +184,10 @@ class AutoencoderKL(nnx.Module):
     self.factor = 2 ** (len(mult) - 1)
 
   def encode(self, video: Float[Array, "b t h w c"], *, at_once: int | None = None) -> Gaussian:
-    """Distribution of the latent of each frame; `at_once` frames of a clip at a time bound the memory."""
+    """Distribution of the latent of each frame.
+
+    Encodes `at_once` frames of a clip at a time, to bound the memory; None is all.
+    """
     h, w = video.shape[2:4]
     if h % self.factor or w % self.factor:
       raise errors.UserError(
@@ -198,7 +201,7 @@ class AutoencoderKL(nnx.Module):
   def decode(
     self, z: Float[Array, "b t hz wz c"], *, at_once: int | None = None
   ) -> Float[Array, "b t h w c2"]:
-    """The video of a latent, about [-1, 1]; `at_once` frames of a clip at a time bound the memory."""
+    """The video of a latent, about [-1, 1]; `at_once` is as in `encode`."""
     decoder = partition.whole(self.decoder)
     return _frames(lambda x: decoder(self.latent(x)), z, at_once)
 

@@ -5,10 +5,11 @@
 
 The first frame has a latent of its own, so 4k + 1 frames have k + 1 latents. Both ways go through
 time in chunks, and each convolution hands its last two input frames on to the next chunk, so what
-a chunk needs does not grow with the video. The norms see one chunk at a time: chunks are part of
-the function that was trained, and only between them is it causal. Tiles are another function too.
+a chunk needs does not grow with the video. GroupNorm has the statistics of one chunk: chunks are
+part of the function that was trained, and only between them is it causal. Tiles change the result
+as well.
 
-Latents are those of the network. What diffusion models see is their multiple, by 1.15258426.
+Latents are those of the network, unscaled. Diffusion models see them multiplied by 1.15258426.
 """
 
 import collections
@@ -32,9 +33,10 @@ OVERLAP = (1 / 6, 1 / 5)  # of a tile with the next, in height and width
 
 
 class Past:
-  """What each causal convolution saw last, handed from a chunk to the next in the order of calls.
+  """Cache of the last two input frames of every causal convolution, in the order of their calls.
 
-  Without `frames` there is no chunk before, and the first frame stands for all that came earlier.
+  `frames` is the `after` of the chunk before; None for the first chunk, which is padded with its
+  first frame.
   """
 
   def __init__(self, frames: Sequence[Float[Array, "b 2 h w c"]] | None = None):
@@ -42,7 +44,7 @@ class Past:
     self.after: list[Array] = []
 
   def extend(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t2 h w c"]:
-    """x behind the two frames before it."""
+    """Prepends the two frames before x, and caches its last two."""
     before = jnp.repeat(x[:, :1], 2, axis=1) if self.before is None else next(self.before)
     x = jnp.concatenate([before, x], 1)
     self.after.append(x[:, -2:])
@@ -264,7 +266,7 @@ class CausalAutoencoder(nnx.Module):
     """Distribution of the latent; 8 frames at a time, the first chunk with what is left over.
 
     With `chunked=False` all frames are one chunk. With `tiled`, frames larger than `tile` are
-    coded in overlapping tiles, which shows in the result.
+    encoded in overlapping tiles, which changes the result.
     """
     h, w = video.shape[2:4]
     if h % self.factor or w % self.factor:
@@ -301,7 +303,7 @@ class CausalAutoencoder(nnx.Module):
 
 
 def check_tile(tile: Sequence[int], factor: int) -> None:
-  """Raises a UserError unless tiles and their latents advance alike: pixels by `factor` latents."""
+  """Raises a UserError unless tile strides and kept outputs match, `factor` pixels to a latent."""
   tile = tuple(tile)
   latent = tuple(side // factor for side in tile)
   to_latents, to_pixels = _axes(tile, latent), _axes(latent, tile)

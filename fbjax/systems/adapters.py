@@ -1,11 +1,11 @@
-"""Low-rank additions (LoRA, arXiv:2106.09685): a system of which small matrices train.
+"""LoRA (arXiv:2106.09685): a system that trains low-rank updates of its kernels.
 
-  params          {leaf: x} of leaves that train whole, and {leaf: {a, b}} of low-rank additions
+  params          {leaf: x} of leaves that train in full, and {leaf: {a, b}} of low-rank updates
   frozen["base"]  all other leaves, in the dtype that the networks compute in
 
-`weights` puts the two together, once a step, and everything behind it works as before. Which
-leaves merely do not train is the optimizer's business (`train.optim`); here are those that do not
-even take part in its state.
+`weights` merges the two, once a step, and everything behind it works as before. Without LoRA,
+leaves that do not train stay in `params`, and the optimizer skips them (`train.optim`); here they
+are frozen weights, which the optimizer never sees.
 """
 
 import copy
@@ -45,7 +45,7 @@ def chosen(
 
 
 def check_anew(trained: Iterable[str], anew: set[str]) -> None:
-  """Raises a UserError when a leaf that starts anew would stay as it was drawn."""
+  """Raises a UserError if a newly initialised leaf would not train."""
   if frozen := sorted(anew - set(trained)):
     raise errors.UserError(
       f"{len(frozen)} weights start anew and would never train, {frozen[0]} among them: put 'new' "
@@ -72,13 +72,13 @@ class LoRA:
     """
     Args:
       system: the pretrained one.
-      added: kernels that get additions, by `network/leaf`.
-      whole: leaves that train as they are.
+      added: kernels that get low-rank updates, by `network/leaf`.
+      whole: leaves that train in full.
       rank: columns of a.
-      scale: of the additions.
+      scale: LoRA's alpha, which the update is multiplied by over the rank.
 
     Raises:
-      UserError: for a rank below 1, or an addition to what is no kernel.
+      UserError: for a rank below 1, or a leaf of `added` that is no kernel.
     """
     if rank < 1:
       raise errors.UserError(f"config.trainable.rank is {rank}; expected at least 1")
@@ -122,16 +122,16 @@ class LoRA:
 
   @property
   def added(self) -> list[str]:
-    """The kernels that get additions, by `network/leaf`."""
+    """The kernels that get low-rank updates, by `network/leaf`."""
     return list(self._added)
 
   @property
   def trained_whole(self) -> list[str]:
-    """The leaves that train as they are, beside the additions, by `network/leaf`."""
+    """The leaves that train in full, by `network/leaf`."""
     return sorted(self._whole_names)
 
   def additions(self, params: base.Params) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """What is added to each kernel, by `network/leaf`: two factors, the scale in the second."""
+    """The factors (a, scale / rank b) of each kernel's low-rank update a @ b, by `network/leaf`."""
     flat = trees.flatten(params)
     scale = self.scale / self.rank
     return {name: (flat[f"{name}/a"], scale * flat[f"{name}/b"]) for name in self._added}

@@ -52,7 +52,7 @@ class System(Protocol):
 
   @property
   def conditions(self) -> frozenset[str]:
-    """What the networks are told beside the given frame, of text, label, stride, image, last (frame)."""
+    """Conditions beside the given frame: a subset of text, label, stride, image, last (frame)."""
     ...
 
   def check_clip(self, frames: int, size: tuple[int, int]) -> None:
@@ -69,7 +69,7 @@ class System(Protocol):
 
   @property
   def encoders(self) -> tuple[str, ...]:
-    """The networks that `features` and `nulls` run, and nobody else but `decode`: all are frozen."""
+    """The frozen networks that only `features` and `nulls` run, and perhaps `decode`."""
     ...
 
   @property
@@ -91,29 +91,32 @@ class System(Protocol):
     ...
 
   def weights(self, params: Params, frozen: Params) -> Params:
-    """The weights that `embed` and `denoise` take: `params`, unless an adapter trains a part of them."""
+    """The weights that `embed` and `denoise` take: `params`, or with LoRA the merged weights."""
     ...
 
   def encode(self, frozen: Params, batch: Batch, keys: jax.Array) -> Example:
     """Latents and conditions of clips (`batch["video"]`) or of images (`batch["image"]`).
 
-    What `draw` draws of the features and the nulls.
+    The same as `draw` of `features` and `nulls`.
     """
     ...
 
   def features(self, frozen: Params, batch: Batch, keys: Key[Array, "b n"]) -> Features:
-    """What the encoders make of clips or images.
+    """Outputs of the frozen encoders for clips or images, before latents are sampled.
 
-    Where pixels are noisy before they are encoded, there are n versions of them, along a second axis.
+    Where noise is added to pixels before encoding, n noisy versions are along a second axis.
     """
     ...
 
   def nulls(self, frozen: Params, batch: Batch) -> Features:
-    """Features of no text and no image, with a leading axis of 1, or of b for `batch["null_tokens"]`."""
+    """Features of the null text and the null image, for classifier-free guidance.
+
+    The leading axis is 1, or b where the batch has texts of its own for it, `batch["null_tokens"]`.
+    """
     ...
 
   def draw(self, frozen: Params, features: Features, keys: jax.Array) -> Example:
-    """Draws latents of features and nulls together; runs none of the `encoders`."""
+    """Samples latents from `features`, which hold the nulls too; runs none of the `encoders`."""
     ...
 
   def drop(self, cond: Cond, text: Bool[Array, "b"], image: Bool[Array, "b"]) -> Cond:

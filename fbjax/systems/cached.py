@@ -1,4 +1,4 @@
-"""A system that is fed features, from a cache, in place of clips: it runs no encoder."""
+"""A system whose batches are cached features in place of clips: it runs no encoder."""
 
 import copy
 import functools
@@ -15,7 +15,10 @@ NULLS = "nulls"  # among the frozen weights: what is the same for all clips
 
 
 def fed(system: base.System) -> base.System:
-  """The system whose batches are features, by path, and whose frozen weights have `nulls` among them."""
+  """A copy of the system that encodes batches of features, by path.
+
+  The features of the null conditions are read from `nulls` of its frozen weights.
+  """
   other = copy.copy(system)
   other.encode = functools.partial(_encode, system)
   return other

@@ -19,7 +19,7 @@ Moments = dict[str, Float[Array, "b tz hz wz c"]]
 
 @runtime_checkable
 class Codec(Protocol):
-  """Frames to latents; `channels` per latent pixel, `factor` video pixels a latent pixel.
+  """Videos to latents of `channels` channels, `factor` times smaller in height and in width.
 
   `networks` are its own; the system that has the codec lists them among its networks.
   """
@@ -34,15 +34,15 @@ class Codec(Protocol):
   def factor(self) -> int: ...
 
   def latent_frames(self, frames: int) -> int | None:
-    """How many a clip of this length has; None if it would come back in another length."""
+    """Latent frames of a clip of `frames` frames; None if decoding would give another length."""
     ...
 
   def moments(self, frozen: Any, video: Float[Array, "b t h w 3"]) -> Moments:
-    """What `draw` needs of a video: the mean, and where it draws the log-variance."""
+    """Moments of the latent's distribution: the mean, and the log-variance if `draw` samples."""
     ...
 
   def draw(self, moments: Moments, keys: jax.Array) -> Float[Array, "b tz hz wz c"]:
-    """Latents, by each clip's own key; moments that it does not need do not matter."""
+    """Scaled latents: sampled with one key per clip, or the mean; other moments are ignored."""
     ...
 
   def decode(self, frozen: Any, z: Float[Array, "b tz hz wz c"]) -> Float[Array, "b t h w 3"]: ...
@@ -130,7 +130,7 @@ class VAE:
 
 
 class Autoencoder(VAE):
-  """Stable Diffusion's VAE, frame by frame (FrameBridge, §2.4)."""
+  """Stable Diffusion's VAE, frame by frame (`models.vae_image`)."""
 
   def __init__(
     self,
@@ -175,7 +175,7 @@ class Autoencoder(VAE):
 
 
 class VideoAutoencoder(VAE):
-  """The causal video VAE: T = 8 n + 1 frames become 2 n + 1 latent frames (FrameBridge, §4f)."""
+  """CogVideoX's causal video VAE: T = 8 n + 1 frames become 2 n + 1 latent frames."""
 
   def __init__(
     self,
@@ -225,10 +225,10 @@ class VideoAutoencoder(VAE):
 def still_moments(
   codec: Codec, frozen: Any, frame: Float[Array, "b h w 3"], frames: int
 ) -> Moments:
-  """Moments of a clip of so many frames that are all the same, for the price of one.
+  """Moments of a clip whose `frames` frames are all `frame`, by encoding a single one.
 
-  What is causal in time, and repeats the first frame before it, makes of such a clip the same in every latent
-  frame.
+  Of such a clip all latent frames are equal, if the codec is causal in time and pads with the first
+  frame, or encodes frames one by one.
   """
   of_one = codec.moments(frozen, frame[:, None])
   count = codec.latent_frames(frames)

@@ -3,9 +3,9 @@
 given frame, repeated over time -> causal video VAE -> z1, and also concatenated to x
 caption -> T5 -> text tokens
 
-In training condition and prior are encoded from frames with a little noise, drawn apart; at sampling
-from the frame as it is (FrameBridge, §2.5). A coarse video, where a neural prior makes one, is
-concatenated to x as the frame is.
+In training, condition and prior are encoded from frames with a little noise, drawn independently;
+in sampling from the frame as it is. A coarse video, where a neural prior makes one, is concatenated
+to x as the frame is.
 """
 
 from collections.abc import Callable, Mapping
@@ -186,7 +186,7 @@ class CogVideoXPrior(neural_prior.NeuralPrior, CogVideoX):
 def versions(
   encode: Callable[[jax.Array], dict[str, codecs.Moments]], keys: Key[Array, "b n"]
 ) -> dict[str, dict[str, Float[Array, "b n t h w c"]]]:
-  """What `encode` makes of each of n keys a clip, one after the other, which bounds the memory."""
+  """Stacks `encode` of n keys per clip along a second axis, one at a time to bound the memory."""
   # To JAX's check for keys that are used twice, transposing is a use.
   found = jax.lax.map(encode, jax.random.clone(keys.swapaxes(0, 1)))
   return jax.tree.map(lambda x: x.swapaxes(0, 1), found)
@@ -195,7 +195,7 @@ def versions(
 def pick(
   moments: Mapping[str, Float[Array, "b n t h w c"]], keys: Key[Array, "b"]
 ) -> codecs.Moments:
-  """One of the n versions of each clip."""
+  """Draws one of the n versions of each clip, uniformly."""
   n = moments["mean"].shape[1]
   if n == 1:
     return {name: x[:, 0] for name, x in moments.items()}
@@ -204,7 +204,7 @@ def pick(
 
 
 def noise(keys: jax.Array, shape: tuple[int, ...]) -> Float[Array, "b ..."]:
-  """Normal noise of a deviation that each clip draws for itself."""
+  """Normal noise; each clip draws its log standard deviation from a normal of mean, std `NOISE`."""
 
   def of_clip(key: jax.Array) -> jax.Array:
     one, two = jax.random.split(key)

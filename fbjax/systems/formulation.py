@@ -10,10 +10,10 @@ from fbjax.bridge import process as process_lib
 class Formulation(NamedTuple):
   """A bridge, the kind of prediction, and the diffusion that the network is aligned with (SAF).
 
-  Without a diffusion the network sees the bridge's state as it is. With `pretrained`, the kind it
-  predicted before it was fine-tuned, its output is read as that and converted (§2.2). `steps` is how
-  many times the network knows: training draws them, the network is told an index among them, and
-  the grids of indices choose from them; those of a diffusion are its own.
+  Without a diffusion the network sees the bridge's state as it is. With `pretrained`, the kind of
+  the pretrained network, the output is converted from it to `predict` (docs/bridge.md, 2.2).
+  `steps` is N, the number of discrete times: training draws from them, and grids of indices choose
+  among them; of a diffusion it is the length of its schedule.
   """
 
   process: process_lib.Process

@@ -1,4 +1,4 @@
-"""What the systems share that denoise the latents of a codec: which clips they take, and decoding."""
+"""Base class of systems that denoise a codec's latents: clip sizes, encoding and decoding."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ class LatentSystem(networks.NetworkSet):
 
   @property
   def unit(self) -> tuple[int, int]:
-    """Frames, and pixels of a side, of latents that the network can only take as a whole."""
+    """Latent frames, and latent pixels a side, whose multiples the network takes."""
     raise NotImplementedError
 
   def check_clip(self, frames: int, size: tuple[int, int]) -> None:
@@ -76,14 +76,14 @@ class LatentSystem(networks.NetworkSet):
 
 
 def beside(x: Float[Array, "b t h w c"], *told: Any | None) -> Float[Array, "b t h w c2"]:
-  """x and the videos that the network is told, as more channels; None is left out."""
+  """Concatenates x and conditioning videos along channels; None is left out."""
   return jnp.concatenate([x, *(video for video in told if video is not None)], axis=-1)
 
 
 def null_tokens(
   batch: base.Batch, empty: Int[np.ndarray, "n"]
 ) -> Int[Array, "1 n"] | Int[Array, "b n"]:
-  """Token ids of the text that guidance leads away from: the batch's, or those of the empty caption."""
+  """Token ids of the unconditional text: the batch's negative prompts, or the empty caption."""
   return batch["null_tokens"] if "null_tokens" in batch else jnp.asarray(empty)[None]
 
 

@@ -4,7 +4,7 @@ given frame -> codec -> latent frame, repeated over time = z1, and also put befo
 class       -> embedding, added to that of time
 caption     -> text network, trained along -> one vector, added likewise
 
-A coarse video, where a neural prior makes one, is told as more channels (FrameBridge, §4e).
+A coarse video, where a neural prior makes one, is concatenated along channels.
 """
 
 from collections.abc import Mapping

@@ -42,9 +42,7 @@ class NetworkSpec(NamedTuple):
   given: Collection[str] = ()
 
   def check(self, key: str) -> None:
-    """Raises a UserError where its sizes, the config's `key`, are not those of the class, or do not fit
-    together.
-    """
+    """Raises a UserError unless its sizes, the config's `key`, are valid arguments of the class."""
     # The metaclass hides the signature of the class.
     arguments = inspect.signature(self.make.__init__).parameters
     for name, value in self.sizes.items():
@@ -165,7 +163,7 @@ class NetworkSet:
     return self._init(key, trained=True)
 
   def init_frozen(self, key: jax.Array) -> Params:
-    """New weights of the others."""
+    """New weights of the networks that are not trained."""
     return self._init(key, trained=False)
 
   def _init(self, key: jax.Array, trained: bool) -> Params:
@@ -177,7 +175,7 @@ class NetworkSet:
     }
 
   def check_clip(self, frames: int, size: tuple[int, int]) -> None:
-    """Any clip will do, unless a system knows better."""
+    """Accepts every clip; a system with limits overrides it."""
 
   def for_clips(self, frames: int, size: tuple[int, int]) -> "NetworkSet":
     self.check_clip(frames, size)
@@ -193,7 +191,7 @@ class NetworkSet:
 
   @property
   def encoders(self) -> tuple[str, ...]:
-    """The networks that do not train: a system whose other parts run some of them says so."""
+    """The networks that do not train; a system that runs some of them elsewhere overrides it."""
     return tuple(name for name, spec in self.networks.items() if not spec.trained)
 
   def weights(self, params: Params, frozen: Params) -> Params:

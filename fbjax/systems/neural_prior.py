@@ -1,10 +1,10 @@
-"""A neural prior predicts a coarse video, from which the bridge starts (FrameBridge, §4e).
+"""Neural prior (FrameBridge, arXiv:2410.15371): a coarse video from which the bridge starts.
 
 conditions -> neural prior -> coarse video -> prior z1 of the bridge, and a condition of the network
 
 The neural prior is a system of the same family, `LattePrior` for `Latte`, so that one encoding of a
-clip serves both. Frozen, another run has trained it by regression. Trained along, it is supervised
-by the loss of the network that is told its video, by regression, or by both.
+clip serves both. A frozen one was trained by regression in another run. Trained jointly, it learns
+from the loss of the network that its video conditions, from a regression loss, or from both.
 """
 
 import copy
@@ -63,10 +63,10 @@ class WithNeuralPrior(networks.NetworkSet):
   ):
     """
     Args:
-      system: whose network has channels for a coarse video beside its own.
-      prior: of the same family and with the same codec.
-      use: the coarse video is "prior" z1 and condition, or "condition" alone.
-      trained: the neural prior trains along, through the condition.
+      system: whose network has input channels for a coarse video.
+      prior: the neural prior, of the same family and with the same codec.
+      use: "prior": the coarse video is z1 and a condition; "condition": a condition alone.
+      trained: train the neural prior jointly, through the condition; otherwise it is frozen.
 
     Raises:
       UserError: for another `use`, or a trained "prior".

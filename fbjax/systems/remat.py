@@ -1,4 +1,4 @@
-"""What the blocks of a network keep for the backward pass, by name: memory against work."""
+"""Rematerialisation (gradient checkpointing) of the blocks of a network, by name."""
 
 import functools
 from collections.abc import Callable
@@ -13,12 +13,12 @@ PRODUCTS = ("dot_general", "conv_general_dilated")
 
 @functools.cache
 def wrap(remat: str | bool) -> Callable[[Callable], Callable] | None:
-  """Makes of a block one that keeps, of all that lies between its inputs and outputs, only
+  """The wrapper of a block, by what it keeps for the backward pass besides the block's input.
 
-  "none"      everything, so that no work is done twice; this is no wrapping at all
-  "products"  the results of matrix products and convolutions; what is cheap is done again
-  "full"      nothing: all of it is done again
-  "offload"   nothing, and its input waits in the memory of the host
+  "none"      everything: nothing is recomputed, and None is returned
+  "products"  results of convolutions and of matrix products with weights; the rest is recomputed
+  "full"      nothing: all of it is recomputed
+  "offload"   nothing, and the input is offloaded to the host's memory
 
   False and True, as older configs have it, are "none" and "full".
 

@@ -29,7 +29,7 @@ Given = Literal["first", "ends", "none"]
 class Cond(NamedTuple):
   """What the UNet is told besides x and time.
 
-  Token ids and CLIP's tokens until `embed` has run the networks that are trained.
+  `text` holds token ids, if the text network trains, and `image` CLIP's tokens until `embed` runs.
   """
 
   frame: Float[Array, "b t h w c"]
@@ -135,7 +135,7 @@ class VideoCrafter(latents.LatentSystem):
     found = {"null_text": self._read(frozen, latents.null_tokens(batch, self.null_tokens))}
     if "image" not in self.networks:
       return found
-    # The null image is grey, as training has always dropped it (FrameBridge, 2.4).
+    # The null image is grey, as training has always dropped it.
     size = self.networks["image"].sizes["size"]
     return found | {"null_image": self._look(frozen, jnp.zeros((1, size, size, 3)))}
 
@@ -161,7 +161,7 @@ class VideoCrafter(latents.LatentSystem):
     return self.run("image", frozen)(clip.preprocess(shown, size=size))
 
   def drop(self, cond: Cond, text: Bool[Array, "b"], image: Bool[Array, "b"]) -> Cond:
-    # The given frame is prior and condition at once: it is never dropped (FrameBridge, 2.4).
+    # The given frame is prior and condition at once: it is never dropped.
     cond = cond._replace(text=_where(text, cond.null_text, cond.text))
     if cond.image is None:
       return cond
@@ -253,7 +253,7 @@ def prior(
 
 
 def along_time(tokens: Float[Array, "b t m d"], frames: int) -> Float[Array, "b {frames} m d"]:
-  """The tokens of a clip's frames for another number of frames, straight between two; ends stay."""
+  """Linearly interpolates tokens of each frame to another number of frames; both ends stay."""
   t = tokens.shape[1]
   if t == frames:
     return tokens
