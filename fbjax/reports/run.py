@@ -1,4 +1,4 @@
-"""What a workdir tells of its run: read for a report, by whoever may read the folder.
+"""Reads what a report needs of a workdir, without changing anything there.
 
 start.json   of the newest start: the config's name, what was changed of it, versions and devices
 """
@@ -27,9 +27,10 @@ SMALLEST = 0.2  # of its width, that a moving picture is still worth showing at
 class Run(NamedTuple):
   """A run, as its folder has it.
 
-  name: the end of the folder's, as much as tells it from the others. folder: as given. config: resolved. start: see above; empty for a run of an earlier version. changes:
-  what later starts changed. rows: of metrics.jsonl. cards: by file name. sheets: moving pictures of the
-  newest preview, by file name. notes: what could not be read. ended: why, where something was wrong.
+  name: a suffix of the folder's path that tells it from the other runs. folder: as given. config:
+  resolved. start: see above; empty for a run of an earlier version. changes: what later starts
+  changed. rows: of metrics.jsonl. cards: by file name. sheets: GIFs of the newest preview, by file
+  name. notes: what could not be read. ended: the error that ended it, if any.
   """
 
   name: str
@@ -77,13 +78,13 @@ def version(package: str) -> str:
 
 
 def read(workdir: str, name: str, most: float, ended: str = "") -> Run:
-  """What a workdir tells.
+  """Reads a workdir.
 
   Args:
     workdir: here or in a bucket.
-    name: what it is called.
-    most: bytes that its moving pictures may have together.
-    ended: what went wrong, if anything.
+    name: of the run in the report.
+    most: bytes that its GIFs may have together; larger ones are scaled down.
+    ended: the error that ended the run, if any.
 
   Raises:
     UserError: when nothing was trained there.
@@ -108,7 +109,7 @@ def read(workdir: str, name: str, most: float, ended: str = "") -> Run:
 
 
 def names(workdirs: Sequence[str]) -> list[str]:
-  """The ends of paths, all of as many parts, which tell them apart."""
+  """The shortest suffixes of paths, all with as many components, that tell them apart."""
   parts = [str(workdir).rstrip("/").split("/") for workdir in workdirs]
   for count in range(1, max(map(len, parts)) + 1):
     found = ["/".join(of[-count:]) for of in parts]
@@ -118,7 +119,10 @@ def names(workdirs: Sequence[str]) -> list[str]:
 
 
 def lines(file: epath.Path, notes: list[str], whole: bool = False) -> list[dict[str, Any]]:
-  """The objects of a file of json lines, or the one of a `whole` file; none where it is missing."""
+  """The objects of a JSON-lines file, or the one of a `whole` JSON file; none if it is missing.
+
+  A damaged file gives none, and a line in `notes`.
+  """
   if not file.exists():
     return []
   try:
@@ -157,7 +161,7 @@ def read_cards(folder: epath.Path, notes: list[str]) -> dict[str, dict[str, Any]
 
 
 def newest_sheets(folder: epath.Path, most: float, notes: list[str]) -> dict[str, bytes]:
-  """The moving pictures of the newest preview, together no larger than `most` bytes."""
+  """The GIFs of the newest preview, scaled down until they have at most `most` bytes together."""
   files = [file for file in folder.glob("*.gif")] if folder.exists() else []
   files = [file for file in files if file.stem[:7].isdigit()]
   newest = max((file.stem[:7] for file in files), default="")
@@ -173,7 +177,7 @@ def newest_sheets(folder: epath.Path, most: float, notes: list[str]) -> dict[str
 
 
 def smaller(gif: bytes, most: float) -> bytes | None:
-  """A moving GIF, reduced until it is no larger than `most` bytes; None where that is too small to see."""
+  """An animated GIF, scaled down to at most `most` bytes; None if it would be too small to see."""
   scale, made = 1.0, gif
   while len(made) > most:
     # As the area, and a little less.
@@ -187,7 +191,7 @@ def smaller(gif: bytes, most: float) -> bytes | None:
 
 
 def scaled(gif: bytes, scale: float) -> bytes | None:
-  """A moving GIF of another size; None where it is damaged."""
+  """An animated GIF, resized by a factor; None if it is damaged."""
   try:
     with Image.open(io.BytesIO(gif)) as moving:
       size = [max(1, round(side * scale)) for side in moving.size]
