@@ -93,10 +93,10 @@ def sample(
 def resolve(
   config: dict[str, Any] | None, workdir: str | None, model: str | None = None
 ) -> dict[str, Any]:
-  """The config to work with: the packed model's, the workdir's, or one that means the same network.
+  """The config to work with: the packed model's, the given one, or else the workdir's.
 
   Raises:
-    UserError: without any, or when they are of different networks.
+    UserError: without any, or when the given one is of another network than the workdir's.
   """
   if model:
     if config is not None or workdir:
