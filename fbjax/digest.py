@@ -104,7 +104,7 @@ def _submit(
 
 
 def of_piece(piece: Any, start: tuple[int, ...], shape: tuple[int, ...]) -> UInt64[np.ndarray, "2"]:
-  """The sums over a piece, with its corner at index `start`, of an array of `shape`."""
+  """The sums over a piece of an array of `shape` that begins at `start`."""
   words = _words(np.asarray(piece))
   start, shape = start + (0,), shape + words.shape[-1:]
   # Elements behind the last axis that is cut are neighbours in the whole array too.

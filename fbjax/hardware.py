@@ -1,4 +1,4 @@
-"""Peak figures of devices, from vendors' data sheets and, for a TPU's memory, from its compiler."""
+"""What devices can do at best, from the vendors' data sheets and, for a TPU's memory, from its compiler."""
 
 from typing import NamedTuple
 
@@ -53,7 +53,7 @@ def chip(device: jax.Device) -> Chip | None:
 
 
 def memory(device: jax.Device) -> float | None:
-  """Bytes that a program may take on a device of this machine; None if not known."""
+  """Bytes that a program may take on a device of this machine; None where nobody says."""
   known = chip(device)
   if known is not None:
     return known.memory

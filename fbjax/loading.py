@@ -274,7 +274,7 @@ def trained_weights(
   step: int | None = None,
   ema: bool = True,
 ) -> tuple[base.Params, base.Params]:
-  """Restores the weights of a run: (trained, frozen), placed on the mesh.
+  """The weights of a run: what its system trains, and what it keeps frozen.
 
   Args:
     config: of the run.

@@ -168,7 +168,7 @@ def parse_flags(argv: list[str]) -> tuple[dict[str, Any] | None, list[str]]:
 
 
 def check_flags(config: ConfigDict | None, overrides: list[str]) -> None:
-  """Raises a UserError for flags or overrides that the mode does not take, or needs and has not."""
+  """Raises a UserError for flags, and overrides of a config, that the mode does not take, or lacks."""
   mode = options.MODE.value
   for override in overrides:
     if mode != "port" and re.match(r"--?config\.port\b", override):

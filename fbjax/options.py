@@ -59,7 +59,7 @@ def pixels(size: str | None) -> tuple[int, int] | None:
 
 
 class Kind(NamedTuple):
-  """A kind of flag: one of absl's DEFINE functions, and how to convert the parsed value."""
+  """What a flag holds: one of absl's DEFINE functions, and what is made of the value."""
 
   define: Callable[..., Any]
   read: Callable[[Any], Any] = lambda value: value

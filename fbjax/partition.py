@@ -103,7 +103,7 @@ def platform() -> str:
 
 
 def size(*axes: str) -> int:
-  """The product of the sizes of these mesh axes; 1 without a mesh."""
+  """How many devices share along these axes of the mesh; 1 without a mesh."""
   mesh = _mesh()
   return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in axes)
 
@@ -134,7 +134,7 @@ def across_frames(x: Shaped[Array, "b t n *c"]) -> Shaped[Array, "b t n *c"]:
 
 
 def apart(x: Shaped[Array, "b *n"]) -> Shaped[Array, "b *n"]:
-  """The same array, its first axis spread over as many of all mesh axes as divide it."""
+  """The same array, its first axis spread over all mesh axes, or as many of them as divide it."""
   return _split(x, ALL)
 
 

@@ -269,7 +269,7 @@ class Pipe:
   def system_for(
     self, spec: build.Sampling, frames: int, size: tuple[int, int]
   ) -> tuple[base.System, formulation.Formulation]:
-    """The system for clips of this length and size, and its bridge with what is predicted.
+    """The system for clips of this length and size, and the bridge formulation.
 
     Raises:
       UserError: where it cannot make them.
@@ -409,9 +409,9 @@ def check_told(config: dict[str, Any], system: base.System, **given: Any) -> Non
 
 
 def check_seed(system: Any, seed: int, draw: str | None) -> None:
-  """Raises a UserError for a seed other than 0 if sampling is deterministic.
+  """Raises a UserError for a seed other than 0 where sampling draws nothing.
 
-  That is a neural prior whose codec takes the mode of its posterior; `draw` overrides the codec's.
+  So it is for a neural prior whose codec takes the posterior's mode; `draw` overrides the codec.
   """
   drawn = (draw or getattr(getattr(system, "codec", None), "draw", "mode")) == "sample"
   if seed and isinstance(system, neural_prior.NeuralPrior) and not drawn:

@@ -118,13 +118,13 @@ def write_text(file: str, text: str) -> None:
 
 
 def write_json(file: str, value: Any) -> None:
-  """Writes a value as JSON, as `write_text`."""
+  """As `write_text`, a plain value."""
   write_text(file, json.dumps(value, indent=2) + "\n")
 
 
 @contextlib.contextmanager
 def written(file: str) -> Iterator[pathlib.Path]:
-  """Context with a local path to write; what is there moves to `file` unless an error is raised."""
+  """Context with a local path to write; without an error, what is there becomes `file` at once."""
   there = absolute(file)
   if not is_remote(file):
     there.parent.mkdir(parents=True, exist_ok=True)

@@ -204,7 +204,7 @@ def here(shards: Sequence[Shard], workers: int | None = None) -> None:
 
 
 def on_beam(shards: Sequence[Shard], arguments: Sequence[str]) -> None:
-  """Makes shards with Apache Beam; `arguments` are its pipeline options."""
+  """Makes shards with Apache Beam, whose own arguments these are."""
   try:
     beam = importlib.import_module("apache_beam")
     pipeline_options = importlib.import_module("apache_beam.options.pipeline_options")

@@ -142,7 +142,7 @@ def _lost(peer: int, silence: float) -> NoReturn:
 
 
 def meet(name: str) -> None:
-  """A barrier of all processes without a timeout; ends this process if a peer dies (`join`)."""
+  """A barrier of all processes, without a timeout; the watch of `join` sees to peers that die."""
   state = distributed.global_state
   if state.client is not None and state.num_processes > 1:
     state.client.wait_at_barrier(f"fbjax/{name}", timeout_in_ms=2**31 - 1)
@@ -295,7 +295,7 @@ def leave(error: errors.LostPeer) -> NoReturn:
 
 
 def lost_peer(sign: str) -> str:
-  """The message for a lost process; `sign` says how it was noticed."""
+  """What to do when another process of this run ended."""
   return (
     f"{sign}, so another process of this run has ended or hangs; its own log says why: run the same command "
     "in all processes again, to go on from the newest checkpoint"

@@ -48,7 +48,7 @@ def make_system(config: Spec) -> base.System:
 
 
 def trace_step(config: Spec, system: base.System, mesh: jax.sharding.Mesh) -> jax.stages.Traced:
-  """Traces the training step and its optimizer; encoders too, unless it trains from a cache."""
+  """The training step of a config, optimizer included; encoders too, unless it trains from a cache."""
   tx = build.make_optimizer(config, system)
   names = ("ema_decay", "ema_warmup", "accumulate", "offload")
   options = {name: config["train"][name] for name in names if name in config["train"]}
@@ -116,7 +116,7 @@ def fed(
 
 
 def trace_sampler(config: Spec, system: base.System, mesh: jax.sharding.Mesh) -> jax.stages.Traced:
-  """Traces the sampler, from images to clips."""
+  """The sampler of a config, from images to clips."""
   sample = build.make_sample(config, system, build.make_formulation(config), mesh)
   n = config["sampling"]["batch_size"]
   clips = batch(config, n, None)

@@ -49,7 +49,7 @@ class Instruction(NamedTuple):
 
 
 def of(program: jax.stages.Compiled, chip: hardware.Chip) -> Seconds:
-  """Estimates how long a program takes on a chip at least."""
+  """What a program takes on a chip at least."""
   return of_text(program.as_text(), chip)
 
 

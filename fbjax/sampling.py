@@ -44,8 +44,8 @@ def make_sample(
     rescale: guidance rescale, 0 to 1: how far the standard deviation of the guided prediction is
       pulled back to that of the conditional one.
     mesh: over which clips are split, after padding to a multiple of its `data` and `fsdp` devices.
-    gathered: whether every device gets all videos; otherwise each has those of its rows of the
-      batch, which must divide evenly over the mesh.
+    gathered: whether every device gets all videos; otherwise each has those of its rows, and the
+      batch must divide evenly over the mesh.
 
   The batch holds `image` uint8 "b h w 3" (or `video`, whose first frame is taken, and whose last),
   `tokens` and `stride`; also `last` where the system is given both ends, and `null_tokens` where

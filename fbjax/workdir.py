@@ -6,7 +6,7 @@
   changes.jsonl  one line a key that a later start changed: step, key, what it was and is
   .lock          held by the process that trains
 
-A workdir's identity are the keys that change what its network computes: the system, the bridge, the
+A workdir's identity is all that changes what its network computes: the system, the bridge, the
 prediction, the weights it started from. All else may change between two starts. A workdir is
 claimed once a run has all that it needs, and has an identity from its first checkpoint on.
 """

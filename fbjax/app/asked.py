@@ -143,8 +143,12 @@ def settings(
 def picture(given: Any, folder: str) -> Picture | None:
   """The image that was uploaded into a folder, or None where none was.
 
+  Args:
+    given: Gradio's description of the upload, from the request.
+    folder: the only one whose files are read.
+
   Raises:
-    UserError: for a file that is no image, too large, or anywhere else than in the folder.
+    UserError: for a file that is no image, too large, or outside the folder.
   """
   if not given:
     return None

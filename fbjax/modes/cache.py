@@ -178,7 +178,7 @@ def encode(
 def about(
   config: dict[str, Any], system: base.System, made: Mapping[str, Split], options: Any
 ) -> dict[str, Any]:
-  """The content of cache.json."""
+  """What cache.json says."""
   frozen = jax.eval_shape(system.init_frozen, jax.random.key(0))
   shape = clip_shape(config)
   tokens = build.make_tokenizer(config).length

@@ -185,10 +185,10 @@ def speed(source: sources.Videos, healthy: Sequence[str]) -> dict[str, float]:
 
 
 def rates_of(workdir: str) -> list[float]:
-  """Clips/s of a run, by its metrics.
+  """Clips a second of a run, step by step.
 
   Raises:
-    UserError: when the workdir has no metrics.
+    UserError: when the workdir has none.
   """
   places.pull(workdir, "metrics.jsonl")
   rows = tracker.read_metrics(places.local(workdir) / "metrics.jsonl")

@@ -287,7 +287,7 @@ def of_model(
 
 
 def known(captions: Sequence[str]) -> str | None:
-  """A digest of captions; None if any is empty."""
+  """A digest of captions; None where one is empty."""
   return digest.of_json(list(captions)) if all(captions) else None
 
 

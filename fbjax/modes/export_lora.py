@@ -53,7 +53,7 @@ def check(system: base.System, workdir: str) -> str:
   """The name of the one network that a system trains, by low-rank additions alone.
 
   Raises:
-    UserError: when it trains others, or leaves as a whole, or has no low-rank additions.
+    UserError: when it adds to several networks, trains whole leaves too, or adds to none.
   """
   if not isinstance(system, adapters.LoRA):
     raise errors.UserError(

@@ -52,7 +52,7 @@ QUICK = {"optimization_level": 1}
 
 
 class Machine(NamedTuple):
-  """Devices that are planned for. chip: their kind's figures. memory: bytes of each; None what nobody knows."""
+  """Devices that are planned for. chip: figures of their kind, memory: bytes of each; or None."""
 
   devices: int
   kind: str
@@ -128,7 +128,7 @@ def searched(
   measure_step: Callable[[dict[str, Any]], dict[str, Any]],
   price: float | None = None,
 ) -> list[dict[str, Any]]:
-  """Prints the fastest training step that fits; returns a row for each configuration tried."""
+  """Prints the fastest way to compute a training step that fits, and returns a row for each that was tried."""
   logger.info(
     "Searching; each try compiles the train step, which takes minutes for a large network."
   )
@@ -264,7 +264,7 @@ def measure(
 
 
 def fits(held: int, limit: float | None, topology: str | None) -> bool | None:
-  """Whether a compiled program fits into a device's memory; None if its size is not known."""
+  """Whether a compiled program fits into the memory of a device; None where nobody knows how much that is."""
   if limit is not None:
     return held <= limit
   return None if topology is None else True  # A TPU's compiler has not refused it.

@@ -195,7 +195,7 @@ def fill(
   rules: Mapping[str, Any],
   ignore: Sequence[str],
 ) -> tuple[convert.Params, convert.Report]:
-  """The network's leaves that the file has, read lazily, and a report on them."""
+  """The network's leaves that the file has, read only when asked for."""
   new, zero, widen = (
     checks.strings(f"config.start.{name}.{kind}", rules.get(kind, ())) for kind in start.KINDS
   )

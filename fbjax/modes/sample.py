@@ -129,8 +129,8 @@ def plan(
 ) -> list[Request]:
   """One request for an image, or one for each image of a folder.
 
-  Clips of a folder that are already there are left out, unless they are to be overwritten. A system
-  that is not `told` a text needs no prompt file there.
+  Clips of a folder that are already there are left out, unless they are to be overwritten. `told`:
+  whether the system is conditioned on text; otherwise the folder needs no prompt file.
 
   Raises:
     UserError: when nothing is left to do, or the output cannot be written.

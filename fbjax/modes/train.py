@@ -213,7 +213,10 @@ def tell_size(config: dict[str, Any]) -> None:
 
 
 def summary(config: Any, workdir: str, system: Any, clips: int, mesh: jax.sharding.Mesh) -> str:
-  """`videocrafter in runs/x: 1,234 parameters, 90 clips, 8 devices (TPU v5e)`; those that train."""
+  """`videocrafter in runs/x: 1,234 parameters, 90 clips, 8 devices (TPU v5e)`.
+
+  The parameters are those that train.
+  """
   params = jax.eval_shape(system.init, jax.random.key(0))
   count = int(parameter_overview.count_parameters(params))
   device = jax.devices()[0].device_kind
@@ -236,7 +239,7 @@ def preempted(call: int) -> bool:
 class Preview(NamedTuple):
   """What a training animates at every preview, always with the same noise.
 
-  name: behind the step in the names of files. inputs: of the sampler, with leading axis n.
+  name: suffix after the step in file names. inputs: of the sampler, with leading axis n.
   captions: n of them. files: n names of clips. blocks: named videos to show before each sample.
   """
 

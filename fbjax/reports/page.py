@@ -101,7 +101,7 @@ def summary(runs: Sequence[Run]) -> Html:
 
 
 def differences(runs: Sequence[Run]) -> Html:
-  """Config keys in which several runs differ, or a single one from its config's file."""
+  """Of one run, what differs from what its config's file says; of several, from each other."""
   if len(runs) > 1:
     flat = [workdir_lib.flatten(run.config) for run in runs]
     keys = sorted(set().union(*flat))

@@ -109,7 +109,7 @@ def read(workdir: str, name: str, most: float, ended: str = "") -> Run:
 
 
 def names(workdirs: Sequence[str]) -> list[str]:
-  """The shortest suffixes of paths, all with as many components, that tell them apart."""
+  """The ends of paths, all of as many parts, which tell them apart."""
   parts = [str(workdir).rstrip("/").split("/") for workdir in workdirs]
   for count in range(1, max(map(len, parts)) + 1):
     found = ["/".join(of[-count:]) for of in parts]
@@ -161,7 +161,7 @@ def read_cards(folder: epath.Path, notes: list[str]) -> dict[str, dict[str, Any]
 
 
 def newest_sheets(folder: epath.Path, most: float, notes: list[str]) -> dict[str, bytes]:
-  """The GIFs of the newest preview, scaled down until they have at most `most` bytes together."""
+  """The moving pictures of the newest preview, together no larger than `most` bytes."""
   files = [file for file in folder.glob("*.gif")] if folder.exists() else []
   files = [file for file in files if file.stem[:7].isdigit()]
   newest = max((file.stem[:7] for file in files), default="")
@@ -177,7 +177,7 @@ def newest_sheets(folder: epath.Path, most: float, notes: list[str]) -> dict[str
 
 
 def smaller(gif: bytes, most: float) -> bytes | None:
-  """An animated GIF, scaled down to at most `most` bytes; None if it would be too small to see."""
+  """A moving GIF, reduced until it is no larger than `most` bytes; None where that is too small to see."""
   scale, made = 1.0, gif
   while len(made) > most:
     # As the area, and a little less.
@@ -191,7 +191,7 @@ def smaller(gif: bytes, most: float) -> bytes | None:
 
 
 def scaled(gif: bytes, scale: float) -> bytes | None:
-  """An animated GIF, resized by a factor; None if it is damaged."""
+  """A moving GIF of another size; None where it is damaged."""
   try:
     with Image.open(io.BytesIO(gif)) as moving:
       size = [max(1, round(side * scale)) for side in moving.size]

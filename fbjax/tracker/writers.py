@@ -32,10 +32,10 @@ class Writer(Protocol):
     """Keeps the metrics of a step."""
 
   def picture(self, name: str, step: int, image: UInt8[np.ndarray, "_ _ 3"]) -> None:
-    """Writes a picture, if the writer can."""
+    """Shows a picture, where the place can."""
 
   def clip(self, name: str, step: int, file: pathlib.Path) -> None:
-    """Writes an animated GIF, if the writer can."""
+    """Shows a moving GIF, where the place can."""
 
   def close(self) -> None:
     """Finishes what is written."""

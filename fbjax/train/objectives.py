@@ -105,7 +105,7 @@ def bridge_loss(
 def dropped(
   draw: Float[Array, "b"], drop_text: float, drop_image: float, drop_both: float
 ) -> tuple[Bool[Array, "b"], Bool[Array, "b"]]:
-  """Masks of the clips whose text, and image, is dropped; `draw` is uniform (FrameBridge, §2.4)."""
+  """Masks (text, image) of dropped conditions, from a uniform draw a clip (FrameBridge, §2.4)."""
   text = draw < drop_text + drop_both
   image = (draw >= drop_text) & (draw < drop_text + drop_both + drop_image)
   return text, image

@@ -21,7 +21,7 @@ LossFn = Callable[[Params, Params, Batch, jax.Array], tuple[jax.Array, Metrics]]
 
 
 class TrainState(NamedTuple):
-  """All that a run needs to go on: step, float32 weights, their EMA, optimizer state."""
+  """All that a run needs to go on: float32 weights, their moving average, optimizer state."""
 
   step: jax.Array
   params: Params
