@@ -52,7 +52,7 @@ QUICK = {"optimization_level": 1}
 
 
 class Machine(NamedTuple):
-  """Devices that are planned for. chip: figures of their kind, memory: bytes of each; or None."""
+  """Devices planned for. chip: their kind's figures. memory: bytes of each. None where unknown."""
 
   devices: int
   kind: str
