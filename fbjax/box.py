@@ -14,7 +14,7 @@ ROOT = _BUNDLED if _BUNDLED.is_dir() else _HERE.parent  # the folder that holds 
 
 
 def find(path: str | os.PathLike[str]) -> str:
-  """The path, or where nothing is there, that in the box: `zoo/shapes` is found from anywhere."""
+  """Resolves a path; a `zoo/...` that does not exist is looked up among the bundled models."""
   path = os.fspath(path)
   if path and not places.is_remote(path) and not places.exists(path):
     there = ROOT / path

@@ -1,8 +1,8 @@
-"""Latent caches: what makes one, and whether a config is for it.
+"""Latent caches: what their features depend on, and whether one matches a config.
 
-What a cache holds depends on the clips (the source, how it is cropped), on what reads captions, and on
-the frozen encoders, their sizes and weights. All of this is written down when a cache is begun, in its
-cache.json, and a config under which other features would come out is refused. What trains on them does
+The features depend on the clips (the source, how it is cropped), on the tokenizer, and on the
+frozen encoders, their sizes and weights. All of this is recorded in cache.json when a cache is
+begun, and a config that would give other features is refused. The network that trains on them does
 not matter: a bridge and its neural prior share a cache.
 """
 
@@ -32,8 +32,8 @@ Spec = Mapping[str, Any]
 class Opened(NamedTuple):
   """A cache that fits a config.
 
-  train, held_out: features of clips. shown: of the held-out ones, with what previews need. nulls: what
-  is the same for all clips.
+  train, held_out: features of clips. shown: the held-out ones, with their pixels and the features
+  of their given frames, for previews. nulls: features of the null conditions, the same for all.
   """
 
   train: records.Cached
@@ -63,7 +63,7 @@ def made_of(config: Spec, system: base.System) -> dict[str, Any]:
 
 
 def inner(system: base.System) -> Any:
-  """The system without what is in front of it or added to it."""
+  """The system without low-rank additions and without a neural prior in front of it."""
   whole = system.whole
   return getattr(whole, "system", whole)
 
@@ -75,7 +75,7 @@ def without_places(group: Any) -> Any:
 
 
 def encoders_digest(config: Spec, system: base.System) -> str:
-  """Stands for the encoders' values, which need not be read for it."""
+  """A digest of the encoders' weights, from those that their folder lists: reads no weights."""
   if not system.encoders:
     return "none"
   if not config["weights"]:
@@ -177,13 +177,12 @@ def opened(config: Spec, system: base.System) -> Opened:
 
 
 def fetched(folder: str, about: Spec) -> pathlib.Path:
-  """The folder of a cache on this machine: of one in a bucket, a copy that is kept.
+  """The local folder of a cache; one in a bucket is mirrored to this machine, and the copy is kept.
 
-  A shuffled training reads all shards at once, so that fetching them when they are read would be to
-  wait for all of them before the first steps.
+  All of it at once: a shuffled training reads from all shards in its first steps.
 
   Raises:
-    UserError: when there is no room for it.
+    UserError: when the disk has no room for it.
   """
   place = storage.place(folder)
   if not isinstance(place, objects.Address):
@@ -194,7 +193,10 @@ def fetched(folder: str, about: Spec) -> pathlib.Path:
 
 
 def check_source(config: Spec, folder: str, about: Spec) -> None:
-  """Raises a UserError for other clips than the cache was made of, if they are still there."""
+  """Raises a UserError if `config.data` lists other training clips than the cache was made of.
+
+  Data that cannot be read any more is no error: a training then reads the cache alone.
+  """
   try:
     found = build.make_source(config, "train").digest()
   except video_lib.BrokenData as error:

@@ -59,7 +59,7 @@ class Checkpoints:
   def restore(self, state: Any) -> tuple[Any, int] | None:
     """The newest intact state and its position in the data; None when nothing was saved.
 
-    Newer ones, which are damaged, are renamed to make way.
+    Newer checkpoints, all damaged, are renamed, so that their steps can be saved again.
 
     Args:
       state: tree of arrays or ShapeDtypeStructs with the shapes and shardings to restore to.
@@ -93,7 +93,7 @@ class Checkpoints:
     self._writing = step
 
   def check(self) -> None:
-    """Raises what went wrong in the background, if anything did so far; never waits."""
+    """Raises the error of a background save that has failed; never blocks."""
     if self._writing is not None and not self._manager.is_saving_in_progress():
       self.wait()
 
@@ -117,7 +117,7 @@ class Checkpoints:
         self._manager.close()
 
   def intact(self) -> str:
-    """What there is to go on from, as half a sentence."""
+    """A clause for error messages: the newest step with a finished checkpoint; does not read it."""
     saved = [step for step in _listed(self.folder) if step != self._writing]
     if not saved:
       return "there is no earlier checkpoint"
@@ -137,7 +137,7 @@ class Checkpoints:
 
 
 def load(workdir: str, part: dict[str, Any], step: int | None = None) -> tuple[int, dict[str, Any]]:
-  """The step of a workdir's newest intact checkpoint, and some fields of its state.
+  """Restores some fields of a checkpoint's state; returns its step and these fields.
 
   Reads nothing else and changes nothing on disk; a training may go on there meanwhile.
 
@@ -145,7 +145,7 @@ def load(workdir: str, part: dict[str, Any], step: int | None = None) -> tuple[i
     workdir: of a run.
     part: such as `{"ema": shapes}`, arrays or ShapeDtypeStructs with the shapes, dtypes and
       shardings to restore to.
-    step: of the checkpoint to read; None takes the newest.
+    step: of the checkpoint to read; None takes the newest that is intact.
 
   Raises:
     UserError: when nothing was saved, no checkpoint is intact, that of the step is not there, or what

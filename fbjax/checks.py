@@ -90,7 +90,7 @@ def pair(key: str, value: Any, of: str, least: int = 1) -> tuple[int, int]:
 
 
 def clip(frames: int, size: tuple[int, int]) -> None:
-  """Raises a UserError for clips of so many pixels that nobody can have meant them."""
+  """Raises a UserError for clips of more than `MAX_CLIP_PIXELS` pixels, all frames together."""
   pixels = frames * size[0] * size[1]
   if pixels > MAX_CLIP_PIXELS:
     raise errors.UserError(
@@ -130,7 +130,7 @@ def patterns(key: str, value: Any) -> tuple[str, ...]:
 
 
 def finite(group: Mapping[str, Any], key: str = "config") -> None:
-  """Raises a UserError for a number below a group that is nan or infinite."""
+  """Raises a UserError if any float of a group, nested groups included, is NaN or infinite."""
   for name, value in group.items():
     if isinstance(value, Mapping):
       finite(value, f"{key}.{name}")

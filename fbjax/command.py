@@ -89,7 +89,7 @@ def cli() -> None:
 
 
 def overview() -> str:
-  """What the subcommands are for, and the configs that there are."""
+  """The text of `fbjax --help`: the subcommands and the experiments, each with its purpose."""
   commands = {f"fbjax {name}": purpose(name) for name in COMMANDS}
   experiments = {
     file.stem: inspect.cleandoc(docstring(file)).splitlines()[0] for file in main.configs()
@@ -104,7 +104,7 @@ def overview() -> str:
 
 
 def of_command(command: str) -> str:
-  """The flags of a subcommand."""
+  """The text of `fbjax COMMAND --help`: its purpose, an example and its flags."""
   own = {flag_name(name): text for name, text in options.HELP[command].items()}
   if command in CONFIGURED:
     own = CONFIG | own
@@ -118,7 +118,7 @@ def purpose(command: str) -> str:
 
 
 def docstring(file) -> str:
-  """Of a Python file that is not imported."""
+  """The module docstring of a Python file, which is not imported; a newline if it has none."""
   found = re.match(r'\s*"""(.*?)"""', file.read_text(), re.DOTALL)
   return found[1] if found else "\n"
 
@@ -132,7 +132,7 @@ def flag_name(name: str) -> str:
 
 
 def listed(rows: dict[str, str]) -> str:
-  """Names at the left, what they are at the right."""
+  """Two aligned columns, names and texts, which are wrapped to the terminal's width."""
   width = min(shutil.get_terminal_size((100, 24)).columns, 100)
   indent = 2 + max(map(len, rows)) + 2
   lines = []

@@ -1,4 +1,4 @@
-"""What a compiled program does on each of its devices: work, memory, and what it sends to others."""
+"""FLOPs, memory and collectives of a compiled program on each of its devices, read off its HLO."""
 
 import collections
 import math
@@ -12,10 +12,10 @@ BITS = re.compile(r"[a-z]+(\d+)")  # of f32, bf16, s8, f8e4m3fn; pred has no num
 
 
 class Collective(NamedTuple):
-  """A message among devices.
+  """A collective of a compiled program.
 
   kind: one of `KINDS`. size: bytes of the result on each device; of a tuple, of all its arrays.
-  times: how often it is sent, more than once in a loop. group: devices that take part, 0 if not known.
+  times: how often it runs, more than once in a loop. group: devices that take part, 0 if not known.
   """
 
   kind: str
@@ -37,8 +37,8 @@ class Collective(NamedTuple):
 class Memory(NamedTuple):
   """Bytes of one device.
 
-  arguments: weights, optimizer and batch, those that the results take the place of included.
-  temporaries: while it runs. results: what takes no argument's place. code: of the program.
+  arguments: weights, optimizer and batch, donated ones included. temporaries: buffers while it
+  runs. results: outputs that alias no argument. code: of the program.
   """
 
   arguments: int
@@ -52,7 +52,7 @@ class Memory(NamedTuple):
 
 
 def flops(program: jax.stages.Compiled) -> float:
-  """Of one device; the body of a loop counts once."""
+  """XLA's own count of FLOPs on one device; the body of a loop counts once."""
   return float((program.cost_analysis() or {}).get("flops", 0))
 
 
@@ -67,7 +67,7 @@ def memory(program: jax.stages.Compiled) -> Memory:
 
 
 def collectives(program: jax.stages.Compiled) -> list[Collective]:
-  """All messages of the program; those of a loop as often as it is known to run."""
+  """The collectives of a program; those in a loop count as often as its trip count, if known."""
   return collectives_of(program.as_text())
 
 
@@ -102,7 +102,7 @@ def _group(line: str) -> int:
 
 
 def bodies(text: str) -> dict[str, list[str]]:
-  """The lines of each computation of a module, by its name; the entry's comes under ""."""
+  """The lines of each computation of an HLO module, by its name; the entry has the name ""."""
   found: dict[str, list[str]] = {}
   name = None
   for line in text.splitlines():
@@ -115,7 +115,7 @@ def bodies(text: str) -> dict[str, list[str]]:
 
 
 def runs(bodies: dict[str, list[str]], *, fused: bool = True) -> dict[str, int]:
-  """How often each computation runs; `fused=False` leaves out those within one instruction."""
+  """How often each computation runs, by name; `fused=False` leaves out the bodies of fusions."""
   found: dict[str, int] = collections.defaultdict(int)
 
   def visit(name: str, times: int) -> None:
@@ -137,7 +137,7 @@ def runs(bodies: dict[str, list[str]], *, fused: bool = True) -> dict[str, int]:
 
 
 def bits(dtype: str) -> int:
-  """Of one number, by the name that HLO has for its kind."""
+  """Bits of one element of a dtype by its HLO name, such as 16 of bf16; 8 of pred."""
   found = BITS.match(dtype)
   return int(found[1]) if found else 8
 

@@ -1,12 +1,12 @@
 """A digest of an array's bits that does not depend on how the array is split over devices.
 
-Every element is mixed with its place in the array, and what comes out is summed. A sum has no order,
-so each process digests the pieces it holds, and the total is the same on any mesh and in any number
-of processes. Mixing is one-to-one: damage to a single element changes the digest for certain, any
-other goes unnoticed once in 2^64.
+Every element is hashed together with its index in the array, and the hashes are summed. A sum has
+no order, so each process digests the shards it holds, and the total is the same on any mesh and in
+any number of processes. The hash is one-to-one: damage to a single element changes the digest for
+certain, any other goes unnoticed once in 2^64.
 
-The pieces are read on the host, which a checkpoint copies them to anyway: on the device the program
-would be another one for every shape.
+The shards are hashed on the host, to which a checkpoint copies them anyway: on the device, every
+shape would need a program of its own.
 """
 
 import concurrent.futures
@@ -50,14 +50,14 @@ def of_code() -> str:
 
 
 def as_text(total: UInt64[np.ndarray, "2"]) -> str:
-  """The digest that the sums over all pieces of an array make."""
+  """Two 64-bit sums over all pieces of an array as its digest, 32 hexadecimal digits."""
   return "".join(f"{half:016x}" for half in total)
 
 
 def differing(tree: Any, digests: Mapping[str, str]) -> list[str]:
-  """Paths of the arrays of a tree that have another digest than given in any process.
+  """Paths of the arrays of a tree whose digest is not the given one, in any process.
 
-  Copies on several devices of one process count as read from the disk once.
+  The replicas of all processes are hashed; of equal shards within a process, only one.
   """
   leaves = trees.paths(tree)
   wrong = []
@@ -69,7 +69,7 @@ def differing(tree: Any, digests: Mapping[str, str]) -> list[str]:
 
 
 def copies(x: jax.Array) -> int:
-  """How many times the devices hold an array."""
+  """The number of replicas of an array over all devices."""
   held = math.prod(x.sharding.shard_shape(x.shape)) * x.sharding.num_devices
   return held // max(x.size, 1)
 

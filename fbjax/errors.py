@@ -1,4 +1,4 @@
-"""The one class of exception that is meant for the person who runs the program."""
+"""Exceptions whose message is meant for the person who runs the program."""
 
 import contextlib
 import errno
@@ -27,11 +27,14 @@ OUTER = (
 
 @contextlib.contextmanager
 def of_the_disk(what: str, then: Callable[[], str]) -> Iterator[None]:
-  """Turns a failure of the file system into a sentence; TensorStore has the reason in its text.
+  """Context that turns errors of the file system, such as a full disk, into a UserError.
+
+  Recognized by errno, or by its text in the message: TensorStore has it there alone. Other
+  exceptions pass unchanged.
 
   Args:
-    what: that failed.
-    then: what there is to do about it, asked when it has failed.
+    what: the failure, such as "cannot write x"; begins the message.
+    then: called after a failure, for the remedy that ends the message.
   """
   try:
     yield

@@ -1,4 +1,4 @@
-"""Floating-point operations of a traced program: its products and convolutions, loops as often as they run.
+"""FLOPs of a traced program: its matmuls and convolutions, those in loops as often as they run.
 
 XLA's own count of a compiled program takes the body of a loop once, so it tells a network of scanned blocks a
 fraction of what it does. Elementwise work is left out, as usual for MFU.
@@ -28,9 +28,10 @@ ONCE: Passes = ((1, 1, 1),) * 3
 
 
 class Flops(NamedTuple):
-  """Of all devices together.
+  """FLOPs over all devices together.
 
-  model: what the mathematics asks for. recomputed: what is done once more to save memory.
+  model: what the mathematics asks for. recomputed: by rematerialization, of `jax.checkpoint` and of
+  attention kernels that compute logits again in their backward pass.
   """
 
   model: float = 0.0
@@ -48,12 +49,13 @@ class Flops(NamedTuple):
 
 
 def of(program: core.ClosedJaxpr, passes: Passes = ONCE) -> Flops:
-  """Counts what a program, such as `jax.jit(f).trace(*args).jaxpr`, does for its results.
+  """Counts the FLOPs of a program, such as `jax.jit(f).trace(*args).jaxpr`; dead code is left out.
 
-  With the `passes` of a `hardware.Chip` each counts as the products of bfloat16 that take the chip as long.
+  With the `passes` of a `hardware.Chip`, a matmul counts as the bfloat16 FLOPs that take the chip
+  as long.
 
-  A loop whose number of turns is not known counts once, of the branches of a condition the longest counts,
-  and a kernel by the cost that it was given, or else as what all places of its grid do.
+  A loop of unknown trip count counts once, a condition as its longest branch, and a Pallas kernel
+  by its cost estimate, or else as its body times its grid.
   """
   # What nobody uses, such as the gradients of frozen weights, XLA leaves out too.
   needed, _ = partial_eval.dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
@@ -61,7 +63,7 @@ def of(program: core.ClosedJaxpr, passes: Passes = ONCE) -> Flops:
 
 
 def times(dtypes: Iterable[str], precisions: Iterable[jax.lax.Precision], passes: Passes) -> float:
-  """How many times a product counts whose operands have such dtypes, each asked for at such a precision."""
+  """How many times a matmul of these operand dtypes counts, at the highest of these precisions."""
   exact = sum(dtype in ("float32", "f32") for dtype in dtypes)
   return passes[exact][max((precision.value for precision in precisions), default=0)]
 
@@ -155,7 +157,15 @@ def _convolution(equation: core.JaxprEqn) -> float:
 
 
 def pairs(n: int, k: int, m: int, *, stride: int, low: int, spread: int, reach: int) -> int:
-  """How often, along one axis, one of k weights meets one of n inputs on the way to m outputs."""
+  """Multiplications of a convolution along one axis, without those with padding and dilation zeros.
+
+  Args:
+    n, k, m: lengths of input, kernel and output.
+    stride: of the window.
+    low: padding before the input.
+    spread: dilation of the input.
+    reach: dilation of the kernel.
+  """
   places = np.arange(m)[:, None] * stride + np.arange(k)[None] * reach - low
   met = (places >= 0) & (places < (n - 1) * spread + 1) & (places % spread == 0)
   return int(met.sum())

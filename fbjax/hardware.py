@@ -12,15 +12,19 @@ BF16 = ((1, 1, 1), (1, 2, 3), (1, 3, 6))
 
 
 def tf32(exact: float) -> tuple[tuple[float, float, float], ...]:
-  """Of a GPU: TF32 takes twice as long as bf16, and precision highest, without tensor cores, `exact` times."""
+  """The `passes` of a GPU: TF32 takes twice as long as bf16, and precision highest `exact` times.
+
+  Precision highest runs without tensor cores.
+  """
   return ((1, 1, 1), (2, 2, exact), (2, 2, exact))
 
 
 class Chip(NamedTuple):
   """flops: dense bf16 FLOP/s. bandwidth: bytes/s of its memory. memory: bytes that a program may take.
 
-  links: bytes/s that other chips can send to it. clock: cycles/s, of TPUs. passes: how many products of bf16 take
-  as long as one; by how many of its operands are float32, then by its precision, default, high or highest.
+  links: bytes/s that other chips can send to it. clock: cycles/s, of TPUs. passes: time of a matmul
+  in multiples of one in bf16, by how many of its operands are float32 (0 to 2), then by its
+  precision (default, high, highest).
   """
 
   flops: float
@@ -44,7 +48,7 @@ CHIPS = {
 
 
 def chip(device: jax.Device) -> Chip | None:
-  """What is known of a device."""
+  """The figures of a device's kind; None if it is not in `CHIPS`."""
   return next((x for kind, x in CHIPS.items() if device.device_kind.startswith(kind)), None)
 
 

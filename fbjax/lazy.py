@@ -1,4 +1,4 @@
-"""Arrays that are made when somebody asks for their values."""
+"""Arrays that are computed when they are read."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +9,10 @@ Place = tuple[slice, ...]
 
 
 class Lazy:
-  """Has shape and dtype at once, values by np.asarray or, of a part, by slices: each time anew."""
+  """An array of known shape and dtype; np.asarray, or indexing with slices, computes its values.
+
+  Nothing is cached: each read computes them again.
+  """
 
   def __init__(
     self,
@@ -35,9 +38,9 @@ class Lazy:
 
 
 def keep_last(make: Callable[[Any], np.ndarray]) -> Callable[[Any], np.ndarray]:
-  """`make` that remembers its last result, and lets go of it before it makes another.
+  """Caches the last result of `make`, and frees it before the next one is computed.
 
-  For tensors that follow each other and are cut from the same array.
+  For successive tensors that are slices of the same array.
   """
   last: list[Any] = []
 

@@ -105,7 +105,7 @@ def frozen_networks(
 
 
 def halved(shapes: base.Params, dtype: Any) -> base.Params:
-  """Frozen kernels and embeddings in the dtype that the networks compute in; norms in float32."""
+  """Shapes with kernels and embeddings in `dtype`; other leaves, such as norms, keep theirs."""
   flat = trees.flatten(shapes)
   matrices = {k for k in flat if k.split("/")[-1] in ("kernel", "embedding")}
   return trees.nest(
@@ -114,7 +114,10 @@ def halved(shapes: base.Params, dtype: Any) -> base.Params:
 
 
 def check_frozen(config: Spec, system: base.System, chosen: Mapping[str, start.Source]) -> None:
-  """Raises a UserError for a pretrained system of which a frozen network starts anew in part."""
+  """Raises a UserError if leaves of frozen networks are not in the folder of ported weights.
+
+  Without a folder they are all drawn at random, which is only warned of.
+  """
   frozen = [p for p in chosen if not system.networks[p.split("/")[0]].trained]
   anew = [p for p in frozen if chosen[p] != "stored"]
   if anew and config["weights"]:
@@ -131,7 +134,7 @@ def check_frozen(config: Spec, system: base.System, chosen: Mapping[str, start.S
 
 
 def check_complete(folder: str, system: base.System, chosen: Mapping[str, start.Source]) -> None:
-  """Raises a UserError unless every leaf is in the folder."""
+  """Raises a UserError unless every leaf, constants aside, is in the folder of ported weights."""
   anew = [p for p, source in chosen.items() if source != "stored" and not build.is_fixed(system, p)]
   if anew:
     raise errors.UserError(
@@ -144,14 +147,14 @@ def check_complete(folder: str, system: base.System, chosen: Mapping[str, start.
 def prior_weights(
   config: Spec, system: base.System, mesh: jax.sharding.Mesh, workdir: str | None = None
 ) -> tuple[base.Params, str]:
-  """The neural prior that `config.prior_run`, a workdir, has trained: frozen weights, their digest.
+  """The neural prior trained in the workdir `config.prior_run`: its EMA weights and their digest.
 
-  It was trained by itself, or along with a network that was told its video. A run reads its own copy
-  of it (`keep_prior`), whatever the prior has learnt since.
+  It was trained alone, or jointly with a network that is conditioned on its video. A resumed run
+  reads its own copy (`keep_prior`), so that further training in `prior_run` does not change it.
 
   Raises:
     UserError: when nothing was trained there; when it was trained in other sizes, or by low-rank
-      additions; or is to be trained here.
+      additions; or when `config.prior.trained` asks for a new one.
   """
   if config["prior"]["trained"]:
     raise errors.UserError(
@@ -225,9 +228,9 @@ def _trained_prior(config: Spec, system: base.System, mesh: jax.sharding.Mesh) -
 
 
 def trained_config(workdir: str) -> dict[str, Any]:
-  """The config that a workdir was trained with, for this machine.
+  """The config that a workdir was trained with.
 
-  On a mesh of its own where the machine has not as many devices as the training had.
+  A mesh that this machine's devices do not make is replaced by data parallelism over all of them.
 
   Raises:
     UserError: when nothing was trained there, or the config is not one of this version.
@@ -236,7 +239,9 @@ def trained_config(workdir: str) -> dict[str, Any]:
 
 
 def packed_config(folder: str) -> dict[str, Any]:
-  """The config of a model that --mode=pack wrote, which names the folder's weights.
+  """The config of a model that --mode=pack wrote, with `weights` set to its folder.
+
+  Its mesh is replaced as by `trained_config`.
 
   Raises:
     UserError: when the folder holds none, or not one of this version.
@@ -292,9 +297,9 @@ def trained_weights(
 def merged_weights(
   config: Spec, workdir: str, step: int | None = None, ema: bool = True
 ) -> tuple[base.Params, base.Params]:
-  """The networks of a run as they are, whatever of them was trained: by name, trained and frozen.
+  """Restores the full networks of a run: (trained, frozen), each by network, in float32.
 
-  Low-rank additions go into kernels in float32, as exact as a folder of weights has these.
+  Low-rank additions are merged into their kernels.
 
   Args:
     config: of the run.

@@ -30,7 +30,12 @@ FORMAT = logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S")
 
 
 def main(config: dict[str, Any] | None, named: str | None = None) -> None:
-  """Does what the parsed flags say with the config that they named, if any: its file, with overrides."""
+  """Runs the mode that the parsed flags name.
+
+  Args:
+    config: from `parse_flags`, overrides applied; None without --config.
+    named: the value of --config, for the report of a training.
+  """
   absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax tells of every file it renames.
   absl_logging.get_absl_handler().setFormatter(FORMAT)
   mode = options.MODE.value
@@ -49,7 +54,7 @@ def main(config: dict[str, Any] | None, named: str | None = None) -> None:
 
 
 def run(mode: str, config: dict[str, Any] | None, taken: dict[str, Any]) -> None:
-  """Does what one of the modes besides training says."""
+  """Runs a mode other than train; `taken` are the values of its flags, by name."""
   match mode:
     case "sample":
       sample.sample(config, **taken)
@@ -124,7 +129,7 @@ def cli(argv: list[str] | None = None) -> None:
 
 
 def parse_flags(argv: list[str]) -> tuple[dict[str, Any] | None, list[str]]:
-  """The config that the flags name, with its overrides, and the program's name.
+  """Parses a command line: the config of --config with its overrides, and `argv` without flags.
 
   Raises:
     UserError: for every mistake, in one sentence that names it.
@@ -200,7 +205,7 @@ def check_flags(config: ConfigDict | None, overrides: list[str]) -> None:
 
 
 def take_config(argv: list[str]) -> str | None:
-  """Takes the --config flag out of the arguments: a file, perhaps with a name behind a colon."""
+  """Removes --config from `argv`; returns its value, `file` or `file:argument`, or None."""
   for i, arg in enumerate(argv):
     if match := re.fullmatch(r"--?config(?:=(.*))?", arg, re.DOTALL):
       if match[1] is None and i + 1 == len(argv):
@@ -257,9 +262,10 @@ def find_config(name: str) -> str:
 
 
 def add_missing_keys(config: ConfigDict, argv: list[str]) -> None:
-  """Makes room for `--config.group.key=value` where the group leaves the key to its default.
+  """Adds keys that `--config.group.key=value` sets and the config's file leaves to their default.
 
-  Whether there is such a key, `build.check` and the constructors say.
+  Changes `config` and `argv` in place, so that ml_collections takes the overrides. Whether a key
+  exists is checked later, by `build.check` and the constructors.
 
   Raises:
     UserError: for a key outside the groups of a config.
@@ -307,9 +313,9 @@ def add_missing_keys(config: ConfigDict, argv: list[str]) -> None:
 
 
 def is_of_another_kind(value: Any, default: Any) -> bool:
-  """Whether a flag of the default's type would refuse a value, in terms of Python.
+  """Whether a flag of the default's type would refuse a Python value.
 
-  Some are right all the same, such as two numbers for one; of the others the constructors tell.
+  Some such values are valid, such as a pair for one number; the constructors refuse the others.
   """
   if isinstance(default, bool):
     return not isinstance(value, bool)
@@ -320,7 +326,7 @@ def is_of_another_kind(value: Any, default: Any) -> bool:
 
 
 def literal(text: str) -> Any:
-  """A Python value, or the text itself."""
+  """The Python literal, or true, false, nan, inf or -inf, that a text is; else the text itself."""
   try:
     return ast.literal_eval(text)
   except (ValueError, SyntaxError):

@@ -1,4 +1,4 @@
-"""HTML pages of one file: no script, nothing from elsewhere, light or dark as the reader's system is.
+"""Self-contained HTML pages: no scripts, no external resources, light or dark as the system is.
 
 Whatever is put into an element is escaped, unless `tag` or `Html` made it.
 """
@@ -56,8 +56,8 @@ def tag(name: str, /, *inside: object, **attributes: object) -> Html:
 
   Args:
     name: of the element.
-    inside: what it holds, one behind the other.
-    attributes: `_` stands for a hyphen, and is left out at the end; those that are None are too.
+    inside: its content, concatenated.
+    attributes: a trailing `_` is dropped, others become hyphens; attributes of None are left out.
   """
   told = "".join(
     f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"'
@@ -69,7 +69,7 @@ def tag(name: str, /, *inside: object, **attributes: object) -> Html:
 
 
 def join(parts: Iterable[object]) -> Html:
-  """One behind the other."""
+  """The parts, escaped where they are not `Html`, concatenated."""
   return Html("".join(map(escape, parts)))
 
 
@@ -89,7 +89,7 @@ def preformatted(lines: str) -> Html:
 
 
 def folded(title: object, *inside: object) -> Html:
-  """What is shown when it is asked for."""
+  """Collapsed content under a title, which opens on a click."""
   return tag("details", tag("summary", title), *inside)
 
 
@@ -101,7 +101,7 @@ def picture(data: bytes, kind: str, **attributes: object) -> Html:
 
 
 def page(title: object, *body: object, style: str = "") -> str:
-  """A document of ASCII alone, whatever its text is in."""
+  """A whole document in ASCII; other characters become character references."""
   head = [
     tag("meta", charset="utf-8"),
     tag("meta", http_equiv="Content-Security-Policy", content=POLICY),

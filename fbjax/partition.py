@@ -1,13 +1,14 @@
-"""What the devices of a mesh share of a network's work, told to the partitioner of a compiled program.
+"""How mesh axes split the work of a network, as sharding constraints for XLA's partitioner.
 
   data, fsdp  clips
-  context     frames of a clip; the rows of its images where frames meet, queries where all tokens do
+  context     frames of a clip; rows of its images in layers across frames (temporal attention or
+              convolution); queries in attention over all tokens
   tensor      heads, and channels within a block
 
-Each block of a network gathers its weights when it runs, in the dtype it computes in, and what flows
-between blocks stays split over clips and frames: so each device does its share of the work, and no
-other. Left to itself, the partitioner splits channels instead. What an axis does not divide is done by
-each of its devices.
+Each block of a network all-gathers its weights when it runs, in the dtype it computes in, and the
+activations between blocks stay split over clips and frames: each device does its share of the work
+and no other. Without constraints the partitioner splits channels instead. A dimension that an axis
+does not divide is not split: each device of the axis does all of it.
 """
 
 import contextlib
@@ -71,7 +72,7 @@ _portable: contextvars.ContextVar[bool] = contextvars.ContextVar("portable", def
 
 
 def over(mesh: Mesh | None, f: Callable[Given, T]) -> Callable[Given, T]:
-  """f, to be compiled for a mesh: within it, `blockwise` and the like split over that."""
+  """Wraps f so that it is traced under a mesh, over which the functions of this module split."""
   if mesh is None:
     return f
 
@@ -85,7 +86,7 @@ def over(mesh: Mesh | None, f: Callable[Given, T]) -> Callable[Given, T]:
 
 @contextlib.contextmanager
 def for_any_platform() -> Iterator[None]:
-  """Within it, programs are traced for no platform: they have nothing that one alone can do."""
+  """Context in which programs are traced without kernels that only one platform has."""
   token = _portable.set(True)
   try:
     yield
@@ -94,7 +95,7 @@ def for_any_platform() -> Iterator[None]:
 
 
 def platform() -> str:
-  """Of the devices that a program is traced for: cpu, gpu or tpu; cpu for any of them."""
+  """The platform that a program is traced for: cpu, gpu or tpu; cpu within `for_any_platform`."""
   if _portable.get():
     return "cpu"
   device = jax.sharding.get_abstract_mesh().abstract_device
@@ -122,18 +123,18 @@ def video(x: Shaped[Array, "b t *n"]) -> Shaped[Array, "b t *n"]:
 
 
 def places(x: Shaped[Array, "b t n *c"]) -> Shaped[Array, "b t n *c"]:
-  """The same array, its clips spread as by `clips`, the places of its frames over `context`."""
+  """The same array, its clips spread as by `clips`, positions within frames (n) over `context`."""
   _tell(x.shape[2], size("context"))
   return _split(x, CLIPS, (), ("context",))
 
 
 def across_frames(x: Shaped[Array, "b t n *c"]) -> Shaped[Array, "b t n *c"]:
-  """`places` of a video whose frames are to meet, where `context` splits it at all."""
+  """Reshards from frames to positions, before a layer across frames; a no-op if `context` is 1."""
   return places(x) if size("context") > 1 else x
 
 
 def apart(x: Shaped[Array, "b *n"]) -> Shaped[Array, "b *n"]:
-  """The same array, its rows spread over as many devices as divide them."""
+  """The same array, its first axis spread over all mesh axes, or as many of them as divide it."""
   return _split(x, ALL)
 
 
@@ -152,7 +153,7 @@ def merged(x: Shaped[Array, "b t *n"]) -> Shaped[Array, "bt *n"]:
 
 
 def parted(rows: Shaped[Array, "bt *n"], b: int) -> Shaped[Array, "b t *n"]:
-  """Clips and frames apart again."""
+  """The inverse of `merged`, for b clips."""
   t, rest = rows.shape[0] // b, rows.shape[1:]
   blocks = _blocks(b, t)
   if blocks is None:
@@ -169,7 +170,10 @@ def per_frame(f: Callable[[Array], Array], x: Shaped[Array, "b t *n"]) -> Shaped
 def frames_apart(
   f: Callable[[Array], Array], x: Shaped[Array, "b t *n"]
 ) -> Shaped[Array, "b t *m"]:
-  """`per_frame` for networks with whole weights: over as many devices as divide clips, or else frames."""
+  """`per_frame` for networks with replicated weights, over all mesh axes.
+
+  They split clips if they divide them, and otherwise frames.
+  """
   b, t = x.shape[:2]
   if b % size(*ALL) and _blocks(b, t) is not None:
     return per_frame(f, x)
@@ -178,7 +182,7 @@ def frames_apart(
 
 
 def full_rows(n: int) -> np.ndarray:
-  """Rows of n clips, the last repeated until those who share clips divide them."""
+  """Indices of n clips, the last repeated up to a multiple of the devices that split clips."""
   shares = size(*CLIPS)
   return np.minimum(np.arange(-(-n // shares) * shares), n - 1)
 
@@ -187,10 +191,10 @@ def full_rows(n: int) -> np.ndarray:
 
 
 class Share(NamedTuple):
-  """What a device has of an attention: rows, queries and heads.
+  """Each device's share of an attention: numbers of rows, queries and heads.
 
-  specs: how queries, keys and values are split, b n k d; results are as queries.
-  whole: whether all devices have all rows, since these do not divide.
+  specs: of queries, keys and values, [b n k d]; the output is split as queries are.
+  whole: whether every device has all rows, since none of the axes divides them.
   """
 
   rows: int
@@ -225,13 +229,13 @@ def of_attention(spread: Spread, shape: tuple[int, ...]) -> Share:
 
 
 def put(x: Shaped[Array, "*n"], spec: P) -> Shaped[Array, "*n"]:
-  """The same array, split so."""
+  """The same array, constrained to a spec; unchanged without a mesh."""
   mesh = _mesh()
   return x if mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
 def per_device(share: Share, f: Callable[..., Array], *qkv: Array) -> Array:
-  """f of queries, keys and values, which each device does for its own: for kernels that are not split otherwise."""
+  """f(q, k, v) by shard_map, each device on its share: for kernels that XLA does not partition."""
   mesh = _mesh()
   if mesh is None:
     return f(*qkv)
@@ -244,9 +248,10 @@ def per_device(share: Share, f: Callable[..., Array], *qkv: Array) -> Array:
 
 
 def whole(module: M, *, shared: bool = False) -> M:
-  """The module with its weights gathered, kernels in the dtype that they are used in.
+  """The module with its weights all-gathered, kernels cast to the dtype of their layer.
 
-  Their gradient comes back summed and split as the weights are. `shared`: but for what `TENSOR` splits.
+  Gradients come back summed, and split as the weights are (`sharding.of_weight`).
+  `shared`: leaves that `TENSOR` names stay split over `tensor`.
   """
   mesh = _mesh()
   if mesh is None or size("fsdp", "tensor") == 1:
@@ -265,7 +270,7 @@ def whole(module: M, *, shared: bool = False) -> M:
 
 
 def layer(module: nnx.Module) -> nnx.Module:
-  """A layer between blocks, whose work `TENSOR` splits as that of a block."""
+  """A layer between blocks with its weights gathered, but for those that `TENSOR` splits."""
   return whole(module, shared=True)
 
 
@@ -275,10 +280,14 @@ def blockwise(
   *,
   split: Callable[[Array], Array] = video,
 ) -> Callable[..., Array]:
-  """Makes of `call(block, x, *args)` one that gathers the block's weights and keeps x split.
+  """Wraps `call(block, x, *args)`: gathers the block's weights, and constrains x and the result.
 
-  `wrap` goes around all of it: behind `jax.checkpoint`, weights are gathered once more on the way back.
-  `split` says how: as a video, or its rows `apart`, with weights that are whole.
+  Args:
+    call: the forward pass of a block.
+    wrap: applied around all of it, such as `jax.checkpoint`, whose backward pass then gathers the
+      weights again.
+    split: the constraint of x and the result. With `apart` all weights are gathered; otherwise
+      those that `TENSOR` names stay split.
   """
 
   def run(block: nnx.Module, x: Array, *args: Any) -> Array:

@@ -129,7 +129,7 @@ class Pipe:
     return f"<fbjax.pipe.Pipe: {self.told()}>"
 
   def told(self) -> str:
-    """What it is and takes, in words."""
+    """The system's name, frames and size of its clips, and what it is conditioned on, as a text."""
     frames, (height, width) = build.clip_size(self.config)
     told = ", ".join(sorted(self.system.conditions)) or "nothing"
     name = self.config["system"]["name"]
@@ -137,7 +137,7 @@ class Pipe:
 
   @property
   def is_told_text(self) -> bool:
-    """Whether clips are told a prompt."""
+    """Whether the network is conditioned on text."""
     return "text" in self.system.conditions
 
   def settings(
@@ -157,15 +157,15 @@ class Pipe:
     """Checks what is asked of the clips; reads no weights.
 
     Args:
-      prompt: any of them, for a network that is told none.
-      negative_prompt: what guidance leads away from; None for the empty text.
+      prompt: one of the prompts, to check that the network is conditioned on text; not kept.
+      negative_prompt: text of the unconditional branch of guidance; None for the empty text.
       label: class of the clips, for a class-conditional network; None for none.
-      stride: frame stride that the network is told; None takes the config's, also below.
+      stride: frame stride that the network is conditioned on; None takes the config's, also below.
       last: an image to end at, for a network that is given both ends; the same image makes a loop.
-      seed: of the noise.
-      size: (height, width) of the clips.
+      seed: of the noise, from 0 to 2^32 - 1.
+      size: (height, width) of the clips, or one number for both.
       frames: of a clip.
-      chunks: clips in a row, each from the last frame of the one before.
+      chunks: clips to append to each other, each from the last frame of the one before.
       changes: other keys of `config.sampling`, such as steps, guidance and image_guidance; sampler
         and grid may be just a name.
 
@@ -227,7 +227,7 @@ class Pipe:
     texts: Sequence[str],
     settings: Settings,
   ) -> tuple[dict[str, np.ndarray], Key[Array, "chunks n"]]:
-    """What a sampler is told of clips, and the keys of what it draws."""
+    """The batch that a sampler takes, with leading axis n, and a PRNG key per chunk and clip."""
     n, spec = len(frames), settings.spec
     if self.is_told_text:
       tell_words(self.config, self.tokenizer, texts)
@@ -247,7 +247,7 @@ class Pipe:
 
   @functools.cached_property
   def weights(self) -> tuple[base.Params, base.Params]:
-    """Trained and frozen."""
+    """(trained, frozen) weights, read when first needed."""
     config, system, mesh = self.config, self.system, self.mesh
     if not self.workdir:
       starting = loading.starting_weights(config, system, mesh, complete=True)
@@ -269,7 +269,7 @@ class Pipe:
   def system_for(
     self, spec: build.Sampling, frames: int, size: tuple[int, int]
   ) -> tuple[base.System, formulation.Formulation]:
-    """The system of clips of this length and size, and how it is read.
+    """The system for clips of this length and size, and the bridge formulation.
 
     Raises:
       UserError: where it cannot make them.
@@ -340,7 +340,7 @@ def frame(image: Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def pixels(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
-  """An array as a picture.
+  """Converts an image array, [h, w] or [h, w, 1, 3 or 4], to uint8 RGB.
 
   Raises:
     UserError: for another shape; for numbers that are neither floats from 0 to 1 nor whole from 0 to
@@ -372,14 +372,17 @@ def pixels(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def tell_words(config: Mapping[str, Any], tokenizer: Any, texts: Sequence[str]) -> None:
-  """Warns of prompts as `unheard`."""
+  """Logs what `unheard` says of each distinct prompt."""
   for prompt in dict.fromkeys(texts):
     if sentence := unheard(config, tokenizer, prompt):
       logger.warning("%s", sentence)
 
 
 def unheard(config: Mapping[str, Any], tokenizer: Any, prompt: str) -> str:
-  """A sentence on a prompt that says nothing, or words that the network cannot have learnt, or ""."""
+  """A warning for an empty prompt, or for words outside a network's vocabulary; "" for none.
+
+  The vocabulary is known of networks trained on synthetic captions alone.
+  """
   if not prompt.strip():
     return "There is no prompt, which is what should happen in the clip."
   knows_words = config["data"]["name"] == "synthetic" and isinstance(tokenizer, tokenizers.Bytes)
@@ -392,7 +395,7 @@ def unheard(config: Mapping[str, Any], tokenizer: Any, prompt: str) -> str:
 
 
 def check_told(config: dict[str, Any], system: base.System, **given: Any) -> None:
-  """Raises a UserError when a condition is given that the system is never told."""
+  """Raises a UserError for a condition that the system does not take, or a label out of range."""
   names = {"prompt": "text", "negative_prompt": "text", "label": "label", "stride": "stride"}
   for flag, value in given.items():
     if value not in (None, "") and names[flag] not in system.conditions:
@@ -406,7 +409,10 @@ def check_told(config: dict[str, Any], system: base.System, **given: Any) -> Non
 
 
 def check_seed(system: Any, seed: int, draw: str | None) -> None:
-  """Raises a UserError for a seed where nothing is drawn; `draw` goes before the codec's own."""
+  """Raises a UserError for a seed other than 0 where sampling draws nothing.
+
+  So it is for a neural prior whose codec takes the posterior's mode; `draw` overrides the codec.
+  """
   drawn = (draw or getattr(getattr(system, "codec", None), "draw", "mode")) == "sample"
   if seed and isinstance(system, neural_prior.NeuralPrior) and not drawn:
     raise errors.UserError(

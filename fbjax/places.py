@@ -39,7 +39,7 @@ def absolute(folder: str) -> epath.Path:
 
 @functools.cache
 def local(workdir: str) -> pathlib.Path:
-  """Where this process writes small files of a workdir: itself, or a folder that `push` empties."""
+  """Where this process writes small files: the workdir, or a local folder that `push` copies."""
   if not is_remote(workdir):
     return pathlib.Path(workdir)
   return pathlib.Path(tempfile.mkdtemp(prefix="fbjax-"))
@@ -77,7 +77,7 @@ def remote(workdir: str) -> epath.Path:
 
 
 def check_writable(folder: str | os.PathLike) -> None:
-  """Makes a folder; a UserError where nothing can be written into it. A bucket is not asked."""
+  """Makes a folder, and raises a UserError if it is not writable; a bucket is not checked."""
   if is_remote(os.fspath(folder)):
     return
   try:
@@ -112,7 +112,7 @@ def exists(file: str) -> bool:
 
 
 def write_text(file: str, text: str) -> None:
-  """Writes a small file at once: a reader sees the old one or the new one."""
+  """Writes a small file atomically: a reader sees the old one or the new one."""
   with written(file) as path:
     path.write_text(text)
 
@@ -124,7 +124,7 @@ def write_json(file: str, value: Any) -> None:
 
 @contextlib.contextmanager
 def written(file: str) -> Iterator[pathlib.Path]:
-  """A local path to write; when the context ends well, what is there is at `file`, all at once."""
+  """Context with a local path to write; without an error, what is there becomes `file` at once."""
   there = absolute(file)
   if not is_remote(file):
     there.parent.mkdir(parents=True, exist_ok=True)

@@ -7,9 +7,9 @@ python -m fbjax.prepare ... -- --runner=DataflowRunner --project=...   (any runn
   train/00003-of-00120.tar       clips and captions; also val/
   train/00003-of-00120.json      what was left out of it, and why; written last
 
-A shard is a function of the source and its number alone, in its place when it is whole, and made once:
-whatever makes them, killed and started again, makes those that are missing. It takes processors alone; what
-the encoders make of the clips is for --mode=cache.
+A shard depends on the source and its number alone, appears under its name when it is complete, and
+is made once: after a kill, the same command makes those that are missing. It needs CPUs alone;
+--mode=cache is what runs the encoders.
 """
 
 import concurrent.futures
@@ -46,7 +46,7 @@ MOST_FRAMES = 20_000  # of a clip
 
 
 class Shard(NamedTuple):
-  """One of the `count` stretches of a split; what is made of it lies below `out`.
+  """One of `count` contiguous parts of a split, whose files are written below `out`.
 
   data: `config.data` as JSON.
   """
@@ -156,9 +156,9 @@ def _write_json(file: objects.Place, value: Any) -> None:
 
 
 def plan(config: dict[str, Any], out: str, size: int | None = None) -> list[Shard]:
-  """All shards of a config's data, and begins the folder.
+  """Lists the shards of a config's data, and writes the folder's about.json or checks it.
 
-  `size` is how many clips a shard has at most; None takes what fits their number.
+  `size` is how many clips a shard has at most; None derives it from the number of clips.
 
   Raises:
     UserError: when the folder was begun with other clips or sizes; names what differs.
@@ -195,7 +195,7 @@ def missing(shards: Sequence[Shard]) -> list[Shard]:
 
 
 def here(shards: Sequence[Shard], workers: int | None = None) -> None:
-  """Makes shards with all processors of this machine."""
+  """Makes shards in `workers` processes on this machine; by default one per CPU."""
   context = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(workers or os.cpu_count(), context) as pool:
     for done, report in enumerate(pool.map(prepare_shard, shards), 1):

@@ -142,7 +142,7 @@ def _lost(peer: int, silence: float) -> NoReturn:
 
 
 def meet(name: str) -> None:
-  """Waits, however long it takes, until all processes are here; one that dies is told of as ever."""
+  """A barrier of all processes, without a timeout; the watch of `join` sees to peers that die."""
   state = distributed.global_state
   if state.client is not None and state.num_processes > 1:
     state.client.wait_at_barrier(f"fbjax/{name}", timeout_in_ms=2**31 - 1)
@@ -150,14 +150,15 @@ def meet(name: str) -> None:
 
 @contextlib.contextmanager
 def ending_when_asked(what: str, status: int) -> Iterator[None]:
-  """Ends all processes within seconds of a SIGTERM to any, while there is nothing to save.
+  """Context that ends all processes within seconds of a SIGTERM to any of them; nothing is saved.
 
-  For what does not ask at each step, as the compilation of the first, which takes minutes. JAX takes the signal for
-  itself, so that by itself it ends nothing. Does nothing where JAX was not joined to the coordination service.
+  For work that does not poll for preemption at each step, such as compilation, which takes minutes:
+  JAX handles the signal itself, so that by default it ends nothing. Without JAX's coordination
+  service this does nothing.
 
   Args:
-    what: to say then.
-    status: to exit with.
+    what: message to log then.
+    status: exit status.
   """
   client, done = distributed.global_state.client, threading.Event()
 
@@ -195,14 +196,14 @@ def _beside(watch: Callable[[], None], ended: threading.Event) -> Iterator[None]
 
 @contextlib.contextmanager
 def ending_when_stuck(doing: Callable[[], tuple[int, str]], limit: float = STUCK) -> Iterator[None]:
-  """Ends this process, and so all of them, when it has done one thing for too long.
+  """Watchdog context that ends this process, and so all of them, when it makes no progress.
 
-  One whose storage, device or network hangs is alive all the same, and the others would wait for it forever. A lone
-  process, of which nobody waits, is left alone.
+  A process whose storage, device or network hangs still sends heartbeats, and the others would wait
+  for it forever. Does nothing in a run of a single process.
 
   Args:
-    doing: a number that changes as long as all is well, and what is done in words; empty for what may take any time.
-    limit: seconds in which the number must change.
+    doing: returns a progress counter and the current activity in words; "" if it has no limit.
+    limit: seconds within which the counter must change.
   """
   ended, ticks = threading.Event(), 20
 
@@ -232,13 +233,13 @@ def ending_when_stuck(doing: Callable[[], tuple[int, str]], limit: float = STUCK
 
 
 def share(count: int) -> range:
-  """Those of `count` things that this process sees to: one stretch, about as long as the others'."""
+  """This process's contiguous range of `count` items; lengths differ by one at most."""
   index, processes = jax.process_index(), jax.process_count()
   return range(index * count // processes, (index + 1) * count // processes)
 
 
 def gather(value: Any) -> list[Any]:
-  """What each process gives, in their order; all of them must ask, and get the same answer.
+  """All-gathers a value: those of all processes, in their order. Every process must call it.
 
   Args:
     value: anything that can be pickled; arrays keep every bit.
@@ -267,10 +268,10 @@ def summed(x: np.ndarray) -> np.ndarray:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-  """What all processes do or none: a UserError of one is raised in each of them.
+  """Context that all processes enter: a UserError in one of them is raised in each.
 
-  They wait for each other at the end. Inside, none may wait for another, which may have failed; but
-  for what fails in all of them alike, such as another `together`.
+  It ends with a barrier. Inside, no process may wait for another, which may have failed, except in
+  calls that fail in all of them alike, such as another `together`.
   """
   own = None
   try:
@@ -303,7 +304,7 @@ def lost_peer(sign: str) -> str:
 
 @contextlib.contextmanager
 def telling_of_lost_peers() -> Iterator[None]:
-  """Turns a collective that fails for a dead peer into a LostPeer."""
+  """Context that raises a LostPeer for a JAX error that says that a connection to a peer broke."""
   try:
     yield
   except jax.errors.JaxRuntimeError as error:

@@ -1,4 +1,7 @@
-"""The programs of a config, traced for a mesh without a weight or a clip: to be compiled and looked at."""
+"""The training step and the sampler of a config, traced for a mesh from shapes alone.
+
+For ahead-of-time compilation and analysis: neither weights nor clips are read.
+"""
 
 import math
 from collections.abc import Mapping
@@ -17,7 +20,7 @@ Spec = Mapping[str, Any]
 
 
 class UnreadTokenizer:
-  """Stands in for a tokenizer whose files may be elsewhere: a program knows no more than sizes."""
+  """Stands in for a tokenizer without its files: a program depends on its sizes alone."""
 
   VOCABS: ClassVar = {"clip": 49408, "t5": 32128}
   LENGTHS: ClassVar = {"clip": 77, "t5": 226}
@@ -39,7 +42,7 @@ def make_tokenizer(config: Spec) -> Any:
 
 
 def make_system(config: Spec) -> base.System:
-  """The networks of a config whose files need not be here: what the others take for its `system`."""
+  """The system of a config without its files: the `system` that the other functions take."""
   # What is not in a pretrained folder, config.start names.
   return build.make_system({**config, "weights": ""}, make_tokenizer(config))
 
@@ -64,7 +67,7 @@ def trace_step(config: Spec, system: base.System, mesh: jax.sharding.Mesh) -> ja
 
 
 def placed_state(config: Spec, system: base.System, mesh: jax.sharding.Mesh) -> step.TrainState:
-  """Weights, average and optimizer state, without values, where a training keeps them."""
+  """Shapes and shardings of a training's state: weights, their EMA and the optimizer's."""
   tx = build.make_optimizer(config, system)
   shapes = jax.eval_shape(lambda key: step.init_state(system.init(key), tx), jax.random.key(0))
   places = step.placement(shapes, mesh, config["train"].get("offload", False))
@@ -74,9 +77,9 @@ def placed_state(config: Spec, system: base.System, mesh: jax.sharding.Mesh) -> 
 def held_bytes(
   config: Spec, system: base.System, mesh: jax.sharding.Mesh, *, training: bool
 ) -> int:
-  """What a device holds of the frozen networks and the weights, and while training of average and optimizer.
+  """Bytes on a device of frozen networks and weights; of EMA and optimizer state too if `training`.
 
-  What waits in the host's memory does not count.
+  Arrays that are offloaded to the host's memory do not count.
   """
   frozen = frozen_shapes(config, system)
   if training:
@@ -95,7 +98,7 @@ def held_bytes(
 def fed(
   config: Spec, system: base.System, frozen: base.Params, clips: Mapping[str, jax.ShapeDtypeStruct]
 ) -> tuple[base.Params, dict[str, jax.ShapeDtypeStruct]]:
-  """The frozen weights and a batch of a training from a cache, which needs not be there."""
+  """Shapes of frozen weights and batch of a training from a latent cache, which need not exist."""
   n = config["train"]["batch_size"]
   dtype = build.cache_options(config).dtype
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (n, 1)))
@@ -123,7 +126,7 @@ def trace_sampler(config: Spec, system: base.System, mesh: jax.sharding.Mesh) ->
 
 
 def parameters(system: base.System) -> dict[str, int]:
-  """How many numbers train, and how many do not."""
+  """Numbers of parameters: `trained` and `frozen`."""
   trees = {"trained": system.init, "frozen": system.init_frozen}
   shapes = {name: jax.eval_shape(init, jax.random.key(0)) for name, init in trees.items()}
   return {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in shapes.items()}
@@ -140,7 +143,7 @@ def placed(shapes: Any, mesh: jax.sharding.Mesh) -> Any:
 
 
 def batch(config: Spec, n: int, mesh: jax.sharding.Mesh | None) -> dict[str, jax.ShapeDtypeStruct]:
-  """n clips as the data of a config has them; split over the mesh, if there is one."""
+  """Shapes of a batch of n clips of a config's data, split over the mesh, if there is one."""
   frames, size = build.clip_size(config)
   shapes = {
     "video": ((n, frames, *size, 3), jnp.uint8),

@@ -1,9 +1,9 @@
-"""How long a compiled program takes at least: each instruction's work and traffic, read off its text.
+"""A roofline estimate of a compiled program, from FLOPs and memory traffic of each HLO instruction.
 
-An instruction takes as long as its products at the peak of the chip, or as the bytes that it moves to and from
-the chip's memory, whichever is longer; what it keeps in the memory on the chip is free. That is optimistic. A
-TPU's compiler estimates cycles of its own for each, which is pessimistic. Messages come on top of either, as
-long as the links between chips take to bring them, unless they are hidden behind work.
+An instruction takes as long as its FLOPs at the chip's peak, or as its bytes at the bandwidth of
+the chip's main memory, whichever is longer; traffic of on-chip memory is free. That is optimistic.
+A TPU's compiler estimates cycles of its own for each, which is pessimistic. Collectives come on top
+of either, at the bandwidth of the links between chips, unless they overlap with work.
 """
 
 import collections
@@ -25,11 +25,12 @@ PARTLY_READ = {"dynamic-slice", "slice", "gather"}
 
 
 class Seconds(NamedTuple):
-  """Of one run on each device.
+  """Estimates of one run of a program, of each device; the first three in seconds.
 
-  roofline: of products and memory, one instruction after the other. cycles: by the compiler's own estimates,
-  None where it makes none. messages: what other devices send, at the speed of the links.
-  flops: products that the instructions show, as `flops.of` counts them for the chip. bytes: to and from memory.
+  roofline: FLOPs or memory traffic, one instruction after the other. cycles: by the compiler's own
+  estimates, None where it makes none. messages: collectives at the bandwidth of the links.
+  flops: of matmuls and convolutions in the HLO, as `flops.of` counts them for the chip. bytes: to
+  and from memory.
   """
 
   roofline: float

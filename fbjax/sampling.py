@@ -41,9 +41,11 @@ def make_sample(
     guidance: scale of classifier-free guidance on the text; 1 runs the conditional branch alone.
     image_guidance: scale of that on the image condition, which makes it guidance in two scales
       (§3.4): from neither to the image, and from there to the text.
-    rescale: how far the deviation of what was guided is pulled back to that of the conditional one.
-    mesh: over which the clips are spread, filled up until its parts divide them; each gets all videos.
-    gathered: False leaves each with those of its rows of the batch, which must be split over the mesh.
+    rescale: guidance rescale, 0 to 1: how far the standard deviation of the guided prediction is
+      pulled back to that of the conditional one.
+    mesh: over which clips are split, after padding to a multiple of its `data` and `fsdp` devices.
+    gathered: whether every device gets all videos; otherwise each has those of its rows, and the
+      batch must divide evenly over the mesh.
 
   The batch holds `image` uint8 "b h w 3" (or `video`, whose first frame is taken, and whose last),
   `tokens` and `stride`; also `last` where the system is given both ends, and `null_tokens` where
@@ -115,7 +117,7 @@ def denoiser_of(
 
 
 def given(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-  """A batch of clips as one of images: the first frames, and the last."""
+  """Replaces `video` in a batch by its first frame, `image`, and its last, `last`."""
   rest = {name: x for name, x in batch.items() if name != "video"}
   if "video" in batch:
     rest |= {"image": batch["video"][:, 0], "last": batch["video"][:, -1]}
@@ -125,7 +127,7 @@ def given(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
 def guide(
   text: float, image: float | None, rescale: float
 ) -> tuple[list[tuple[bool, bool]], guiding.Combine]:
-  """The branches that the network runs, each (text dropped, image dropped), and how they mix."""
+  """The branches of guidance, each (text dropped, image dropped), and how to combine them."""
   if image is not None:
     branches = [(False, False), (True, False), (True, True)]
     return branches, guiding.two_scale(text, image, rescale)
@@ -142,9 +144,9 @@ def to_uint8(video: jax.Array) -> jax.Array:
 def clip_keys(
   seed: int | UInt32[Array, ""], numbers: Sequence[int] | UInt32[Array, " n"], chunk: int = 0
 ) -> Key[Array, " n"]:
-  """One key a clip: a function of the seed, the clip's own number, and the chunk.
+  """One PRNG key per clip: a function of the seed, the clip's own number, and the chunk.
 
-  What else is in the list, is already made or shares the batch does not matter.
+  It does not depend on the other clips of the list or the batch.
   """
   key = jax.random.fold_in(jax.random.key(seed), chunk)
   return base.clip_keys(key, jnp.asarray(numbers))
@@ -159,14 +161,14 @@ def generate(
   keys: Key[Array, "chunks n"],
   batch_size: int,
 ) -> Iterator[UInt8[np.ndarray, "t h w 3"] | None]:
-  """Samples n clips, `batch_size` at a time; the last batch is filled up, so nothing recompiles.
+  """Samples n clips, `batch_size` at a time; the last batch is padded, so nothing recompiles.
 
   Args:
     sample: from `make_sample`.
     params, frozen: the weights.
     batch: inputs with leading axis n.
     keys: from `clip_keys`, for each of the chunks of a clip: every chunk but the first begins with
-      the last frame of the one before.
+      the last frame of the one before, which is not repeated in the clip.
     batch_size: clips at a time.
 
   Yields:

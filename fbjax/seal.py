@@ -1,7 +1,7 @@
 """The seal of a checkpoint: what was saved, at which step, with a digest of every array.
 
-It is written along with the arrays and carries a checksum of itself, so that after damage either
-the seal is refused or everything else is held against it.
+It is written along with the arrays. It carries a checksum of itself: a damaged seal is refused, and
+an intact one tells whether the arrays are.
 """
 
 import json
@@ -75,12 +75,12 @@ def _checksum(content: dict[str, Any]) -> int:
 
 
 def check_wanted(wanted: Mapping[str, Any], seal: Seal, whole: bool, where: str) -> None:
-  """Whether a checkpoint has the arrays that somebody wants to read.
+  """Checks that a checkpoint has the arrays that are to be read, in their shapes.
 
   Args:
     wanted: arrays or their shapes, by path.
     seal: of the checkpoint.
-    whole: whether nothing may be left over.
+    whole: whether it may have no others.
     where: the checkpoint, for the message.
 
   Raises:
@@ -105,7 +105,7 @@ def check_wanted(wanted: Mapping[str, Any], seal: Seal, whole: bool, where: str)
 
 
 def check_read(tree: Any, seal: Seal) -> None:
-  """Whether arrays that were read are those that were saved, on all devices of all processes.
+  """Checks the digests of arrays that were read, over all processes.
 
   Raises:
     Damaged: when one of them is not; it is named.

@@ -36,15 +36,15 @@ def make_mesh(
   """A mesh with four axes; `data=-1` takes the devices that the others leave.
 
   Args:
-    data: split clips; each has a copy of the weights.
-    fsdp: split clips and weights.
-    context: split the frames of a clip.
-    tensor: split weights, and heads and channels of a block.
+    data: size of the axis that splits clips; weights are replicated along it.
+    fsdp: of the axis that splits clips and weights.
+    context: of the axis that splits the frames of a clip.
+    tensor: of the axis that splits weights, and heads and channels of a block.
     devices: all of the job, unless given.
 
   Raises:
-    UserError: when the axes do not multiply to the number of devices, or those that share a clip belong to
-      several processes.
+    UserError: when the axes do not multiply to the number of devices, or when devices that share a
+      clip (along `context` and `tensor`) belong to several processes.
   """
   devices = jax.devices() if devices is None else devices
   n, others = len(devices), (fsdp, context, tensor)
@@ -97,18 +97,18 @@ def _processes(mesh: Mesh) -> np.ndarray:
 
 
 def local(mesh: Mesh) -> Mesh:
-  """A mesh of this process's devices alone, which split weights as far as those of the whole one do."""
+  """A mesh of this process's devices; `fsdp` is the whole mesh's as far as it divides them."""
   devices = mesh.local_devices
   return make_mesh(fsdp=math.gcd(mesh.shape["fsdp"], len(devices)), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Every device holds the whole array."""
+  """The sharding of an array that every device holds whole."""
   return NamedSharding(mesh, P())
 
 
 def batch(mesh: Mesh) -> NamedSharding:
-  """The first axis is split over the axes for clips."""
+  """The sharding of a batch: its first axis split over `data` and `fsdp`."""
   return NamedSharding(mesh, P(CLIPS))
 
 
@@ -142,7 +142,7 @@ def of_weight(shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> P:
 
 
 def placed(shapes: Any, shardings: Any) -> Any:
-  """Shapes that know where they are to be, as a restore wants them."""
+  """The shapes as ShapeDtypeStructs with these shardings, as a restore takes them."""
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
   )

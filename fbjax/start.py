@@ -30,7 +30,7 @@ KINDS = ("new", "zero", "widen")
 
 
 def check_rules(rules: Mapping[str, Any], system: networks.NetworkSet) -> None:
-  """Raises a UserError for a network that the system has not, or a rule that is none."""
+  """Raises a UserError for unknown networks or rules, and for patterns that match no leaf."""
   for name, own in rules.items():
     if name not in system.networks:
       raise errors.UserError(
@@ -108,9 +108,9 @@ def sources(
 def started_anew(
   system: networks.NetworkSet, chosen: Mapping[str, Source], folder: str, rules: Rules
 ) -> set[str]:
-  """The leaves of trained networks that no pretrained network stands behind, by `network/leaf`.
+  """The leaves of trained networks that are not read whole from the folder, by `network/leaf`.
 
-  Without a folder, where nothing is pretrained, those that the rules name.
+  Without a folder, where nothing is pretrained, only those that the rules name.
   """
   anew = set()
   for path, source in chosen.items():

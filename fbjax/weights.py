@@ -6,8 +6,8 @@
 --mode=port writes them in chunks, whatever their size, --mode=pack in one safetensors file. A digest
 of every leaf is kept beside them and checked on reading: damage never becomes weights.
 
-What a config draws anew or widens is no matter of the folder: one folder serves every config of
-these networks.
+The folder does not depend on which leaves a config draws anew or widens: one folder serves every
+config of these networks.
 """
 
 import contextlib
@@ -113,7 +113,7 @@ def _sealed(about: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, A
 
 
 def read_about(folder: str) -> dict[str, Any]:
-  """What `write` was told about the weights, the `digests` of all leaves, and the `digest` of these.
+  """The `about` that `write` was given, `digests` of all leaves by path, and one `digest` of all.
 
   Raises:
     UserError: when the folder holds no weights, or was damaged.

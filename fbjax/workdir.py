@@ -6,9 +6,9 @@
   changes.jsonl  one line a key that a later start changed: step, key, what it was and is
   .lock          held by the process that trains
 
-A workdir's identity is what makes its network mean something else: the system, the bridge, the
-prediction, the weights it started from. All else may change between two starts. It is claimed once a
-run has all that it needs, and has an identity from its first checkpoint on.
+A workdir's identity is all that changes what its network computes: the system, the bridge, the
+prediction, the weights it started from. All else may change between two starts. A workdir is
+claimed once a run has all that it needs, and has an identity from its first checkpoint on.
 """
 
 import contextlib
@@ -143,7 +143,7 @@ def check(workdir: str, config: Mapping[str, Any], origin: Mapping[str, Any] | N
 
 
 def is_identity(key: str) -> bool:
-  """Whether a network means something else with another value of this key."""
+  """Whether a dotted key of a config is part of a workdir's identity."""
   return _within(key, IDENTITY) and not _within(key, FREE)
 
 
@@ -177,7 +177,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def claim(
   workdir: str, config: Mapping[str, Any], origin: Mapping[str, Any]
 ) -> Iterator[Callable[[int], None]]:
-  """Makes `workdir` this run's while the context lasts; nobody else can train there meanwhile.
+  """Locks `workdir` for this run while the context lasts; a workdir in a bucket has no lock.
 
   Args:
     workdir: created when missing.
@@ -185,8 +185,8 @@ def claim(
     origin: digests of what is trained on, and started from.
 
   Yields:
-    What to call with the step that the run goes on from, once it has all that it needs: writes the
-    config and the origin down, and what they change in the workdir.
+    A function to call with the step that the run goes on from, once it has all that it needs:
+    writes config and origin, and records what they change in the workdir.
 
   Raises:
     UserError: when the workdir is another run's, somebody trains there, or it cannot be written.

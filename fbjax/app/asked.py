@@ -1,6 +1,6 @@
-"""What the page asks for: read from a request, bounded, and said again as a command line.
+"""Requests of the page: parsed, validated, and written as the equivalent command line.
 
-A request may hold anything, also what the page would never send.
+A request is untrusted: it may hold what the page would never send.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ MOST_BYTES = 32 * 2**20  # of an image
 
 
 class Ways(NamedTuple):
-  """What a network can be asked, and what its config asks when nothing else is."""
+  """The settings that a network takes, and its config's defaults for them."""
 
   prompt: bool
   last: bool
@@ -39,7 +39,7 @@ class Ways(NamedTuple):
 
 
 class Asked(NamedTuple):
-  """One clip; None is as the config has it."""
+  """The settings of a requested clip; None takes the config's."""
 
   prompt: str = ""
   label: int | None = None
@@ -59,7 +59,7 @@ class Picture(NamedTuple):
 
 
 def ways(pipe: pipes.Pipe) -> Ways:
-  """What the network of a pipe can be asked; reads no weights."""
+  """The settings that the network of a pipe takes; reads no weights."""
   spec = build.sampling_options(pipe.config)
   told = pipe.system.conditions
   frames, size = build.clip_size(pipe.config)
@@ -91,12 +91,12 @@ def ways(pipe: pipes.Pipe) -> Ways:
 
 
 def read(values: Mapping[str, Any], ways: Ways) -> Asked:
-  """The values of a request's fields, where the network has such ways; others are not looked at.
+  """Validates the fields of a request that the network takes; others are ignored.
 
-  What is as the config has it comes as None, so that the command line is short.
+  Values that equal the config's become None, so that the command line is short.
 
   Raises:
-    UserError: for what is out of bounds, or of another kind.
+    UserError: for values out of bounds, or of another type.
   """
   asked = Asked(
     frames=_other(
@@ -131,10 +131,10 @@ def read(values: Mapping[str, Any], ways: Ways) -> Asked:
 def settings(
   pipe: pipes.Pipe, ways: Ways, asked: Asked, last: np.ndarray | None = None
 ) -> pipes.Settings:
-  """What is asked, checked against what the network can do.
+  """The pipe's settings for a request.
 
   Raises:
-    UserError: for what it cannot.
+    UserError: for what the network cannot make.
   """
   changes = asked._asdict() | {"prompt": asked.prompt or None, "last": last if ways.last else None}
   return pipe.settings(**changes)
@@ -143,8 +143,12 @@ def settings(
 def picture(given: Any, folder: str) -> Picture | None:
   """The image that was uploaded into a folder, or None where none was.
 
+  Args:
+    given: Gradio's description of the upload, from the request.
+    folder: the only one whose files are read.
+
   Raises:
-    UserError: for a file that is no image, too large, or anywhere else than in the folder.
+    UserError: for a file that is no image, too large, or outside the folder.
   """
   if not given:
     return None

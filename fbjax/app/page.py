@@ -32,7 +32,10 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class Bounds:
-  """ASGI middleware: refuses large requests before they are read, and tells browsers to stay here."""
+  """ASGI middleware: refuses large requests unread, and sets a Content-Security-Policy.
+
+  The policy keeps a browser from loading anything of other origins.
+  """
 
   def __init__(self, app: Callable[..., Awaitable[None]]):
     self.app = app
@@ -54,7 +57,7 @@ class Bounds:
 
 
 def refusal(headers: Mapping[bytes, bytes]) -> int:
-  """The status of HTTP for a request that is too large, or does not say how large it is; 0 for others."""
+  """The HTTP status to refuse a request with: 413 if too large, 411 without a length; else 0."""
   if b"transfer-encoding" in headers:
     return 411
   length = headers.get(b"content-length", b"0")
@@ -111,7 +114,7 @@ def theme() -> Any:
 
 
 def build(server: session.Server) -> Any:
-  """The page of a network, with a field for each of its ways."""
+  """The page of a network as Gradio's Blocks, with a field for each setting that it takes."""
   os.environ["GRADIO_TEMP_DIR"] = server.folder  # read as each field is made
   os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
   import gradio

@@ -1,4 +1,4 @@
-"""What happens when somebody asks for clips: from the fields of a request to what is shown of it."""
+"""Handles requests for clips: from the fields of a request to the HTML that shows its clips."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,7 +60,7 @@ def answer(
     gallery: of the session so far.
 
   Raises:
-    UserError: for what cannot be, before anything is computed.
+    UserError: for invalid requests, before anything is computed.
   """
   pictures = [
     asked.picture(each, server.folder) for each in (image, last if server.ways.last else None)

@@ -1,4 +1,4 @@
-"""What the page shows, as HTML that holds its own pictures and clips: no file is made for a browser.
+"""What the page shows, as HTML with pictures and clips inlined as data URIs.
 
 Prompts and file names come from outside and are escaped.
 """
@@ -58,35 +58,35 @@ class Made(NamedTuple):
 
 
 def uri(kind: str, data: bytes) -> str:
-  """Data as an address that a browser needs nobody for."""
+  """Data as a data URI; `kind` is the MIME type."""
   return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def png(image: UInt8[np.ndarray, "h w 3"]) -> str:
-  """A picture."""
+  """An image as the data URI of a PNG."""
   return _encoded([image], "PNG")
 
 
 def moving(clip: Clip, fps: float) -> str:
-  """A clip as a picture that moves, without loss."""
+  """A clip as the data URI of a lossless animated WebP."""
   more = {"save_all": True, "duration": round(1000 / fps), "loop": 0, "lossless": True, "method": 0}
   return _encoded(clip, "WEBP", **more)
 
 
 def mp4(clip: Clip, fps: float, folder: str) -> str:
-  """A clip as an H.264 video; `folder` is where it may be written meanwhile."""
+  """A clip as the data URI of an H.264 video; `folder` is for temporary files."""
   return _written(video.write_mp4, "clip.mp4", "video/mp4", clip, fps, folder)
 
 
 def gif(clip: Clip, fps: float, folder: str) -> str:
-  """A clip as a GIF; `folder` as for `mp4`."""
+  """A clip as the data URI of a GIF; `folder` as for `mp4`."""
   return _written(video.write_gif, "clip.gif", "image/gif", clip, fps, folder)
 
 
 def sheet(clips: Sequence[Clip], captions: Sequence[str]) -> UInt8[np.ndarray, "height width 3"]:
-  """A contact sheet: a row for each clip, such as one and the same while it grew clear.
+  """A contact sheet: a row for each clip, such as one clip after successive evaluations.
 
-  Of more than `COLUMNS` frames some, evenly spaced, the first and the last among them.
+  At most `COLUMNS` frames of each, evenly spaced, the first and the last among them.
   """
   frames = len(clips[0])
   few = np.linspace(0, frames - 1, min(frames, COLUMNS)).round().astype(int)
@@ -95,7 +95,7 @@ def sheet(clips: Sequence[Clip], captions: Sequence[str]) -> UInt8[np.ndarray, "
 
 
 def growing(look: str, is_small: bool, row: int, rows: int, told: str) -> str:
-  """A clip that is not done."""
+  """A clip in progress: its current look, evaluations done as a bar, and a line of text."""
   picture = (
     f'<img class="fb-look{_small(is_small)}" alt="the clip so far" src="{look}">' if look else ""
   )
@@ -104,7 +104,7 @@ def growing(look: str, is_small: bool, row: int, rows: int, told: str) -> str:
 
 
 def done(made: Made, sheet: str, told: str, command: str, notes: Sequence[str]) -> str:
-  """A clip that is done: to play, to take along, and how to make it again."""
+  """A finished clip: a player, download links, its contact sheet and the command that makes it."""
   said = "".join(f'<p class="fb-note">{html.escape(note)}</p>' for note in notes if note)
   return (
     f'<div class="fb-clip fb-done">'
@@ -116,7 +116,7 @@ def done(made: Made, sheet: str, told: str, command: str, notes: Sequence[str]) 
 
 
 def links(made: Made) -> str:
-  """To download a clip."""
+  """Links to download a clip."""
   name = html.escape(made.name, quote=True)
   both = (("mp4", made.mp4), ("gif", made.gif))
   inner = "".join(f'<a download="{name}.{kind}" href="{data}">{kind}</a>' for kind, data in both)

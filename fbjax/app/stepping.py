@@ -1,9 +1,9 @@
-"""One clip, evaluation by evaluation, so that one can look on and stop.
+"""Samples one clip evaluation by evaluation, so that one can look on and stop.
 
-What `sampling.make_sample` compiles into one program is here three: one encodes what is given, one does a
-row of a sampler's table, one decodes. Row and scales are arguments, so that the steps, the sampler and
-the strength of guidance may change without another program; a length, a size, or guidance where
-there was none, may not.
+What `sampling.make_sample` compiles into one program is three here: one encodes the conditions,
+one does a row of a sampler's table, one decodes. Row and scales are traced arguments, so that the
+steps, the sampler and the strength of guidance may change without recompilation; another length,
+another size, or guidance where there was none, compiles again.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ class Look(NamedTuple):
 
 
 class Programs(NamedTuple):
-  """Compiled for one length, one size and one kind of guidance."""
+  """The jitted programs for one length, one size and one set of guidance branches."""
 
   begin: Callable[..., Any]  # (params, frozen, batch, keys, first time) -> given, state
   move: Callable[..., Any]  # (params, frozen, given, state, row, its number, scales) -> state
@@ -55,10 +55,10 @@ class Stepping:
   def clip(
     self, frame: UInt8[np.ndarray, "h w 3"], text: str, settings: pipes.Settings
   ) -> Iterator[Look]:
-    """Looks at the clip that `pipe.animate` makes of a first frame, while it is made.
+    """Makes the clip that `pipe.animate` makes of a first frame, one row of the sampler at a time.
 
-    One a row, a few of which have been decoded. Nothing is computed beyond the look that is asked for.
-    Of settings of one chunk.
+    Yields one look after each row, a few of them with a decoded clip; nothing is computed ahead.
+    The settings must be of a single chunk.
     """
     pipe, spec = self.pipe, settings.spec
     system, form = pipe.system_for(spec, settings.frames, settings.size)
@@ -145,7 +145,7 @@ def make_programs(
 
 
 def mixed(branches: int, scales: Float[jax.Array, "2"], rescale: float) -> guidance.Combine:
-  """How predictions mix by the scales of text and image, which the program is told."""
+  """The function that combines the branches of guidance; scales are (text, image), traced."""
 
   def scale(i: int) -> Callable[[jax.Array], jax.Array]:
     return lambda time: jnp.full_like(time, scales[i])

@@ -39,7 +39,7 @@ def app(
   Args:
     config: None; the network has its own.
     workdir: of a trained run.
-    model: a folder that --mode=pack wrote; of neither, the one in the box.
+    model: a folder that --mode=pack wrote; without model and workdir, zoo/shapes.
     step, ema: which weights of the run, as `pipe.Pipe`.
     host: the address to listen at.
     port: of the address.
@@ -85,7 +85,7 @@ def check_free(host: str, port: int) -> None:
 
 
 def wait() -> None:
-  """Until Ctrl-C or SIGTERM."""
+  """Blocks until Ctrl-C or SIGTERM."""
   asked = threading.Event()
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda *_: asked.set())

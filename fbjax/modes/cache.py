@@ -4,7 +4,8 @@
   train-*, val-*.records   features of every window of every clip, and of the first held-out ones
   nulls.record             features of the empty caption and no image
 
-Latents are drawn in training: of an autoencoder that is sampled, mean and log-variance are kept.
+Latents are sampled in training: of an autoencoder with a sampled posterior, mean and log-variance
+are kept.
 
 Floats are kept in float16. Measured on moving shapes with an autoencoder of random weights: rounding
 moves the means of latents by 2e-4 of their deviation. That is a thirtieth of what it moves them to
@@ -53,7 +54,7 @@ Encode = Callable[[base.Params, Mapping[str, jax.Array]], tuple[dict[str, jax.Ar
 
 
 class Split(NamedTuple):
-  """A part of the data, and how it is read and encoded."""
+  """A split of the data: its first `clips` clips, `windows` of each, and how they are encoded."""
 
   source: Any
   clips: int
@@ -97,7 +98,10 @@ def cache(config: dict[str, Any], out: str | None) -> None:
 def splits(
   config: dict[str, Any], system: base.System, tokenizer: Any, options: Any
 ) -> dict[str, Split]:
-  """What is made of the training clips, and of those that are held out."""
+  """The splits of a cache: all training clips, and the first held-out ones.
+
+  A held-out clip is kept with its pixels and the features of its given frames, for previews.
+  """
   train, val = (build.make_source(config, split) for split in caches.SPLITS)
   clips = functools.partial(encode, system, options.draws, options.dtype, config["seed"])
   stills = of_stills(config, system, tokenizer, options.dtype)
@@ -116,7 +120,10 @@ def splits(
 
 
 def of_stills(config: dict[str, Any], system: base.System, tokenizer: Any, dtype: str) -> Encode:
-  """Encodes what samples are given, with the log-variance, whatever the sampling draws."""
+  """Makes the function that encodes what sampling is given, with the log-variance of its latents.
+
+  So kept, they serve whether sampling draws latents or takes the mode.
+  """
   draw = "sample" if system.decoders else None
   sampled = build.for_sampling(config | {"sampling": config["sampling"] | {"draw": draw}})
   return functools.partial(encode, build.make_system(sampled, tokenizer), 1, dtype, 0)
@@ -125,9 +132,9 @@ def of_stills(config: dict[str, Any], system: base.System, tokenizer: Any, dtype
 def images(
   config: dict[str, Any], system: base.System, tokenizer: Any, given: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-  """What a sampler that is fed features takes in place of images, captions and what else is given.
+  """The features of images, captions and other conditions, for a sampler that takes features.
 
-  The encoders are in memory for as long as this takes. Every process encodes all of them.
+  The encoders are in memory for this call alone. Every process encodes all images.
   """
   mesh = sharding.local(build.make_mesh(config))
   shares = sharding.clip_shares(mesh)
@@ -152,7 +159,7 @@ def encode(
   frozen: base.Params,
   batch: Mapping[str, jax.Array],
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-  """Features of rows that `Reads` has read, by path, and whether those of each row are finite.
+  """Features of rows that `data.cache.Reads` has read, by path, and whether each row is finite.
 
   The noise of a window is a function of seed, index and window alone.
   """
@@ -218,7 +225,7 @@ def begin(out: str, found: Mapping[str, Any]) -> None:
 
 
 def encoders(config: dict[str, Any], system: base.System) -> base.Params:
-  """The weights of the encoders on the devices of this process alone, which need nobody's answer."""
+  """The encoders' weights on this process's devices alone, so that encoding needs no collective."""
   mesh = build.make_mesh(config)
   frozen = loading.frozen_networks(config, system, mesh, system.encoders)
   local = sharding.local(mesh)
@@ -358,9 +365,9 @@ def unpacked(
 def telling(
   name: str, made: Iterator[records_lib.Record], batches: Sequence[int], windows: int
 ) -> Iterator[records_lib.Record]:
-  """The same records, of which it is logged now and then how many there are, and how fast.
+  """Passes records through, and logs progress now and then: clips, clips/s and ETA.
 
-  How fast is said from the second batch on, without the first one, for which the encoders are compiled.
+  The rate leaves out the first batch, for which the encoders are compiled.
 
   Args:
     name: of the split.

@@ -126,7 +126,7 @@ def doctor(config: dict[str, Any], out: str | None, workdir: str | None = None) 
 
 @contextlib.contextmanager
 def noting() -> Iterator[list[str]]:
-  """What is told meanwhile of clips, captions and tars that are left out."""
+  """Context that collects warnings of the data sources, such as of clips that are left out."""
   notes: list[str] = []
   handler = logging.Handler(logging.WARNING)
   handler.emit = lambda record: notes.append(record.getMessage())
@@ -139,7 +139,7 @@ def noting() -> Iterator[list[str]]:
 
 
 def look_at_all(source: sources.Videos, least: int, threads: int) -> list[Finding]:
-  """Looks at each clip, several at a time."""
+  """Decodes each clip, in several threads; a healthy one has `least` frames at least."""
 
   def one(index: int) -> Finding:
     entry = source.entries[index]
@@ -161,7 +161,7 @@ def look_at_all(source: sources.Videos, least: int, threads: int) -> list[Findin
 
 
 def collect(findings: Sequence[Finding]) -> dict[str, dict[str, str]]:
-  """What is wrong, by fault and then by file."""
+  """What is wrong: {fault: {file: explanation}}."""
   faults: dict[str, dict[str, str]] = collections.defaultdict(dict)
   for finding in findings:
     for fault, told in finding.look.faults.items():
@@ -174,7 +174,7 @@ def collect(findings: Sequence[Finding]) -> dict[str, dict[str, str]]:
 
 
 def speed(source: sources.Videos, healthy: Sequence[str]) -> dict[str, float]:
-  """How fast one reader decodes and crops clips as a training does."""
+  """Clips/s that one reader decodes and crops as a training does; empty without healthy clips."""
   rows = [i for i, entry in enumerate(source.entries) if entry.file in set(healthy)][:TIMED]
   if not rows:
     return {}

@@ -46,10 +46,10 @@ Pair = tuple[
 
 
 class Subject(NamedTuple):
-  """Clips to measure, and what is to be kept of where they come from.
+  """Clips to measure, and what their card records.
 
-  batches: of what `measures.Measures.add` takes. facts: what is known of the clips. protocol, told: see
-  `card`.
+  batches: arguments of `measures.Measures.add`. facts: what metrics need to know of the clips.
+  protocol: what makes cards comparable. told: of the subject itself, such as its weights' digest.
   """
 
   batches: Iterator[Pair]
@@ -183,7 +183,10 @@ def check_same(told: dict[str, Any]) -> None:
 
 
 def some_at_a_time(count: int, size: int) -> list[range]:
-  """The clips of this process, `size` at a time; as often in every process, in the end perhaps none."""
+  """Ranges of at most `size` of this process's clips.
+
+  Every process has as many ranges; its last one may be empty.
+  """
   own = processes.share(count)
   most = -(-count // jax.process_count())
   return [own[first : first + size] for first in range(0, most, size)]
@@ -195,7 +198,7 @@ def some_at_a_time(count: int, size: int) -> list[range]:
 def opened(
   config: dict[str, Any] | None, workdir: str | None, model: str | None, step: int | None, ema: bool
 ) -> pipes.Pipe:
-  """A run, a packed model, or ported weights."""
+  """The pipe of a run, a packed model, or ported weights; all processes take the same step."""
   with processes.together():
     config = sample.resolve(config, workdir, model)
     if workdir and step is None:
@@ -212,7 +215,7 @@ def of_model(
   seed: int,
   options: dict[str, Any],
 ) -> Subject:
-  """Samples from the first frames of held-out clips, told what these are told."""
+  """Samples from the first frames and conditions of held-out clips, paired with these."""
   config, mesh = pipe.config, pipe.mesh
   with processes.together():
     spec = build.sampling_options(config, **options)

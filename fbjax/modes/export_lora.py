@@ -1,4 +1,4 @@
-"""The low-rank additions of a run by themselves, as a file that diffusers or ComfyUI loads."""
+"""Exports the low-rank additions (LoRA) of a run alone, for diffusers or ComfyUI."""
 
 import logging
 import pathlib
@@ -50,10 +50,10 @@ def export(
 
 
 def check(system: base.System, workdir: str) -> str:
-  """The one network to which a system adds low-rank matrices, and does nothing else.
+  """The name of the one network that a system trains, by low-rank additions alone.
 
   Raises:
-    UserError: when it does something else.
+    UserError: when it adds to several networks, trains whole leaves too, or adds to none.
   """
   if not isinstance(system, adapters.LoRA):
     raise errors.UserError(

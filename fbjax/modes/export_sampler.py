@@ -1,4 +1,4 @@
-"""A sampler as one compiled-ahead program with its weights, which runs where this package is not.
+"""Exports a sampler as one program with its weights, which runs without this package.
 
   sampler.jax          StableHLO by jax.export, for CPU, CUDA and TPU: see `program`
   weights.safetensors  its first argument
@@ -121,14 +121,14 @@ def program(sample: sampling.Sample, stride: int) -> Callable[..., tuple[jax.Arr
 
 
 def untold(stride: int) -> dict[str, int]:
-  """What a network hears that nobody tells anything: the config's stride, and no class."""
+  """The values of conditions that are not given: the config's stride, and no class (-1)."""
   return {"stride": stride, "label": -1}
 
 
 def inputs_of(
   system: base.System, tokenizer: Any, size: tuple[int, int]
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """What a program is told of one clip, beside its weights and the seed."""
+  """Shapes of an exported program's inputs for one clip: the image and the network's conditions."""
   picture = jax.ShapeDtypeStruct((1, *size, 3), np.uint8)
   number = jax.ShapeDtypeStruct((1,), np.int32)
   told = {
@@ -141,7 +141,7 @@ def inputs_of(
 
 
 def described(inputs: Mapping[str, Any], stride: int) -> dict[str, dict[str, Any]]:
-  """The inputs in plain values, each with what stands for it where nothing is told, if anything can."""
+  """The inputs in plain values: shape, dtype and, where there is one, default."""
   plain = untold(stride)
   return {
     name: {"shape": x.shape, "dtype": str(x.dtype)}
@@ -151,6 +151,6 @@ def described(inputs: Mapping[str, Any], stride: int) -> dict[str, dict[str, Any
 
 
 def ids(config: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
-  """What makes ids of a prompt: the config's tokenizer, with the words that it knows."""
+  """The tokenizer in plain values: the config's, with its length and, if it has one, word list."""
   spec = dict(config["tokenizer"]) | {"length": tokenizer.length}
   return spec | ({"words": tokenizer.words} if isinstance(tokenizer, tokenizers.Bytes) else {})

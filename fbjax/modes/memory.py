@@ -4,9 +4,9 @@ import ctypes
 
 
 def return_freed() -> None:
-  """From now on arrays that are freed go back to the system at once.
+  """Makes glibc return freed arrays of 1 MiB and more to the system at once.
 
-  By itself glibc keeps up to 64 MB of them for every thread, 450 MB with TensorStore's threads.
+  By default it keeps up to 64 MB for every thread, 450 MB with TensorStore's threads.
   """
   mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # of glibc only
   if mallopt is not None:

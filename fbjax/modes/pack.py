@@ -1,7 +1,7 @@
 """--mode=pack: makes of a trained run one small folder that samples by itself.
 
   config.json          of the run, without what it started from
-  model.safetensors    all its networks, averaged over the last steps; kernels in half precision
+  model.safetensors    all its networks, the EMA of what trained; kernels in half precision
   weights.json         digests of the weights
 
 `fbjax.load(folder)` and --mode=sample --model=<folder> animate images with it, and `config.weights`
@@ -69,7 +69,7 @@ def pack(
 
 
 def by_itself(config: dict[str, Any]) -> dict[str, Any]:
-  """The config of a run's networks as they are, whatever they started from."""
+  """The config of a packed model: without what the run started from, and what of it trained."""
   return config | {
     "weights": "",
     "start": {},
@@ -79,7 +79,7 @@ def by_itself(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def halved(path: str, x: np.ndarray) -> np.ndarray:
-  """Matrices in half precision, where they fit; norms, biases and constants as they are."""
+  """Kernels and embeddings in float16, unless they overflow; other leaves as they are."""
   if path.split("/")[-1] not in HALVED or np.abs(x).max(initial=0) > np.finfo(np.float16).max:
     return x
   return x.astype(np.float16)

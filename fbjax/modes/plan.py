@@ -52,7 +52,7 @@ QUICK = {"optimization_level": 1}
 
 
 class Machine(NamedTuple):
-  """Devices that are planned for. chip: their kind's figures. memory: bytes of each; None what nobody knows."""
+  """Devices planned for. chip: their kind's figures. memory: bytes of each. None where unknown."""
 
   devices: int
   kind: str
@@ -151,10 +151,10 @@ def here(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def apart(function: Callable[..., Any], *args: Any) -> Any:
-  """Calls a function in a process of its own, which finds `ENVIRONMENT`.
+  """Calls a function in a new process with the environment variables of `ENVIRONMENT`.
 
   Raises:
-    UserError: as the function; where the compiler ends the process.
+    UserError: as the function; also when the compiler ends the process.
   """
   context = multiprocessing.get_context("spawn")
   ours, theirs = context.Pipe(duplex=False)
@@ -198,7 +198,7 @@ def _end_with_parent() -> None:
 
 
 def look(topology: str | None) -> Machine:
-  """What is known of the TPUs of a topology; of None, of this machine."""
+  """The number and figures of a TPU topology's devices; None is this machine."""
   devices = devices_of(topology)
   chip = hardware.chip(devices[0])
   memory = hardware.memory(devices[0]) if topology is None else chip and chip.memory
@@ -271,13 +271,13 @@ def fits(held: int, limit: float | None, topology: str | None) -> bool | None:
 
 
 def seconds(done: jax.stages.Compiled, chip: hardware.Chip, least: float) -> dict[str, float]:
-  """What a run of a program takes, by `roofline.of`.
+  """Estimated seconds of a run of a program, by `roofline.of`.
 
   Args:
     done: the program.
     chip: of each device.
-    least: seconds of its products alone at the peak; those that its text does not show, which are in kernels,
-      are counted so.
+    least: seconds of all its FLOPs at the chip's peak; those in kernels, which the HLO does not
+      show, are added at that rate.
   """
   took = roofline.of(done, chip)
   unseen = max(least - took.flops / chip.flops, 0.0)
@@ -286,10 +286,10 @@ def seconds(done: jax.stages.Compiled, chip: hardware.Chip, least: float) -> dic
 
 
 def devices_of(topology: str | None) -> Sequence[jax.Device]:
-  """The devices of TPUs that are not here; of None, those of this machine.
+  """Device descriptions of a TPU topology, to compile for; None gives this machine's devices.
 
   Raises:
-    UserError: for a topology that the compiler does not know; without it.
+    UserError: for a topology that the compiler does not know; without libtpu.
   """
   if topology is None:
     return jax.devices()

@@ -62,7 +62,7 @@ def collectives(row: Row) -> Iterator[Line]:
 
 
 def times(row: Row) -> Iterator[Line]:
-  """None where the speed of the chip is not known; of a quick plan the first alone."""
+  """Lines of estimated times; none if the chip's speed is not known, one for a quick plan."""
   if row["least_seconds"]:
     yield "at best", f"{timed(row, row['least_seconds'])}: products alone, at the peak of the chip"
   if "seconds" not in row:
@@ -84,7 +84,7 @@ def times(row: Row) -> Iterator[Line]:
 
 
 def cost(row: Row, steps: int, price: float) -> Line:
-  """Of all steps, by the best estimate that there is of one."""
+  """The price of all steps at the roofline estimate; of a quick plan, at the chip's peak."""
   if "seconds" in row:
     took, how = row["seconds"]["roofline"], "at the roofline"
   else:
@@ -93,7 +93,7 @@ def cost(row: Row, steps: int, price: float) -> Line:
 
 
 def timed(row: Row, took: float) -> str:
-  """A time, the rate that follows, and the MFU: without what is computed once more, of the peak of bfloat16."""
+  """A time, the clips/s and the MFU that follow: model FLOPs, none recomputed, of the bf16 peak."""
   mfu = row["model_flops"] / row["peak_flops"] / took
   return f"{took:.3g} s, {row['clips'] / took:.3g} clips/s, MFU {mfu:.0%}"
 

@@ -1,7 +1,7 @@
 """--mode=plan --search: the fastest way to train a config on some devices that fits into their memory.
 
-What is tried changes how a step is computed, never what it computes: what blocks keep for the backward pass, the
-parts a batch is cut into, and over how many devices weights are split.
+What is tried changes how a step is computed, never what it computes: rematerialization
+(`system.remat`), gradient accumulation, and over how many devices weights are split (`mesh.fsdp`).
 """
 
 import copy
@@ -22,20 +22,22 @@ DEEPEST = 8  # parts of a batch
 def search(
   config: dict[str, Any], devices: int, measure: Callable[[dict[str, Any]], Row]
 ) -> tuple[dict[str, Any], list[Row]]:
-  """The changes to a config that make its step the fastest of those that fit, and all that was tried.
+  """Searches for the changes to a config that make its step the fastest of those that fit.
 
-  How many devices share a clip (`context`, `tensor`) stays as the config has it. Weights are first split over all
-  others; for each of `KEPT` the batch is cut into as few parts as fit. Of these
-  the fastest is then tried with weights split over fewer devices, as long as that gets faster.
+  How many devices share a clip (`context`, `tensor`) stays as the config has it. Weights are first
+  split over all other devices; for each `system.remat` of `KEPT`, the batch is accumulated over as
+  few parts as fit. Of these the fastest is then tried with weights split over half as many devices,
+  and so on, as long as that gets faster.
 
   Args:
     config: with the batch and the sizes that are to be trained.
     devices: how many there are, all together.
-    measure: compiles a config's step; its row says whether it `fits`, its `total_flops`, and `seconds` where
-      the speed of a chip is known.
+    measure: compiles a config's step; its row says whether it `fits`, its `total_flops`, and
+      `seconds` where the speed of a chip is known.
 
   Returns:
-    The dotted keys of a config and their values; empty when nothing fits.
+    The best changes, by dotted keys of a config, empty when nothing fits; and the rows of all that
+    was tried, each with its `changes`.
   """
   rows: list[Row] = []
   within = [config["mesh"].get(axis, 1) for axis in sharding.AXES if axis not in sharding.CLIPS]
@@ -77,7 +79,7 @@ def changed(config: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def time_of(row: Row) -> float:
-  """Seconds of a step, messages behind the work; its FLOPs where the speed of a chip is not known."""
+  """Seconds of a step whose collectives overlap with nothing; its FLOPs without a known chip."""
   if "seconds" not in row:
     return row["total_flops"]
   return row["seconds"]["roofline"] + row["seconds"]["messages"]

@@ -89,7 +89,7 @@ def port_network(network: str, weights: Sequence[str], out: str | None) -> None:
   Args:
     network: one of `evaluation.networks.SPECS`.
     weights: its checkpoint, or several with a part each.
-    out: another folder.
+    out: the folder; None takes the one where the measure looks for it.
 
   Raises:
     UserError: for a file that does not hold the network, or a folder that already holds weights.
@@ -238,7 +238,7 @@ def left_over(
 
 
 def check(path: str, array: np.ndarray) -> None:
-  """Raises when weights are no numbers; what no network needs may hold anything."""
+  """Raises a UserError for NaN or infinity in a network's leaf; left-over tensors may have them."""
   if not path.startswith("left/") and not np.all(np.isfinite(array)):
     raise errors.UserError(
       f"the checkpoint has values that are not finite in {path.removeprefix('networks/')}"

@@ -21,9 +21,10 @@ def report(config: dict[str, Any] | None, workdirs: Sequence[str], out: str | No
   """Writes the page of some runs.
 
   Args:
-    config: there is none: a run has its own.
+    config: None; runs have their own.
     workdirs: folders of runs, here or in a bucket.
-    out: file of the page; None is that of a run in its own folder, of several here.
+    out: file of the page; None is report.html, of one run in its workdir, of several in the current
+      folder.
 
   Returns:
     The file.

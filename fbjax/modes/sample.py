@@ -93,10 +93,10 @@ def sample(
 def resolve(
   config: dict[str, Any] | None, workdir: str | None, model: str | None = None
 ) -> dict[str, Any]:
-  """The config to work with: the packed model's, the workdir's, or one that means the same network.
+  """The config to work with: the packed model's, the given one, or else the workdir's.
 
   Raises:
-    UserError: without any, or when they are of different networks.
+    UserError: without any, or when the given one is of another network than the workdir's.
   """
   if model:
     if config is not None or workdir:
@@ -129,8 +129,8 @@ def plan(
 ) -> list[Request]:
   """One request for an image, or one for each image of a folder.
 
-  Clips of a folder that are already there are left out, unless they are to be overwritten. A system
-  that is not `told` a text needs no prompt file there.
+  Clips of a folder that are already there are left out, unless they are to be overwritten. `told`:
+  whether the system is conditioned on text; otherwise the folder needs no prompt file.
 
   Raises:
     UserError: when nothing is left to do, or the output cannot be written.

@@ -160,11 +160,11 @@ class Clips(NamedTuple):
     return self.nulls is None
 
   def reads(self, system: base.System) -> base.System:
-    """The system as one that these clips are fed to."""
+    """The system that takes these clips: `system`, or for a cache one that takes features."""
     return system if self.encoders else cached.fed(system)
 
   def frozen(self, mesh: jax.sharding.Mesh) -> dict[str, Any]:
-    """What a system that is fed has among its frozen weights."""
+    """The null features of a cache, replicated, which the system has among its frozen weights."""
     everywhere = sharding.replicated(mesh)
 
     def place(x: np.ndarray) -> jax.Array:
@@ -188,7 +188,7 @@ def clips_of(config: dict[str, Any], system: base.System, tokenizer: Any) -> Cli
 
 
 def tell_warmup(config: dict[str, Any]) -> None:
-  """Warns of a training that ends before its learning rate is reached."""
+  """Warns of a training with fewer steps than its learning rate's warm-up."""
   warmup, steps = config["optim"].get("warmup", 0), config["train"]["steps"]
   if warmup > steps:
     logger.warning(
@@ -213,7 +213,10 @@ def tell_size(config: dict[str, Any]) -> None:
 
 
 def summary(config: Any, workdir: str, system: Any, clips: int, mesh: jax.sharding.Mesh) -> str:
-  """`videocrafter in runs/x: 1,234 of 5,678 parameters, 90 clips, 8 devices (TPU v5e)`."""
+  """`videocrafter in runs/x: 1,234 parameters, 90 clips, 8 devices (TPU v5e)`.
+
+  The parameters are those that train.
+  """
   params = jax.eval_shape(system.init, jax.random.key(0))
   count = int(parameter_overview.count_parameters(params))
   device = jax.devices()[0].device_kind
@@ -236,7 +239,7 @@ def preempted(call: int) -> bool:
 class Preview(NamedTuple):
   """What a training animates at every preview, always with the same noise.
 
-  name: behind the step in the names of files. inputs: of the sampler, with leading axis n.
+  name: suffix after the step in file names. inputs: of the sampler, with leading axis n.
   captions: n of them. files: n names of clips. blocks: named videos to show before each sample.
   """
 
@@ -299,7 +302,7 @@ def own_preview(config: dict[str, Any], system: base.System, tokenizer: Any) -> 
 
 
 def moving_file(workdir: str, step: int, shown: Preview) -> pathlib.Path:
-  """Where the moving sheet of a preview is."""
+  """The file of a preview's sheet as a GIF, on this machine."""
   return places.local(workdir) / "samples" / f"{step:07}{shown.name}.gif"
 
 

@@ -1,8 +1,8 @@
 """What a training is watched by: the loss on fixed clips, and how its samples move.
 
-The training's own loss hardly falls when a network goes from wrong to right, for the noise of its
-times; that of the same clips, times and noise at every preview does. And a fine-tune that goes static
-is seen in no loss at all.
+The training's own loss hardly falls when a network goes from wrong to right: random timesteps make
+it too noisy. That of the same clips, timesteps and noise at every preview does fall. And a
+fine-tune whose samples go static shows it in no loss at all.
 """
 
 import logging
@@ -35,9 +35,10 @@ def held_out_loss(
   tokenizer: Any | None,
   mesh: jax.sharding.Mesh,
 ) -> Loss:
-  """The training's loss on the first held-out clips, always at the same times with the same noise.
+  """Makes the function that computes the training's loss on the first held-out clips.
 
-  Nothing that clips are told is dropped. They are read once, and stay in memory.
+  Always at the same timesteps with the same noise, and without dropping conditions. The clips are
+  read once, and stay in the host's memory.
   """
   size = config["train"]["batch_size"] // config["train"].get("accumulate", 1)
   told = {k: 0.0 for k in config["objective"] if k.startswith("drop_")}

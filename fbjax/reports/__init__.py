@@ -1,4 +1,4 @@
-"""The page that a run leaves of itself, `report.html`, and the page of several runs."""
+"""The HTML report of a run, `report.html` in its workdir, and that of several runs."""
 
 import contextlib
 import logging
@@ -25,7 +25,7 @@ def write(workdirs: Sequence[str], out: str, ended: str = "") -> None:
   Args:
     workdirs: one or more.
     out: file of the page.
-    ended: what went wrong with the run, where it is one.
+    ended: the error that a single run ended with, if any.
 
   Raises:
     UserError: when nothing was trained in one of the folders.
@@ -37,7 +37,7 @@ def write(workdirs: Sequence[str], out: str, ended: str = "") -> None:
 
 
 def leave(workdir: str, ended: str = "") -> None:
-  """Writes the page of a run into its workdir, by the first process; what fails is told, and no more."""
+  """Writes a run's page into its workdir, in the first process; logs failures, never raises."""
   if jax.process_index() != 0:
     return
   out = f"{workdir}/{FILE}"
@@ -49,7 +49,7 @@ def leave(workdir: str, ended: str = "") -> None:
 
 @contextlib.contextmanager
 def leaving(workdir: str) -> Iterator[None]:
-  """Leaves a page behind, however what happens inside ends."""
+  """Context that writes the page of a run at its end, also after an exception."""
   try:
     yield
   except BaseException as error:
@@ -61,7 +61,7 @@ def leaving(workdir: str) -> Iterator[None]:
 def note_start(
   workdir: str, config: Mapping[str, Any], named: str = "", given: Mapping[str, Any] | None = None
 ) -> None:
-  """Writes down by what a run is made, as `run.note_start`, by the first process; it may fail as a page may."""
+  """Calls `run.note_start` in the first process; logs failures, never raises."""
   if jax.process_index() == 0:
     with _attempt(f"{workdir}/{run.START_FILE}"):
       run.note_start(workdir, config, named, given)

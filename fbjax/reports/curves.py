@@ -118,7 +118,7 @@ def thinned(curve: Curve) -> Curve:
 
 
 def mean_of_last(values: np.ndarray, window: int) -> np.ndarray:
-  """The mean of so many values up to each, fewer at the beginning."""
+  """The trailing mean over `window` values, fewer at the beginning."""
   weight = np.convolve(np.ones(len(values)), np.ones(window))[: len(values)]
   return np.convolve(values, np.ones(window))[: len(values)] / weight
 
@@ -165,7 +165,7 @@ def bars(numbers: Sequence[tuple[Real, Real, int]]) -> Html:
 def axis(
   low: Real, high: Real, log: bool, count: int = 5, tight: bool = False
 ) -> tuple[list[Real], Real, Real]:
-  """Round values to name, and the ends of an axis: those of the data, with some room unless `tight`."""
+  """Ticks and limits of an axis: (ticks, low, high); limits have a margin unless `tight`."""
   if log:
     low, high = (low / 1.3, high * 1.3) if high < 1.5 * low else (low / 1.1, high * 1.1)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)

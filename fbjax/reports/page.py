@@ -72,7 +72,7 @@ def named(runs: Sequence[Run]) -> list[Html]:
 
 
 def heads(runs: Sequence[Run]) -> list[object]:
-  """Of a table with a column for each run; none for one alone."""
+  """The head of a table with a column for each run; empty for a single run."""
   return [] if len(runs) == 1 else ["", *named(runs)]
 
 
@@ -82,7 +82,7 @@ def explained(name: object, meaning: str) -> Html:
 
 
 def summary(runs: Sequence[Run]) -> Html:
-  """How far each is, and what is to be said of it."""
+  """For each run its step, loss, system and device, the error that ended it, and notes."""
   parts = []
   for run, name in zip(runs, named(runs), strict=True):
     step = max((row["step"] for row in run.rows), default=0)
@@ -156,13 +156,13 @@ def samples(runs: Sequence[Run]) -> Html:
 
 
 def caption(stem: str) -> str:
-  """`0000250-images` is of images of one's own."""
+  """The caption of a preview by its file's stem, such as `0000250` or `0000250-images`."""
   kind = "images of config.sampling.images" if stem[7:] else "clips that are held out"
   return f"step {int(stem[:7]):,}: {kind}"
 
 
 def plots(runs: Sequence[Run]) -> Html:
-  """What a run tells at every line of progress, and at every preview."""
+  """Curves of the metrics: loss, motion, gradient norm, learning rate, speed."""
   alone = len(runs) == 1
 
   def of(name: str, marked: bool = False) -> list[Curve]:
@@ -196,7 +196,7 @@ def plots(runs: Sequence[Run]) -> Html:
 
 
 def watchdog(runs: Sequence[Run]) -> Html:
-  """What was measured of the newest preview, and what it means."""
+  """The measures of the newest preview with their meaning, and a warning of a run going static."""
   rows = []
   for name, meaning in WATCHED.items():
     found = [tracker.curve(run.rows, f"preview/{name}")[1] for run in runs]
@@ -218,7 +218,7 @@ def watchdog(runs: Sequence[Run]) -> Html:
 
 
 def times(runs: Sequence[Run]) -> Html:
-  """Seconds of each phase, of all starts that came to an end by themselves, together."""
+  """Seconds of each phase, summed over all starts that were not killed."""
   spent = [phases(run.rows) for run in runs]
   if not any(spent):
     return Html()

@@ -1,4 +1,4 @@
-"""What a workdir tells of its run: read for a report, by whoever may read the folder.
+"""Reads what a report needs of a workdir, without changing anything there.
 
 start.json   of the newest start: the config's name, what was changed of it, versions and devices
 """
@@ -27,9 +27,10 @@ SMALLEST = 0.2  # of its width, that a moving picture is still worth showing at
 class Run(NamedTuple):
   """A run, as its folder has it.
 
-  name: the end of the folder's, as much as tells it from the others. folder: as given. config: resolved. start: see above; empty for a run of an earlier version. changes:
-  what later starts changed. rows: of metrics.jsonl. cards: by file name. sheets: moving pictures of the
-  newest preview, by file name. notes: what could not be read. ended: why, where something was wrong.
+  name: a suffix of the folder's path that tells it from the other runs. folder: as given. config:
+  resolved. start: see above; empty for a run of an earlier version. changes: what later starts
+  changed. rows: of metrics.jsonl. cards: by file name. sheets: GIFs of the newest preview, by file
+  name. notes: what could not be read. ended: the error that ended it, if any.
   """
 
   name: str
@@ -77,13 +78,13 @@ def version(package: str) -> str:
 
 
 def read(workdir: str, name: str, most: float, ended: str = "") -> Run:
-  """What a workdir tells.
+  """Reads a workdir.
 
   Args:
     workdir: here or in a bucket.
-    name: what it is called.
-    most: bytes that its moving pictures may have together.
-    ended: what went wrong, if anything.
+    name: of the run in the report.
+    most: bytes that its GIFs may have together; larger ones are scaled down.
+    ended: the error that ended the run, if any.
 
   Raises:
     UserError: when nothing was trained there.
@@ -118,7 +119,10 @@ def names(workdirs: Sequence[str]) -> list[str]:
 
 
 def lines(file: epath.Path, notes: list[str], whole: bool = False) -> list[dict[str, Any]]:
-  """The objects of a file of json lines, or the one of a `whole` file; none where it is missing."""
+  """The objects of a JSON-lines file, or the one of a `whole` JSON file; none if it is missing.
+
+  A damaged file gives none, and a line in `notes`.
+  """
   if not file.exists():
     return []
   try:

@@ -1,6 +1,6 @@
-"""What a run tells of itself: one line of progress, metrics in files and where else it is told, plots, sheets.
+"""Logging of a run: lines of progress, metrics for files and other writers, plots, contact sheets.
 
-Nothing of it is worth a training: what fails here is told once, and the run goes on.
+No failure here ends a training: each kind is logged once, and the run goes on.
 """
 
 import contextlib
@@ -42,8 +42,9 @@ logger = logging.getLogger(__name__)
 class Tracker:
   """Writes a run's metrics into its workdir; only the first process writes.
 
-  No method raises for a file, a disk or a library that fails. Metrics of steps behind `start` are
-  dropped, since a resumed run writes those again. `written` names writers beside metrics.jsonl: see `writers`.
+  No method raises for a file, a disk or a library that fails. Metrics of steps after `start` that
+  an earlier start wrote are dropped, since the resumed run writes them again. `written` names
+  writers beside metrics.jsonl: see `writers`.
   """
 
   def __init__(
@@ -75,7 +76,7 @@ class Tracker:
 
   @contextlib.contextmanager
   def attempt(self, what: str) -> Iterator[None]:
-    """Lets what happens inside fail; says so the first time."""
+    """Context that suppresses exceptions, and logs the first one for each `what`."""
     try:
       yield
     except Exception as error:
@@ -93,7 +94,7 @@ class Tracker:
     self._flops += flops
 
   def restart_clock(self, step: int) -> None:
-    """Starts the next line's rates here, to leave out what is not training."""
+    """Restarts the measurement of rates at `step`, to leave out time that is not training."""
     self._last_step, self._last_time = step, time.perf_counter()
     self._waited = self._flops = 0.0
 
@@ -122,13 +123,13 @@ class Tracker:
     values: Mapping[str, float],
     moving: pathlib.Path | None = None,
   ) -> None:
-    """Shows samples, and keeps what was measured of them under names that begin with preview/.
+    """Writes a sheet of samples, and what was measured of them as metrics `preview/<name>`.
 
     Args:
-      step: that has made them.
-      image: of them.
-      values: by name.
-      moving: a GIF of them.
+      step: whose weights have made the samples.
+      image: the sheet.
+      values: measurements by name.
+      moving: file of the sheet as a GIF.
     """
     if not self._active:
       return
@@ -143,12 +144,12 @@ class Tracker:
     self._keep(step, {f"preview/{name}": value for name, value in values.items()})
 
   def time_spent(self, step: int, seconds: Mapping[str, float], began: float) -> None:
-    """Logs where the time to `step` went, and keeps it under names that begin with seconds/.
+    """Logs the time of each phase up to `step`, and writes it as metrics `seconds/<phase>`.
 
     Args:
       step: the last one.
-      seconds: by phase, which sum to all.
-      began: seconds after which the first step did.
+      seconds: by phase; they sum to the wall time.
+      began: seconds before the first step.
     """
     if not self._active:
       return

@@ -17,10 +17,10 @@ from fbjax import places
 
 
 class TensorBoard:
-  """Event files; steps behind `start`, which a resumed run writes again, are hidden.
+  """Writes event files; what an earlier start wrote of steps after `start` is hidden.
 
-  Written at once and not by tensorboardX's thread: that one dies of a full disk, and whoever puts
-  the next event into its queue waits forever.
+  Events are written synchronously and not by tensorboardX's thread: a full disk kills that one, and
+  whoever puts the next event into its queue waits forever.
   """
 
   name = "tensorboard"

@@ -1,8 +1,8 @@
 """Metrics, pictures and clips as a run of Weights & Biases, online or with WANDB_MODE=offline.
 
-  wandb.json   in the workdir: which run is its own, so that a resumed training goes on there
+  wandb.json   in the workdir: the id of its run, which a resumed training continues
 
-What wandb reads from the environment counts, such as WANDB_PROJECT and WANDB_NAME.
+wandb's environment variables apply, such as WANDB_PROJECT and WANDB_NAME.
 """
 
 import json
@@ -23,8 +23,8 @@ PROJECT = "fbjax"
 class Wandb:
   """A run of Weights & Biases.
 
-  Its steps are the training's. Those that a resumed training repeats are there already, from the same
-  clips and noise, and wandb leaves out what comes again.
+  Its steps are the training's. A resumed training repeats some, from the same clips and noise;
+  wandb has them already and ignores the repetition.
   """
 
   name = "wandb"

@@ -1,7 +1,8 @@
 """Where the metrics of a run go: a file of json lines, and what `config.train.writers` names.
 
-One of your own is a class with the four methods of `Writer`, that is made of the workdir and the step
-which the run goes on from. It is named by its module, as in `--config.train.writers=tensorboard,my_code:MyWriter`.
+One of your own is a class with the `name` and the four methods of `Writer`, whose constructor takes
+the workdir and the step that the run goes on from. It is named by its module, as in
+`--config.train.writers=tensorboard,my_code:MyWriter`.
 """
 
 import importlib
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class Writer(Protocol):
-  """A place for metrics; any method may raise, which costs the run no more than this step's."""
+  """A writer of metrics; what a method raises is logged, and costs no more than this step's."""
 
   name: str
 
@@ -83,15 +84,15 @@ def check_installed(written: str) -> None:
 
 
 def kind(name: str) -> Callable[[str, int], Writer]:
-  """What makes a writer, of the workdir and the step that the run goes on from."""
+  """The class of a writer; its constructor takes the workdir and the step the run goes on from."""
   module, _, attribute = KNOWN.get(name, (name, None))[0].partition(":")
   return getattr(importlib.import_module(module), attribute)
 
 
 class Jsonl:
-  """One line of json for each step, those up to `start` kept from the run before.
+  """A file of JSON lines, each with its `step`; lines of earlier starts are kept up to `start`.
 
-  What is in the file but not of this kind stays beside it, in `<file>.damaged`.
+  A file with other lines is kept beside it as `<file>.damaged`.
   """
 
   def __init__(self, file: pathlib.Path, start: int):

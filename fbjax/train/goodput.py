@@ -3,10 +3,10 @@
   starting    imports, networks, weights that are started from
   restoring   reading the checkpoint that the run goes on from
   compiling   the step, once for each shape of batches
-  data_wait   for a batch, while the devices have nothing to do
-  saving      what a checkpoint keeps the steps from; the rest of it is written while they run
-  reporting   metrics, and previews with what they compile
-  steps       what is left: the share of it is the goodput
+  data_wait   waiting for a batch, while the devices are idle
+  saving      the blocking part of checkpoints; the rest is written while steps run
+  reporting   metrics, and previews with their compilation
+  steps       what is left: its share is the goodput
 
 A moment belongs to one phase, so that the phases of a run sum to its wall time.
 """
@@ -33,7 +33,7 @@ class Clock:
 
   @property
   def phase(self) -> str:
-    """The present one."""
+    """The current phase."""
     return self._phase
 
   def enter(self, phase: str) -> None:
@@ -45,7 +45,7 @@ class Clock:
 
   @contextlib.contextmanager
   def within(self, phase: str) -> Iterator[None]:
-    """Another phase for a while; then again the one that it interrupts."""
+    """Context in another phase; at its end, the interrupted one goes on."""
     before = self._phase
     self.enter(phase)
     try:
@@ -54,17 +54,17 @@ class Clock:
       self.enter(before)
 
   def give(self, seconds: float, phase: str) -> None:
-    """Some seconds of the present phase belong to another one, which went on beside it."""
+    """Moves seconds of the current phase to another one, which ran at the same time."""
     self._spent[self._phase] -= seconds
     self._spent[phase] += seconds
 
   def seconds(self) -> dict[str, float]:
-    """Of each phase, up to now."""
+    """Seconds of each phase, up to now."""
     running = time.perf_counter() - self._since
     return self._spent | {self._phase: self._spent[self._phase] + running}
 
   def goodput(self) -> float:
-    """The share of the steps in the time up to now."""
+    """The share of `steps` in the time up to now, 0 to 1."""
     seconds = self.seconds()
     return seconds["steps"] / max(sum(seconds.values()), 1e-9)
 

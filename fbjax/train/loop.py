@@ -1,4 +1,4 @@
-"""The one training loop. It orders things; what is learnt is in the loss it is handed."""
+"""The training loop, for any loss: restores, steps, logs, previews and saves."""
 
 import concurrent.futures
 import contextlib
@@ -93,7 +93,7 @@ def train(
     preview_every: steps between previews; the last step always gets one.
     keep: checkpoints kept.
     writers: where metrics go beside metrics.jsonl: see `fbjax.tracker.writers`.
-    preview: (step, EMA weights) -> arguments of `tracker.Tracker.preview` behind the step; run every
+    preview: (step, EMA weights) -> arguments of `tracker.Tracker.preview` after `step`; run every
       `preview_every` steps.
     begins: called with the step that the run goes on from, once it has its state.
     clip_name: index in the data set -> name.

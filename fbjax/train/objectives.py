@@ -105,7 +105,7 @@ def bridge_loss(
 def dropped(
   draw: Float[Array, "b"], drop_text: float, drop_image: float, drop_both: float
 ) -> tuple[Bool[Array, "b"], Bool[Array, "b"]]:
-  """Whose text and whose image is dropped, from one uniform draw a clip (FrameBridge, §2.4)."""
+  """Masks (text, image) of dropped conditions, from a uniform draw a clip (FrameBridge, §2.4)."""
   text = draw < drop_text + drop_both
   image = (draw >= drop_text) & (draw < drop_text + drop_both + drop_image)
   return text, image

@@ -19,7 +19,7 @@ MOMENTS = ("float32", "bfloat16")
 
 
 class Optimizer(NamedTuple):
-  """An optax.GradientTransformation, and what a step tells of it."""
+  """An optax.GradientTransformation, with its schedule and which leaves it trains."""
 
   init: Callable[[Any], optax.OptState]
   update: Callable[..., tuple[Any, optax.OptState]]
@@ -84,10 +84,10 @@ def make_optimizer(
     name: "adamw", "muon" (arXiv:2502.16982: kernels alone, the rest by AdamW) or "sgd".
     lr, warmup, schedule: see `learning_rate`.
     b1, b2, eps: AdamW's, also beside Muon; SGD has none.
-    weight_decay: of what `decays`, times the learning rate.
+    weight_decay: of the leaves that `decays` names, times the learning rate.
     decays: "matrices" (kernels, embeddings, low-rank additions), or "all", as PyTorch does.
-    clip: greatest norm of the gradients of all leaves that train; 0 for none.
-    clip_from: the step that clipping begins at.
+    clip: greatest global norm of the gradients of all leaves that train; 0 for none.
+    clip_from: the step, from 0, that clipping begins at.
     moments: dtype that AdamW's first moment and Muon's momentum are kept in, "float32" or "bfloat16".
 
   Raises:
@@ -156,7 +156,7 @@ def make_optimizer(
 def matrix_axes(params: Any) -> Any:
   """The axes along which each kernel is a matrix, for Muon; None for leaves that AdamW trains.
 
-  Those are, besides what is no kernel, the layers that read pixels or write them.
+  AdamW trains all leaves but kernels, and the kernels of input and output layers (`PIXELS`).
   """
 
   def axes(name: str, x: Any) -> optax.contrib.MuonDimensionNumbers | None:

@@ -1,7 +1,7 @@
-"""A trace of a few steps: what each device and the host did, microsecond by microsecond.
+"""A profiler trace of a few training steps, on the devices and the host.
 
-The first process writes it below `<workdir>/profile`, for XProf and Perfetto. It has the steps behind the one
-that comes first in a run, and slows them somewhat.
+The first process writes it below `<workdir>/profile`, for XProf and Perfetto. It begins after the
+first step of a run, and slows the steps somewhat.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ FIRST, STEPS = 2, 5  # of those that a run makes, from 1
 
 
 class Trace:
-  """Traces steps FIRST to FIRST + STEPS - 1 of a run, or what there is of them.
+  """Traces steps FIRST to FIRST + STEPS - 1 of a run, or as many of them as it makes.
 
   Args:
     workdir: of the run.
     remaining: how many steps the run will make; 0 for no trace.
-    attempt: a context that what fails inside it does not leave.
+    attempt: makes a context that suppresses errors, such as `tracker.Tracker.attempt`.
   """
 
   def __init__(
@@ -40,11 +40,11 @@ class Trace:
     self._running = False
 
   def reach(self, step: int, before: Any) -> None:
-    """Begins or ends the trace where it is due, with no step running.
+    """Begins or ends the trace before a step, if that is due, once the last step is done.
 
     Args:
-      step: number of the one that comes next, from 1 in each run.
-      before: a result of the one before.
+      step: number of the next step, from 1 in each run.
+      before: an output of the last step, to wait for.
     """
     if self._running and step not in self._steps:
       jax.block_until_ready(before)
@@ -59,7 +59,7 @@ class Trace:
         self._running = True
 
   def close(self) -> None:
-    """Writes what there is of the trace."""
+    """Ends the trace, if it runs, and writes it."""
     if not self._running:
       return
     self._running = False
@@ -75,5 +75,5 @@ class Trace:
 
 
 def named(step: int) -> contextlib.AbstractContextManager[Any]:
-  """Marks what runs inside as a training step, for a trace if there is one."""
+  """Context that marks a training step in a profiler trace."""
   return jax.profiler.StepTraceAnnotation("train", step_num=step)

@@ -37,7 +37,10 @@ def init_state(params: Params, tx: optim.Optimizer) -> TrainState:
 
 
 def placement(shapes: TrainState, mesh: jax.sharding.Mesh, offload: bool = False) -> TrainState:
-  """Where each leaf of a state is kept between steps; with `offload`, average and optimizer in the host's memory."""
+  """The sharding of each leaf of a state between steps.
+
+  With `offload`, the arrays of EMA and optimizer are in the host's memory; scalars are not.
+  """
   there = sharding.tree(shapes, mesh)
   if not offload:
     return there
