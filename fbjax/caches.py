@@ -193,18 +193,18 @@ def fetched(folder: str, about: Spec) -> pathlib.Path:
 
 
 def check_source(config: Spec, folder: str, about: Spec) -> None:
-  """Raises a UserError if `config.data` lists other training clips than the cache was made of.
+  """Raises a UserError if `config.data` lists other clips than the cache was made of, of any split.
 
   Data that cannot be read any more is no error: a training then reads the cache alone.
   """
   try:
-    found = build.make_source(config, "train").digest()
+    found = {split: build.make_source(config, split).digest() for split in about["sources"]}
   except video_lib.BrokenData as error:
     logger.info("%s Only the cache in %s is read.", error, folder)
     return
-  if found != about["sources"]["train"]:
+  if changed := [split for split, there in about["sources"].items() if found[split] != there]:
     raise errors.UserError(
-      f"the cache in {folder} was made of other clips than config.data lists now: "
-      f"{about['sources']['train']} there, {found} now; make another one with --mode=cache, or give "
-      "the data that it was made of"
+      f"the cache in {folder} was made of other clips than config.data lists now ({changed[0]}): "
+      f"{about['sources'][changed[0]]} there, {found[changed[0]]} now; make another one with "
+      "--mode=cache, or give the data that it was made of"
     )

@@ -152,8 +152,6 @@ def test_what_is_in_the_way_of_a_log_is_told_once_and_the_rest_is_written(tmp_pa
 class Broken:
   """A writer of which everything fails, as on a full disk."""
 
-  name = "broken"
-
   def __init__(self, *args):
     pass
 
@@ -174,7 +172,7 @@ def test_a_writer_whose_disk_is_full_is_told_of_once(tmp_path, monkeypatch, capl
       log.write(step, {"loss": 0.5})
     log.close()
   assert caplog.messages == [
-    "Could not write broken (OSError: [Errno 28] No space left on device): training goes on without it."
+    "Could not write tensorboard (OSError: [Errno 28] No space left on device): training goes on without it."
   ]
   assert len(tracker.read_metrics(tmp_path / "metrics.jsonl")) == 39
 
@@ -286,7 +284,6 @@ def test_a_wandb_that_fails_costs_its_metrics_alone(tmp_path, stand_in, caplog):
 class Kept:
   """A writer of one's own."""
 
-  name = "kept"
   rows: list = []
 
   def __init__(self, workdir, start):

@@ -99,7 +99,7 @@ def the_first(
 def in_window(
   count: int, frames: int, strides: tuple[int, int], rng: np.random.Generator
 ) -> tuple[list[int], int]:
-  """Frames spread over a window of stride x frames, as released for UCF-101 (FrameBridge, §6.2).
+  """Frames spread over a window of stride x frames, as the released UCF-101 code draws them.
 
   Their distance drifts between the stride and one more; a shorter video is compressed.
   """

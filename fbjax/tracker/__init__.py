@@ -63,16 +63,16 @@ class Tracker:
     self._peak = getattr(hardware.chip(jax.devices()[0]), "flops", None)
     self.restart_clock(start)
     self._failed: set[str] = set()
-    self._writers: list[writers.Writer] = []
+    self._writers: dict[str, writers.Writer] = {}
     if self._active:
       with self.attempt("write metrics.jsonl"):
         places.pull(workdir, "metrics.jsonl")
         self.workdir.mkdir(parents=True, exist_ok=True)
-        self._writers.append(writers.Jsonl(self.workdir / "metrics.jsonl", start))
+        self._writers["metrics.jsonl"] = writers.Jsonl(self.workdir / "metrics.jsonl", start)
       for name in names(written):
         with self.attempt(f"write {name}"):
           # Imported here: tensorboardX imports torch where that is installed, which takes seconds.
-          self._writers.append(writers.kind(name)(workdir, start))
+          self._writers[name] = writers.kind(name)(workdir, start)
 
   @contextlib.contextmanager
   def attempt(self, what: str) -> Iterator[None]:
@@ -136,8 +136,8 @@ class Tracker:
     if values:
       told = "  ".join(f"{name} {value:.3g}" for name, value in values.items())
       logger.info("step %s  preview: %s", f"{step:,}", told)
-    for writer in self._writers:
-      with self.attempt(f"write {writer.name}"):
+    for name, writer in self._writers.items():
+      with self.attempt(f"write {name}"):
         writer.picture("preview", step, image)
         if moving is not None:
           writer.clip("preview", step, moving)
@@ -162,8 +162,8 @@ class Tracker:
     self._keep(step, {f"seconds/{name}": value for name, value in seconds.items()})
 
   def _keep(self, step: int, row: Mapping[str, float]) -> None:
-    for writer in self._writers if row else ():
-      with self.attempt(f"write {writer.name}"):
+    for name, writer in self._writers.items() if row else ():
+      with self.attempt(f"write {name}"):
         writer.scalars(step, row)
 
   def close(self) -> None:
@@ -172,8 +172,8 @@ class Tracker:
       return
     with self.attempt("draw loss.png"):
       plots.plot_loss(self.workdir / "metrics.jsonl", self.workdir / "loss.png")
-    for writer in self._writers:
-      with self.attempt(f"write {writer.name}"):
+    for name, writer in self._writers.items():
+      with self.attempt(f"write {name}"):
         writer.close()
     self._push()
 

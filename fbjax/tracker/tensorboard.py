@@ -23,10 +23,8 @@ class TensorBoard:
   whoever puts the next event into its queue waits forever.
   """
 
-  name = "tensorboard"
-
   def __init__(self, workdir: str, start: int):
-    folder = places.local(workdir) / self.name
+    folder = places.local(workdir) / "tensorboard"
     folder.mkdir(parents=True, exist_ok=True)
     self._events = event_file_writer.EventsWriter(str(folder / "events"))
     restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)

@@ -27,8 +27,6 @@ class Wandb:
   wandb has them already and ignores the repetition.
   """
 
-  name = "wandb"
-
   def __init__(self, workdir: str, start: int):
     import wandb  # which few installations have
 

@@ -1,6 +1,6 @@
 """Where the metrics of a run go: a file of json lines, and what `config.train.writers` names.
 
-One of your own is a class with the `name` and the four methods of `Writer`, whose constructor takes
+One of your own is a class with the four methods of `Writer`, whose constructor takes
 the workdir and the step that the run goes on from. It is named by its module, as in
 `--config.train.writers=tensorboard,my_code:MyWriter`.
 """
@@ -25,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 class Writer(Protocol):
   """A writer of metrics; what a method raises is logged, and costs no more than this step's."""
-
-  name: str
 
   def scalars(self, step: int, row: Mapping[str, float]) -> None:
     """Keeps the metrics of a step."""
@@ -96,7 +94,7 @@ class Jsonl:
   """
 
   def __init__(self, file: pathlib.Path, start: int):
-    self.name, self._file = file.name, file
+    self._file = file
     rows = read_metrics(file)
     if strange := sum(1 for line in _lines(file) if line.strip() and not _row(line)):
       aside = file.with_name(file.name + ".damaged")

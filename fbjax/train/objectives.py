@@ -24,7 +24,7 @@ def bridge_loss(
   drop_image: float = 0.0,
   drop_both: float = 0.0,
 ) -> step.LossFn:
-  """Mean square of the network's error at a random time of the bridge (FrameBridge, §1.3 and §2.4).
+  """Mean square of the network's error at a random time of the bridge.
 
   Args:
     system: the model.
@@ -34,7 +34,7 @@ def bridge_loss(
     weight_like: weight the error over time as if this kind were predicted; "z0" makes the loss the
       mean square error of the clean latent. None leaves the weight at 1, as published.
     regression: weight of the mean square error of the coarse video that a neural prior, trained
-      along, tells the network (§4e: "combination"; at 0 "denoising").
+      along, tells the network (0 trains by the denoising loss alone).
     drop_text: share of clips that lose their text alone.
     drop_image: share of clips that lose their image condition alone.
     drop_both: share of clips that lose both.
@@ -105,7 +105,7 @@ def bridge_loss(
 def dropped(
   draw: Float[Array, "b"], drop_text: float, drop_image: float, drop_both: float
 ) -> tuple[Bool[Array, "b"], Bool[Array, "b"]]:
-  """Masks (text, image) of dropped conditions, from a uniform draw a clip (FrameBridge, §2.4)."""
+  """Masks (text, image) of dropped conditions, from a uniform draw a clip."""
   text = draw < drop_text + drop_both
   image = (draw >= drop_text) & (draw < drop_text + drop_both + drop_image)
   return text, image

@@ -158,10 +158,12 @@ def test_other_weights_of_the_encoders_and_other_clips_are_refused(made, monkeyp
   with pytest.raises(errors.UserError, match="the encoders' weights .* drawn from config.seed=0"):
     caches.opened(c, make(c))
   about = caches.read_about(str(made))
-  monkeypatch.setattr(caches, "read_about", lambda folder: about | {"sources": {"train": "x"}})
   c = config() | {"cache": {"path": str(made)}}
-  with pytest.raises(errors.UserError, match="made of other clips than config.data lists now: x"):
-    caches.opened(c, make(c))
+  for split in ("train", "val"):
+    changed = about | {"sources": about["sources"] | {split: "x"}}
+    monkeypatch.setattr(caches, "read_about", lambda folder, changed=changed: changed)
+    with pytest.raises(errors.UserError, match=rf"config.data lists now \({split}\): x there"):
+      caches.opened(c, make(c))
 
 
 def test_what_is_no_cache_or_a_damaged_one_is_told(made, tmp_path):
