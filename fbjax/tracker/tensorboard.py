@@ -26,7 +26,8 @@ class TensorBoard:
   def __init__(self, workdir: str, start: int):
     folder = places.local(workdir) / "tensorboard"
     folder.mkdir(parents=True, exist_ok=True)
-    self._events = event_file_writer.EventsWriter(str(folder / "events"))
+    # Two starts within a second would share a file of the same name.
+    self._events = event_file_writer.EventsWriter(str(folder / "events"), f".{start}")
     restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     self._write(start + 1, session_log=restart)
 
