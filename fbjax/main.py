@@ -155,14 +155,18 @@ def parse_flags(argv: list[str]) -> tuple[dict[str, Any] | None, list[str]]:
     flags.FLAGS.set_gnu_getopt()  # runs of a report may stand before flags
     rest = flags.FLAGS(argv)
   except flags.Error as error:
-    raise errors.UserError(str(error).strip().splitlines()[-1]) from None
+    told = str(error).strip().splitlines()[-1]
+    told = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is no whole number", told)
+    told = re.sub(r"could not convert string to float: (.*)", r"\1 is no number", told)
+    raise errors.UserError(told) from None
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise errors.UserError(f"the config could not be overridden as asked: {error}") from None
   if options.MODE.value == "report":
     flags.FLAGS.workdirs = [*flags.FLAGS.workdirs, *rest[1:]]
     rest = rest[:1]
   if len(rest) > 1:
-    raise errors.UserError(f"{rest[1]!r} is not a flag; flags are written --name=value")
+    mode = f", and a mode as --mode={rest[1]}" if rest[1] in options.MODES else ""
+    raise errors.UserError(f"{rest[1]!r} is not a flag; flags are written --name=value{mode}")
   check_flags(config, overrides)
   return (None if config is None else flags.FLAGS.config.to_dict()), rest
 

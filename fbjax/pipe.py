@@ -387,9 +387,11 @@ def unheard(config: Mapping[str, Any], tokenizer: Any, prompt: str) -> str:
     return "There is no prompt, which is what should happen in the clip."
   knows_words = config["data"]["name"] == "synthetic" and isinstance(tokenizer, tokenizers.Bytes)
   if strange := tokenizer.spelt(prompt) if knows_words else []:
+    told = [word if len(word) < 30 else f"{word[:30]}..." for word in strange[:8]]
+    told += ["..."] * (len(strange) > 8)
     return (
       "The network has learnt the words of the synthetic captions alone, such as 'a red circle moves to "
-      f"the left', and none of: {', '.join(strange)}."
+      f"the left', and none of: {', '.join(told)}."
     )
   return ""
 

@@ -534,6 +534,19 @@ def test_every_key_of_a_group_can_be_set(argument, group, key, value):
   assert config[group][key] == value
 
 
+@pytest.mark.parametrize(
+  ("args", "sentence"),
+  [
+    (["report", "runs/a"], "'report' is not a flag; .* and a mode as --mode=report"),
+    (["--mode=sample", "--workdir=x", "--seed=1a"], "--seed=1a: '1a' is no whole number"),
+    (["--mode=sample", "--workdir=x", "--guidance=two"], "--guidance=two: 'two' is no number"),
+  ],
+)
+def test_what_is_no_flag_or_no_value_of_it_is_told_in_plain_words(args, sentence):
+  with pytest.raises(errors.UserError, match=sentence):
+    main.parse_flags(["main", *args])
+
+
 @pytest.mark.parametrize(("precision", "told"), [("highest", "HIGHEST"), ("default", "DEFAULT")])
 def test_float32_products_are_as_precise_as_the_config_says(precision, told):
   """As the TPU is told: by itself it would multiply in bfloat16."""

@@ -33,8 +33,8 @@ def test_the_notebook_animates_and_shows_a_clip(tmp_path, monkeypatch):
   cells = [copy.deepcopy(cell) for cell in notebook.cells for _ in range(2)]
   # Clip and picture are written where the checkout is.
   for cell in cells:
-    for name in ("clip.mp4", "saf.png"):
-      cell.source = cell.source.replace(f'"{name}"', f'"{tmp_path}/{name}"')
+    for name in ("runs/clip.mp4", "runs/saf.png"):
+      cell.source = cell.source.replace(f'"{name}"', f'"{tmp_path}/{name[5:]}"')
   notebook.cells = cells
   resources = {"metadata": {"path": os.fspath(NOTEBOOK.parent)}}
   nbclient.NotebookClient(notebook, timeout=600, resources=resources).execute()

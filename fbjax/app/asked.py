@@ -158,6 +158,8 @@ def picture(given: Any, folder: str) -> Picture | None:
     raise errors.UserError("the image is not one that was uploaded here: upload it again")
   name = _file_name(given.get("orig_name") or os.path.basename(path))
   try:
+    if not os.path.getsize(path):
+      raise errors.UserError(f"the image {name} is empty: it has no bytes")
     if os.path.getsize(path) > MOST_BYTES:
       raise errors.UserError(f"the image {name} has more than {MOST_BYTES / 2**20:.0f} MiB")
     image = video.read_image(path)
@@ -201,9 +203,14 @@ def _other(value: Any, own: Any) -> Any:
   return None if value == own else value
 
 
+# Within words of Persian and of Indic scripts, and within emoji.
+_JOINERS = "\u200c\u200d"
+
+
 def _printable(text: str) -> str:
   """Any script, on one line, without what a terminal or a database stumbles over."""
-  return " ".join("".join(c if c.isprintable() or c == " " else " " for c in text).split())
+  kept = (c if c.isprintable() or c in _JOINERS else " " for c in text)
+  return " ".join("".join(kept).split())
 
 
 def _file_name(name: Any) -> str:

@@ -171,11 +171,19 @@ def build(server: session.Server) -> Any:
       show_progress="minimal",
       show_progress_on=stage,
     )
-    stop.click(None, cancels=[event], api_visibility="private")
+    stop.click(
+      lambda: _STOPPED,
+      None,
+      stage,
+      cancels=[event],
+      queue=False,
+      api_visibility="private",
+      show_progress="hidden",
+    )
     two.change(
-      lambda shown: gradio.update(visible=shown is True),
-      two,
-      group,
+      lambda shown, *values: (gradio.update(visible=shown is True), *values),
+      [two, *first.values()],
+      [group, *second.values()],
       queue=False,
       preprocess=False,
       api_visibility="private",
@@ -187,6 +195,7 @@ def build(server: session.Server) -> Any:
 
 
 _EMPTY = '<p class="fb-note">Drop an image and press Sample.</p>'
+_STOPPED = '<p class="fb-note">Stopped: Sample begins anew.</p>'
 
 
 def _local(move: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
@@ -211,7 +220,9 @@ def _fields(gradio: Any, ways: asked.Ways) -> dict[str, Any]:
   fields: dict[str, Any] = {}
   if ways.prompt:
     fields["prompt"] = gradio.Textbox(
-      label="Prompt", placeholder="what should happen in the clip", max_length=asked.MOST_LETTERS
+      label="Prompt",
+      placeholder=f"what should happen in the clip, in at most {asked.MOST_LETTERS:,} letters",
+      max_length=asked.MOST_LETTERS,
     )
   if ways.label:
     fields["label"] = gradio.Number(

@@ -101,7 +101,7 @@ def _one(
       raise errors.UserError(pipes.NOT_FINITE)
     if look.row < look.rows:
       yield show.growing(seen, is_small, look.row, look.rows, told), None
-  took = f"{look.rows} evaluations, {time.monotonic() - began:.1f} s"
+  took = f"{look.rows} evaluation{'s' * (look.rows > 1)}, {time.monotonic() - began:.1f} s"
   names = [picture.name for picture in pictures]
   stem = f"{names[0].rpartition('.')[0] or names[0]}-{clip.seed}"
   made = show.Made(

@@ -46,7 +46,8 @@ def export(
     spelling,
   )
   files.write(out, tensors)
-  logger.info("Wrote additions of rank %d to %d kernels to %s.", system.rank, len(additions), out)
+  kernels = len({key.split(".lora_")[0] for key in tensors if ".lora_" in key})
+  logger.info("Wrote additions of rank %d to %d kernels to %s.", system.rank, kernels, out)
 
 
 def check(system: base.System, workdir: str) -> str:

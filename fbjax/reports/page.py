@@ -208,12 +208,16 @@ def watchdog(runs: Sequence[Run]) -> Html:
   parts = [markup.table(heads(runs), rows)]
   for run in runs:
     ratios = tracker.curve(run.rows, "preview/motion_ratio")[1]
+    if not len(ratios):
+      continue
+    told = f"{run.name}: samples move {ratios[-1]:.2g} times as much as the truth"
     if len(ratios) > 1 and motion.goes_static(ratios[-1], max(ratios[:-1])):
-      told = (
-        f"{run.name}: samples move {ratios[-1]:.2g} times as much as the truth, and moved "
-        f"{max(ratios[:-1]):.2g} times before: it is going static."
-      )
-      parts.insert(0, tag("p", told, class_="ended"))
+      told += f", and moved {max(ratios[:-1]):.2g} times before: it is going static."
+    elif motion.goes_static(ratios[-1], 1.0):
+      told += ": hardly, so far. A young run copies its image before it learns to move it."
+    else:
+      continue
+    parts.insert(0, tag("p", told, class_="ended"))
   return markup.join(parts)
 
 

@@ -81,6 +81,11 @@ def test_a_prompt_of_any_script_is_sampled_and_can_be_said_on_a_command_line(pip
   assert f"--prompt={clip.prompt}" in words and "\n" not in " ".join(words)
 
 
+def test_letters_that_are_joined_stay_joined(ways):
+  for prompt in ("\U0001f468\u200d\U0001f469\u200d\U0001f467 walks", "می\u200cرود"):
+    assert asked.read({"prompt": prompt}, ways).prompt == prompt
+
+
 def test_the_command_line_asks_for_the_same(pipe, ways):
   values = {
     "prompt": "up it's",
@@ -125,7 +130,7 @@ def test_a_bad_image_is_one_sentence_that_names_it(tmp_path):
   wide.save(tmp_path / "wide.png")
   for given, sentence in (
     (upload(tmp_path, "a.png", b"no image"), "^a.png is not an image of a format that is read"),
-    (upload(tmp_path, "b.png", b""), "^b.png is not an image"),
+    (upload(tmp_path, "b.png", b""), "^the image b.png is empty"),
     ({"path": f"{tmp_path}/wide.png"}, "^the image wide.png has more than 64 megapixels"),
     (
       upload(tmp_path, "c.png", bytes(asked.MOST_BYTES + 1)),

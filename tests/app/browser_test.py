@@ -126,6 +126,27 @@ def test_a_bad_upload_is_a_sentence_and_the_page_goes_on(visit, image, tmp_path)
   user.locator("#stage .fb-done").wait_for()
 
 
+def test_a_clip_that_is_stopped_is_told_and_the_next_begins(visit, image):
+  user = visit()
+  upload(user, image)
+  sample(user, Steps=200)
+  user.get_by_text("of 200").first.wait_for()
+  user.get_by_role("button", name="Stop").click()
+  user.get_by_text("Stopped: Sample begins anew").wait_for()
+  sample(user, Steps=3)
+  user.locator("#stage .fb-done").wait_for()
+
+
+def test_the_second_settings_begin_as_the_first(visit, image):
+  user = visit()
+  user.get_by_label("Prompt").first.fill("down")
+  user.get_by_label("Beside it, other settings").check()
+  user.get_by_label("Prompt").nth(1).wait_for()
+  user.wait_for_function(
+    "[...document.querySelectorAll('textarea')].filter(x => x.value === 'down').length === 2"
+  )
+
+
 def test_two_users_at_once_get_a_clip_each(visit, image):
   users = [visit(), visit()]
   for user in users:

@@ -18,13 +18,17 @@ def picture(seed=0):
   return np.random.default_rng(seed).integers(0, 256, (16, 16, 3), np.uint8)
 
 
+def thorough(options):
+  return pytest.param(options, marks=pytest.mark.thorough)
+
+
 @pytest.mark.parametrize(
   "options",
   [
-    {},
-    {"sampler": "heun", "steps": 3, "seed": 1},
+    thorough({}),
+    thorough({"sampler": "heun", "steps": 3, "seed": 1}),
     {"sampler": {"name": "sde", "start": "published"}},
-    {"guidance": 3.0, "sampler": "dbim", "steps": 3},
+    thorough({"guidance": 3.0, "sampler": "dbim", "steps": 3}),
     {"guidance": 3.0, "rescale": 0.5, "negative_prompt": "down"},
   ],
   ids=str,
@@ -52,6 +56,7 @@ def test_steps_samplers_seeds_and_scales_share_a_program(pipe):
   assert not own.is_ready(pipe.settings(prompt="up", guidance=3.0, frames=2))
 
 
+@pytest.mark.thorough
 def test_the_programs_of_few_kinds_are_kept(pipe, monkeypatch):
   monkeypatch.setattr(stepping, "KINDS", 1)
   own, three, two = stepping.Stepping(pipe), pipe.settings(), pipe.settings(frames=2)

@@ -79,6 +79,14 @@ def test_a_page_shows_what_a_run_was_and_became(tmp_path):
   assert "prefers-color-scheme: dark" in made and "width=device-width" in made
 
 
+def test_a_run_whose_samples_hardly_move_says_so(tmp_path):
+  for ratio, hardly in ((0.1, True), (0.9, False)):
+    folder = write_run(tmp_path / f"run{ratio}")
+    row = {"step": 20, "preview/motion_ratio": ratio}
+    (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    assert ("hardly, so far" in page_of(folder)) == hardly
+
+
 def test_all_that_is_measured_is_explained():
   still = np.zeros((1, 2, 16, 16, 3), np.uint8)
   assert set(page.WATCHED) == {"loss", *motion.report(still, still)}
