@@ -75,14 +75,19 @@ def answer(
   told = [asked.settings(server.pipe, server.ways, clip, ending) for clip in clips]
   stages, kept = [""] * len(clips), list(gallery)
   for i, (clip, settings) in enumerate(zip(clips, told, strict=True)):
-    for part, made in _one(server, clip, settings, [p for p in pictures if p is not None]):
+    place = f"-{'ab'[i]}" if len(clips) > 1 else ""
+    for part, made in _one(server, clip, settings, [p for p in pictures if p is not None], place):
       stages[i] = part
       kept = [*kept, made][-show.KEPT :] if made else kept
       yield Shown(show.beside(stages), kept)
 
 
 def _one(
-  server: Server, clip: asked.Asked, settings: pipes.Settings, pictures: Sequence[asked.Picture]
+  server: Server,
+  clip: asked.Asked,
+  settings: pipes.Settings,
+  pictures: Sequence[asked.Picture],
+  place: str,
 ) -> Iterator[tuple[str, show.Made | None]]:
   """Parts of the stage of one clip, and in the end the clip itself."""
   image, fps = pipes.frame(pictures[0].image, settings.size), settings.spec.fps
@@ -103,7 +108,7 @@ def _one(
       yield show.growing(seen, is_small, look.row, look.rows, told), None
   took = f"{look.rows} evaluation{'s' * (look.rows > 1)}, {time.monotonic() - began:.1f} s"
   names = [picture.name for picture in pictures]
-  stem = f"{names[0].rpartition('.')[0] or names[0]}-{clip.seed}"
+  stem = f"{names[0].rpartition('.')[0] or names[0]}-{clip.seed}{place}"
   made = show.Made(
     clip=seen,
     mp4=show.mp4(looks[-1], fps, server.folder),

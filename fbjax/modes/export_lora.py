@@ -36,6 +36,12 @@ def export(
   system = build.make_system(config, build.make_tokenizer(config))
   network = check(system, workdir)
   places.check_writable(pathlib.Path(out).absolute().parent)
+  if not config["weights"]:
+    logger.warning(
+      "The run in %s began without pretrained weights (config.weights is empty): its additions fit no "
+      "network but the random one that it drew.",
+      workdir,
+    )
   params, _ = loading.trained_weights(config, system, build.make_mesh(config), workdir, step, ema)
   additions = jax.jit(system.additions)(params)
   spec = system.networks[network]

@@ -39,6 +39,7 @@ def test_the_first_clip_finds_its_programs_compiled(pipe, tmp_path, image):
 def test_two_settings_stand_side_by_side_and_are_told_apart(server, image):
   last = ask(server, image, {"prompt": "up"}, {"prompt": "down", "seed": 1})[-1]
   assert last.stage.count("fb-done") == 2 == len(last.gallery)
+  assert len({made.name for made in last.gallery}) == 2  # files that are taken along
   assert last.gallery[0].clip != last.gallery[1].clip
   assert last.stage.index("--prompt=up") < last.stage.index("--prompt=down")
 
