@@ -106,6 +106,8 @@ def trained(
   ]
   found = jobs.run(study.home, wanted, study.at_once)
   wanted = [job for job in wanted if jobs.ended(job, found[job.name])]
+  if not wanted:
+    raise SystemExit(f"nothing of {study.name} has ended in {study.home} yet, with these plans")
   return wanted, rows(wanted, found)
 
 

@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
   last = study.config(OWN.arms[0]).train.steps
   own = study.config("coarse").train.steps
   coarse = study.job("coarse", 0, {}, [{"step": own, "clips": clips, "random": True}])
-  found = jobs.run(OWN.home, [coarse], 1)
+  found = jobs.run(OWN.home, [coarse], min(study.at_once, 1))
   run = pathlib.Path(OWN.home) / coarse.name
   behind = {arm: {} if arm == "still" else {"prior_run": run} for arm in OWN.arms}
   tried = {"step": last, "steps": 8, "clips": min(arms.CHOSEN_BY, clips)}

@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
   study = asked.study(OWN, "study_saf")
   text = study.job("text", 0, {}, [])
   packed = pathlib.Path(OWN.home) / f"{text.name}_packed"
-  if not packed.exists():
+  if OWN.train and not packed.exists():
     jobs.run(OWN.home, [text], 1)
     pack.pack(None, str(pathlib.Path(OWN.home) / text.name), str(packed))
   train = study.config(OWN.arms[0]).train

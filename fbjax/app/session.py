@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fbjax import errors
+from fbjax import errors, markup
 from fbjax import pipe as pipes
 from fbjax.app import asked, show, stepping
 
@@ -73,7 +73,7 @@ def answer(
   clips = [asked.read(each, server.ways) for each in fields]
   ending = None if end is None else end.image
   told = [asked.settings(server.pipe, server.ways, clip, ending) for clip in clips]
-  stages, kept = [""] * len(clips), list(gallery)
+  stages, kept = [markup.Html()] * len(clips), list(gallery)
   for i, (clip, settings) in enumerate(zip(clips, told, strict=True)):
     place = f"-{'ab'[i]}" if len(clips) > 1 else ""
     for part, made in _one(server, clip, settings, [p for p in pictures if p is not None], place):
@@ -88,7 +88,7 @@ def _one(
   settings: pipes.Settings,
   pictures: Sequence[asked.Picture],
   place: str,
-) -> Iterator[tuple[str, show.Made | None]]:
+) -> Iterator[tuple[markup.Html, show.Made | None]]:
   """Parts of the stage of one clip, and in the end the clip itself."""
   image, fps = pipes.frame(pictures[0].image, settings.size), settings.spec.fps
   is_small = settings.size[1] < SMALL

@@ -4,7 +4,6 @@ Prompts and file names come from outside and are escaped.
 """
 
 import base64
-import html
 import io
 import pathlib
 import tempfile
@@ -16,6 +15,7 @@ import PIL.Image
 from jaxtyping import UInt8
 
 from fbjax.data import video
+from fbjax.markup import Html, tag
 from fbjax.tracker import plots
 
 Clip = UInt8[np.ndarray, "t h w 3"]
@@ -94,48 +94,55 @@ def sheet(clips: Sequence[Clip], captions: Sequence[str]) -> UInt8[np.ndarray, "
   return plots.contact_sheet([{"": clip[few]} for clip in clips], captions, cell)
 
 
-def growing(look: str, is_small: bool, row: int, rows: int, told: str) -> str:
+def growing(look: str, is_small: bool, row: int, rows: int, told: str) -> Html:
   """A clip in progress: its current look, evaluations done as a bar, and a line of text."""
-  picture = (
-    f'<img class="fb-look{_small(is_small)}" alt="the clip so far" src="{look}">' if look else ""
-  )
-  bar = f'<progress value="{row}" max="{rows}"></progress>'
-  return f'<div class="fb-clip">{picture}{bar}<p class="fb-told">{html.escape(told)}</p></div>'
+  kind = f"fb-look{_small(is_small)}"
+  picture = tag("img", class_=kind, alt="the clip so far", src=Html(look)) if look else Html()
+  bar = tag("progress", value=row, max=rows)
+  return tag("div", picture, bar, tag("p", told, class_="fb-told"), class_="fb-clip")
 
 
-def done(made: Made, sheet: str, told: str, command: str, notes: Sequence[str]) -> str:
+def done(made: Made, sheet: str, told: str, command: str, notes: Sequence[str]) -> Html:
   """A finished clip: a player, download links, its contact sheet and the command that makes it."""
-  said = "".join(f'<p class="fb-note">{html.escape(note)}</p>' for note in notes if note)
-  return (
-    f'<div class="fb-clip fb-done">'
-    f'<video class="{_small(made.is_small).strip()}" src="{made.mp4}" autoplay loop muted controls '
-    f'playsinline></video><p class="fb-told">{html.escape(told)}</p>{links(made)}{said}'
-    f'<img class="fb-sheet" alt="the clip after each evaluation, frame by frame" src="{sheet}">'
-    f"<pre>{html.escape(command)}</pre></div>"
+  switches = dict.fromkeys(("autoplay", "loop", "muted", "controls", "playsinline"), "")
+  alt = "the clip after each evaluation, frame by frame"
+  return tag(
+    "div",
+    tag("video", class_=_small(made.is_small).strip(), src=Html(made.mp4), **switches),
+    tag("p", told, class_="fb-told"),
+    links(made),
+    *(tag("p", note, class_="fb-note") for note in notes if note),
+    tag("img", class_="fb-sheet", alt=alt, src=Html(sheet)),
+    tag("pre", command),
+    class_="fb-clip fb-done",
   )
 
 
-def links(made: Made) -> str:
+def links(made: Made) -> Html:
   """Links to download a clip."""
-  name = html.escape(made.name, quote=True)
   both = (("mp4", made.mp4), ("gif", made.gif))
-  inner = "".join(f'<a download="{name}.{kind}" href="{data}">{kind}</a>' for kind, data in both)
-  return f'<p class="fb-links">{inner}</p>'
+  inner = (tag("a", kind, download=f"{made.name}.{kind}", href=Html(x)) for kind, x in both)
+  return tag("p", *inner, class_="fb-links")
 
 
-def beside(parts: Sequence[str]) -> str:
+def beside(parts: Sequence[Html]) -> Html:
   """Clips next to each other."""
-  return f'<div class="fb-clips">{"".join(parts)}</div>'
+  return tag("div", *parts, class_="fb-clips")
 
 
-def gallery(made: Sequence[Made]) -> str:
+def gallery(made: Sequence[Made]) -> Html:
   """The clips of a session, the newest first."""
   cards = [
-    f'<div class="fb-card"><img class="{_small(each.is_small).strip()}" alt="a clip" src="{each.clip}">'
-    f"<p>{html.escape(each.text)}</p>{links(each)}</div>"
+    tag(
+      "div",
+      tag("img", class_=_small(each.is_small).strip(), alt="a clip", src=Html(each.clip)),
+      tag("p", each.text),
+      links(each),
+      class_="fb-card",
+    )
     for each in reversed(made)
   ]
-  return f'<div class="fb-gallery">{"".join(cards)}</div>' if cards else ""
+  return tag("div", *cards, class_="fb-gallery") if cards else Html()
 
 
 def _small(is_small: bool) -> str:
