@@ -171,11 +171,11 @@ def build(server: session.Server) -> Any:
       show_progress="minimal",
       show_progress_on=stage,
     )
-    stop.click(
+    # Once the clip is cancelled, or its last look would be shown over this.
+    stop.click(None, cancels=[event], api_visibility="private").then(
       lambda: _STOPPED,
       None,
       stage,
-      cancels=[event],
       queue=False,
       api_visibility="private",
       show_progress="hidden",
