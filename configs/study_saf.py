@@ -66,5 +66,4 @@ def get_config(arg: str = "") -> ConfigDict:
   c = study_bridge.get_config("bridge+unet")
   c.diffusion = dict(name="videocrafter", rule="exact", pretrained=None)
   c.start = dict(unet=dict(widen=("in_conv/kernel",)))
-  c.train.update(save_every=100)
   return common.changed(c, arg, CHANGES, (("text", *ARMS),))

@@ -13,9 +13,7 @@ from collections.abc import Sequence
 from configs import study_prior
 from studies import arms, asked, jobs, report
 
-OWN = asked.common(
-  study_prior.ARMS, arms.RATES, 1024, "Held-out clips, a quarter at 50 evaluations"
-)
+OWN = asked.common(study_prior.ARMS, arms.RATES, 1024, "Held-out clips")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -31,8 +29,7 @@ def main(argv: Sequence[str]) -> None:
   tried = {"step": last, "steps": 8, "clips": min(arms.CHOSEN_BY, clips)}
   rates = arms.tuned(study, OWN.arms, OWN.rates, tried, behind)
   plans = [tried] + [
-    {"step": last, "steps": nfe, "clips": max(clips // share, 8), "random": True}
-    for nfe, share in ((4, 1), (8, 1), (50, 4))
+    {"step": last, "steps": nfe, "clips": clips, "random": True} for nfe in (4, 8, 50)
   ]
   wanted, rows = arms.trained(study, OWN.arms, OWN.seeds, rates, plans, behind)
   if not OWN.smoke:

@@ -35,10 +35,7 @@ def main(argv: Sequence[str]) -> None:
     for step in range(0, train.steps, train.save_every)
   ]
   plans.append({"step": train.steps, "steps": 8, "clips": max(clips // 4, 8)})
-  plans += [
-    {"step": train.steps, "steps": nfe, "clips": max(clips // share, 8), "random": True}
-    for nfe, share in ((8, 1), (50, 4))
-  ]
+  plans += [{"step": train.steps, "steps": nfe, "clips": clips, "random": True} for nfe in (8, 50)]
   from_text = {arm: {} if arm == "scratch" else {"weights": packed} for arm in OWN.arms}
   rates = arms.tuned(study, OWN.arms, OWN.rates, plans[-3], from_text)
   wanted, rows = arms.trained(study, OWN.arms, OWN.seeds, rates, plans, from_text)

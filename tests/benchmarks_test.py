@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from absl.testing import flagsaver
 
-from benchmarks import beside_diffusers, sizes
+from benchmarks import beside_diffusers, held_out, sizes
+from fbjax import sampling
 
 
 def run(benchmark, tmp_path, *flags):
@@ -43,3 +45,28 @@ def test_networks_are_those_of_diffusers_and_times_side_by_side(tmp_path, capsys
     assert 0 < row["difference"] < 2e-4
     assert row["ratio"] == pytest.approx(row["seconds"] / row["diffusers_seconds"])
   assert len(capsys.readouterr().out.splitlines()) == len(found["rows"])
+
+
+def test_samples_that_are_kept_are_not_made_again(tmp_path, capsys, monkeypatch):
+  sampled = []
+  real = sampling.generate
+
+  def generate(sample, *args, **options):
+    sampled.append(options["keys"].shape[-1])
+    return real(sample, *args, **options)
+
+  monkeypatch.setattr(sampling, "generate", generate)
+  monkeypatch.setattr(held_out, "BATCH", 2)
+
+  def told(steps):
+    flags = ("--model=zoo/quickstart", "--clips=3", f"--steps={steps}", f"--keep={tmp_path}")
+    with flagsaver.as_parsed():
+      held_out.flags.FLAGS(["held_out", *flags])
+      held_out.main([])
+    return capsys.readouterr().out
+
+  first = told(1)
+  assert sampled == [2, 1, 2, 1]  # the prior, and the samples
+  (tmp_path / sorted(x.name for x in tmp_path.iterdir())[0]).unlink()
+  assert told(1) == first and sampled[4:] == [2, 1, 2]
+  assert told(2) != first and sampled[7:] == [2, 1, 2, 1]

@@ -204,7 +204,7 @@ def _stop(running: list) -> None:
 def read(
   source: transforms.Source,
   tokenizer: transforms.Tokenizer | None,
-  indices: list[int],
+  indices: Sequence[int],
   seed: int = 0,
 ) -> Batch:
   """The batch of these clips of a source, in this order, the same every time: for evaluation."""
