@@ -94,16 +94,18 @@ def trained(
   plans: list[scoring.Plan],
   overrides: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[list[jobs.Job], list[dict[str, Any]]]:
-  """Each arm with each seed at its learning rate, all arms of a seed before the next: jobs and `rows`.
-
-  Where nothing is trained, those of which every plan was scored.
-  """
+  """Each arm with each seed at its learning rate, all arms of a seed before the next: see `done`."""
   wanted = [
     study.job(arm, seed, {**(overrides or {}).get(arm, {}), "optim.lr": rates[arm]}, plans)
     for seed in seeds
     for arm in arms
     if arm in rates
   ]
+  return done(study, wanted)
+
+
+def done(study: Study, wanted: Sequence[jobs.Job]) -> tuple[list[jobs.Job], list[dict[str, Any]]]:
+  """Runs jobs; they and their `rows`. Where nothing is trained, those of which every plan was scored."""
   found = jobs.run(study.home, wanted, study.at_once)
   wanted = [job for job in wanted if jobs.ended(job, found[job.name])]
   if not wanted:
@@ -117,7 +119,7 @@ def rows(
   """Scores with their plans and what the job was, one flat row each."""
   flat = []
   for job in wanted:
-    own = {"arm": job.arm} | {
+    own = {"job": job.name, "arm": job.arm} | {
       k: x for k, x in job.overrides.items() if not isinstance(x, pathlib.Path)
     }
     flat += [

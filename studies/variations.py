@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from studies import arms, asked, intervals, jobs, report
+from studies import arms, asked, intervals, report
 
 
 class Variation(NamedTuple):
@@ -81,20 +81,14 @@ def main(argv: Sequence[str]) -> None:
   tried = {"step": last, "steps": 8, "clips": min(arms.CHOSEN_BY, clips)}
   rates = arms.tuned(study, named, OWN.rates, tried)
   plans = [{"step": last, "steps": nfe, "clips": clips} for nfe in (4, 8)]
-  wanted = {
-    (variation.told, seed): study.job(
-      *(variation.arm, seed, {"optim.lr": rates[variation.arm]} | variation.overrides, plans)
-    )
-    for seed in OWN.seeds
-    for variation in group
-    if variation.arm in rates
-  }
-  found = jobs.run(study.home, wanted.values(), study.at_once)
-  rows = [
-    {"variation": told} | row
-    for (told, _), job in wanted.items()
-    for row in arms.rows([job], found)
-  ]
+  wanted = {}
+  for seed in OWN.seeds:
+    for told, arm, overrides in group:
+      if arm in rates:
+        job = study.job(arm, seed, {"optim.lr": rates[arm]} | overrides, plans)
+        wanted[job.name] = told, job
+  _, rows = arms.done(study, [job for _, job in wanted.values()])
+  rows = [{"variation": wanted[row["job"]][0]} | row for row in rows]
   if not OWN.smoke:
     name = f"variations_{OWN.group}"
     report.keep(f"{name}.json", rows)
