@@ -66,4 +66,5 @@ def get_config(arg: str = "") -> ConfigDict:
   c = study_bridge.get_config("bridge+unet")
   c.diffusion = dict(name="videocrafter", rule="exact", pretrained=None)
   c.start = dict(unet=dict(widen=("in_conv/kernel",)))
+  c.train.update(steps=600, save_every=100)
   return common.changed(c, arg, CHANGES, (("text", *ARMS),))

@@ -56,10 +56,10 @@ GROUPS = {
     ),
   ],
   "published": [
-    Variation("as here", "bridge", {}),
-    Variation("decay of all weights, biases among them", "bridge", {"optim.decays": "all"}),
-    Variation("no warm-up of the average", "bridge", {"train.ema_warmup": False}),
-    Variation("without an average", "bridge", {"train.ema_decay": 0.0}),
+    Variation("as here", "narrow", {}),
+    Variation("decay of all weights, biases among them", "narrow", {"optim.decays": "all"}),
+    Variation("no warm-up of the average", "narrow", {"train.ema_warmup": False}),
+    Variation("without an average", "narrow", {"train.ema_decay": 0.0}),
   ],
   "scenes": [
     Variation(f"{told}: {arm}", arm, {f"data.{key}": x for key, x in scene.items()})
