@@ -2,7 +2,7 @@
 
 Trains    `text` first, a small UNet of VideoCrafter's blocks that makes moving shapes of captions alone; the
           others go on from it, with the first frame beside their input.
-Costs     half an hour of one CPU core for `text`, ten minutes for each of the others.
+Costs     half an hour of one CPU core for `text`, fifteen minutes for each of the others.
 Expect    see docs/evidence.md.
 Deviates  from `webvid_saf` in all sizes, on 4x4 pixels; the schedules are the published ones.
 
@@ -29,7 +29,7 @@ def text(c: ConfigDict) -> None:
   diffusion(c)
   c.system.given = "none"
   c.start = dict()
-  c.train.update(steps=4000, save_every=1000)
+  c.train.update(steps=2000, save_every=1000)
 
 
 def diffusion(c: ConfigDict) -> None:
