@@ -96,7 +96,7 @@ def build(server: session.Server) -> Any:
           stop = gradio.Button("Stop")
       with gradio.Column(scale=2, min_width=320):
         stage = gradio.HTML(_EMPTY, elem_id="stage")
-        gradio.Markdown("### Made in this session")
+        gradio.Markdown(f"### The last {show.KEPT} clips of this session")
         shelf = gradio.HTML("", elem_id="shelf")
 
     names = list(first)

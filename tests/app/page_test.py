@@ -17,7 +17,7 @@ import urllib.parse
 import pytest
 
 from fbjax import errors
-from fbjax.app import asked, bounds, page
+from fbjax.app import asked, bounds, page, show
 from fbjax.modes import app
 
 gradio_client = pytest.importorskip("gradio_client")
@@ -119,6 +119,12 @@ def test_other_websites_change_nothing(address, server, image, headers):
   assert request(address, "GET", "/gradio_api/queue/data?session_hash=x", **headers)[0] == 403
   assert sorted(os.listdir(server.folder)) == before
   assert request(address, "POST", "/gradio_api/upload", body, **kind)[0] == 200
+
+
+def test_the_gallery_says_how_many_it_keeps(server, monkeypatch):
+  monkeypatch.setattr(show, "KEPT", 3)
+  told = [block["props"].get("value") for block in page.build(server).config["components"]]
+  assert "### The last 3 clips of this session" in told
 
 
 @pytest.mark.parametrize(
