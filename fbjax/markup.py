@@ -26,7 +26,10 @@ h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
 h3 { font-size: 1rem; margin: 1rem 0 .3rem; }
 p { margin: .4rem 0; }
 .faint { color: var(--faint); }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; background: linear-gradient(to right, var(--paper) 40%, transparent) left / 3rem 100% local,
+  linear-gradient(to left, var(--paper) 40%, transparent) right / 3rem 100% local,
+  linear-gradient(to right, #8888, transparent) left / .8rem 100%,
+  linear-gradient(to left, #8888, transparent) right / .8rem 100%; background-repeat: no-repeat; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 td, th { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top; font-weight: inherit;
   border-bottom: 1px solid var(--line); overflow-wrap: break-word; }
@@ -74,7 +77,10 @@ def join(parts: Iterable[object]) -> Html:
 
 
 def table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> Html:
-  """A table, which scrolls by itself where the page is narrower; the first cell of a row names it."""
+  """A table, which scrolls by itself where the page is narrower; the first cell of a row names it.
+
+  A side at which more of it is hidden has a shadow, which paper that moves along covers at the end.
+  """
   head = list(head)
   top = [tag("thead", tag("tr", *(tag("th", cell) for cell in head)))] if head else []
   body = [

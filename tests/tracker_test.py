@@ -184,22 +184,41 @@ def test_durations_read_well(seconds, text):
   assert tracker.duration(seconds) == text
 
 
+COLOURS = [(10, 90, 200), (200, 20, 90), (20, 200, 10)]  # which no letter has
+
+
 def test_a_contact_sheet_shows_every_frame_of_every_block():
-  given = np.full((1, 8, 8, 3), 10, np.uint8)
-  truth = np.stack([np.full((8, 8, 3), value, np.uint8) for value in (20, 30)])
-  sheet = tracker.contact_sheet([{"given": given, "truth": truth}] * 2, ["one", "two"], cell=16)
-  colours = {int(v) for v in np.unique(sheet[..., 0])}
-  assert {10, 20, 30} <= colours
+  given, *truth = (np.broadcast_to(np.uint8(c), (8, 8, 3)) for c in COLOURS)
+  rows = [{"given": given[None], "truth": np.stack(truth)}] * 2
+  sheet = tracker.contact_sheet(rows, ["one", "two"], cell=16)
   # Two rows of one 16x16 tile each.
-  assert (sheet == 30).all(-1).sum() == 2 * 16 * 16
+  assert [(sheet == np.uint8(c)).all(-1).sum() for c in COLOURS] == [2 * 16 * 16] * 3
+
+
+@pytest.mark.parametrize("cell", [32, 64, 104])
+def test_a_long_caption_stays_within_its_sheet_and_off_the_frames(cell):
+  caption = "A LARGE WHITE STAR moves quickly to the lower left " * 3 + "x" * 1000
+  clip = np.full((2, 8, 8, 3), COLOURS[0], np.uint8)
+  sheet = tracker.contact_sheet([{"": clip}] * 2, [caption, "кот"], cell=cell)
+  assert (sheet == clip[0, 0, 0]).all(-1).sum() == 2 * 2 * cell**2
+  ink = (sheet < 128).all(-1)
+  assert ink.any() and not ink[:, :6].any() and not ink[:, -6:].any()
+  one, two = (tracker.contact_sheet([{"": clip}], [x], cell=cell) for x in ("кот", caption))
+  assert len(two) - len(one) == 2 * 16  # three lines, and one
+
+
+def test_captions_have_letters_of_more_than_one_script():
+  """A letter that a font does not have is a box, as all others."""
+  clip = np.zeros((2, 8, 8, 3), np.uint8)
+  cat, box = (tracker.contact_sheet([{"": clip}], [x]) for x in ("кот", "ток"))
+  assert (cat != box).any()
 
 
 def test_a_moving_sheet_shows_one_frame_of_every_block_at_a_time():
-  colours = [(10, 90, 200), (200, 20, 90), (20, 200, 10)]  # which no letter has
-  given, first, second = (np.broadcast_to(np.uint8(c), (8, 8, 3)) for c in colours)
+  given, first, second = (np.broadcast_to(np.uint8(c), (8, 8, 3)) for c in COLOURS)
   rows = [{"given": given[None], "truth": np.stack([first, second])}] * 5
   moving = tracker.moving_sheet(rows, list("abcde"), cell=16)
-  counts = [[(frame == np.uint8(c)).all(-1).sum() for c in colours] for frame in moving]
+  counts = [[(frame == np.uint8(c)).all(-1).sum() for c in COLOURS] for frame in moving]
   tiles = 5 * 16 * 16
   assert counts == [[tiles, tiles, 0], [tiles, 0, tiles]]
   assert moving.shape[2] > moving.shape[1] * 0.7  # in two columns

@@ -15,7 +15,7 @@ import PIL.Image
 from fbjax import build, checks, errors
 from fbjax import pipe as pipes
 from fbjax.build import samplers, tables
-from fbjax.data import video
+from fbjax.data import text, video
 
 MOST_STEPS = 250
 MOST_FRAMES = 128
@@ -107,7 +107,7 @@ def read(values: Mapping[str, Any], ways: Ways) -> Asked:
     prompt = values.get("prompt") or ""
     if not isinstance(prompt, str) or len(prompt) > MOST_LETTERS:
       raise errors.UserError(f"the prompt is not a text of at most {MOST_LETTERS:,} letters")
-    asked = asked._replace(prompt=_printable(prompt))
+    asked = asked._replace(prompt=text.printable(" ".join(prompt.split())))
   if ways.label and values.get("label") not in (None, ""):
     asked = asked._replace(label=_whole("label", values, 0, 0, ways.label - 1))
   if ways.seed:
@@ -203,18 +203,8 @@ def _other(value: Any, own: Any) -> Any:
   return None if value == own else value
 
 
-# Within words of Persian and of Indic scripts, and within emoji.
-_JOINERS = "\u200c\u200d"
-
-
-def _printable(text: str) -> str:
-  """Any script, on one line, without what a terminal or a database stumbles over."""
-  kept = (c if c.isprintable() or c in _JOINERS else " " for c in text)
-  return " ".join("".join(kept).split())
-
-
 def _file_name(name: Any) -> str:
-  return _printable(os.path.basename(str(name).replace("\\", "/")))[:80] or "image"
+  return text.printable(os.path.basename(str(name).replace("\\", "/")).strip())[:80] or "image"
 
 
 def _is_within(path: str, home: str) -> bool:

@@ -5,63 +5,19 @@ import importlib.util
 import logging
 import os
 import typing
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import jax
 
 from fbjax import checks, errors
-from fbjax.app import asked, session, show
+from fbjax.app import asked, bounds, session, show
 
 logger = logging.getLogger(__name__)
 
 WAITING = 16  # clips that wait for their turn; who comes then is told that it is full
 SESSIONS = 64  # whose gallery is kept
-SLACK = 2**20  # bytes of a request beside its image
 HOUR = 3600  # seconds for which an upload, and the gallery of a page that was closed, are kept
-
-# A browser that keeps to it asks nobody else for fonts, scripts or anything.
-POLICY = (
-  "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; form-action 'self'; "
-  "frame-ancestors 'self'; base-uri 'self'"
-)
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-
-
-class Bounds:
-  """ASGI middleware: refuses large requests unread, and sets a Content-Security-Policy.
-
-  The policy keeps a browser from loading anything of other origins.
-  """
-
-  def __init__(self, app: Callable[..., Awaitable[None]]):
-    self.app = app
-
-  async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-    async def told(message: Message) -> None:
-      if message["type"] == "http.response.start":
-        headers = [("content-security-policy", POLICY), ("referrer-policy", "no-referrer")]
-        message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in headers)]
-      await send(message)
-
-    if scope["type"] == "http" and (status := refusal(dict(scope["headers"]))):
-      await told({"type": "http.response.start", "status": status, "headers": []})
-      await send(
-        {"type": "http.response.body", "body": b"an upload says its length, and has bounds"}
-      )
-      return
-    await self.app(scope, receive, told)
-
-
-def refusal(headers: Mapping[bytes, bytes]) -> int:
-  """The HTTP status to refuse a request with: 413 if too large, 411 without a length; else 0."""
-  if b"transfer-encoding" in headers:
-    return 411
-  length = headers.get(b"content-length", b"0")
-  return 0 if length.isdigit() and int(length) <= asked.MOST_BYTES + SLACK else 413
 
 
 def check() -> None:
@@ -94,7 +50,7 @@ def launch(server: session.Server, host: str, port: int) -> tuple[Any, str]:
       footer_links=[],
       max_file_size=asked.MOST_BYTES,
       state_session_capacity=SESSIONS,
-      app_kwargs={"middleware": [(Bounds, (), {})]},
+      app_kwargs={"middleware": [(bounds.Bounds, (host,), {})]},
       theme=theme(),
       css=show.STYLE,
     )
@@ -140,7 +96,7 @@ def build(server: session.Server) -> Any:
           stop = gradio.Button("Stop")
       with gradio.Column(scale=2, min_width=320):
         stage = gradio.HTML(_EMPTY, elem_id="stage")
-        gradio.Markdown("### Made in this session")
+        gradio.Markdown(f"### The last {show.KEPT} clips of this session")
         shelf = gradio.HTML("", elem_id="shelf")
 
     names = list(first)
@@ -191,6 +147,7 @@ def build(server: session.Server) -> Any:
     )
   for block in page.blocks.values():
     block.async_move_resource_to_block_cache = _local(block.async_move_resource_to_block_cache)
+  page.preprocess_data = _understood(gradio, page.preprocess_data)
   return page.queue(max_size=WAITING, api_open=False)
 
 
@@ -207,6 +164,21 @@ def _local(move: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[A
     return await move(path)
 
   return moved
+
+
+def _understood(gradio: Any, take: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+  """Gradio's way of taking the fields of a request, of which it would log a traceback where they are wrong."""
+
+  async def taken(*args: Any, **options: Any) -> Any:
+    try:
+      return await take(*args, **options)
+    except Exception as error:
+      logger.debug("A request failed.", exc_info=True)
+      logger.warning("Refused a request: %s", bounds.one_line(error))
+      sentence = "this is not what the page sends: open it anew, and upload the image again"
+      raise gradio.Error(sentence, print_exception=False) from None
+
+  return taken
 
 
 def _image(gradio: Any, label: str) -> Any:

@@ -1,7 +1,8 @@
 """--mode=app: opens a page in the browser, on which one drops an image and sees it move.
 
 Files that are uploaded lie in a folder of their own until the page is closed. Nothing leaves the machine;
-with --host=0.0.0.0 others reach it, and may sample as one does oneself.
+with --host=0.0.0.0 others reach it, and may sample as one does oneself. What other websites ask of it is
+refused (`app.bounds`).
 """
 
 import logging

@@ -1,13 +1,16 @@
 """Pictures of a run: its loss over the steps, and clips as sheets."""
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from fbjax.tracker import writers
+
+LINES = 3  # of a caption
 
 
 def plot_loss(metrics: str | os.PathLike, out: str | os.PathLike) -> None:
@@ -61,30 +64,53 @@ def contact_sheet(
   Args:
     rows: for each clip, its blocks in order, such as given image, truth and sample. All rows have
       the same blocks, and a block has the same frames in all rows.
-    captions: one line above each row.
+    captions: above each row, in at most `LINES` lines.
     cell: width in pixels that a frame is enlarged or reduced to.
   """
   _, h, w, _ = next(iter(rows[0].values())).shape
   height = max(1, round(cell * h / w))
-  gap, line = 6, 14
-  names = list(rows[0])
+  names, gap = list(rows[0]), 6
   widths = [cell * len(rows[0][name]) for name in names]
-  sheet = Image.new(
-    "RGB", (sum(widths) + gap * (len(names) + 1), line + len(rows) * (height + line + gap)), "white"
-  )
+  wide = sum(widths) + gap * (len(names) + 1)
+  # Of a long row, which is seen reduced, larger letters; a block's name stays within its first frame.
+  font = letters(max(12, min(wide // 50, cell // 4)))
+  line = round(1.3 * font.size)
+  told = [wrapped(caption, font, wide - 2 * gap) for caption in captions]
+  top = line if any(names) else 0
+  high = top + line * sum(map(len, told)) + len(rows) * (height + gap)
+  sheet = Image.new("RGB", (wide, high), "white")
   draw = ImageDraw.Draw(sheet)
-  for r, (row, caption) in enumerate(zip(rows, captions, strict=True)):
-    top = line + r * (height + line + gap)
-    draw.text((gap, top), caption, fill="black")
+  for r, (row, lines) in enumerate(zip(rows, told, strict=True)):
+    for text in lines:
+      draw.text((gap, top), text, font=font, fill="black")
+      top += line
     left = gap
     for name, width in zip(names, widths, strict=True):
       if r == 0:
-        draw.text((left, 1), name, fill=(31, 119, 180))
+        draw.text((left, 1), name, font=font, fill=(31, 119, 180))
       for f, frame in enumerate(row[name]):
         tile = Image.fromarray(frame).resize((cell, height), Image.Resampling.NEAREST)
-        sheet.paste(tile, (left + f * cell, top + line))
+        sheet.paste(tile, (left + f * cell, top))
       left += width + gap
+    top += height + gap
   return np.asarray(sheet)
+
+
+def letters(size: int) -> ImageFont.FreeTypeFont:
+  """Matplotlib's font; Pillow's own has Latin letters alone."""
+  import matplotlib
+
+  return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+
+
+def wrapped(caption: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+  """A caption in lines of at most so many pixels; what `LINES` lines do not hold is left out."""
+  columns = max(1, int(width / font.getlength("r")))  # a narrow one: more than fit
+  while True:
+    lines = textwrap.wrap(caption, columns, max_lines=LINES, placeholder=" …")
+    if columns == 1 or all(font.getlength(line) <= width for line in lines):
+      return lines
+    columns -= 1
 
 
 def moving_sheet(

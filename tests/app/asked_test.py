@@ -86,6 +86,12 @@ def test_letters_that_are_joined_stay_joined(ways):
     assert asked.read({"prompt": prompt}, ways).prompt == prompt
 
 
+def test_what_a_terminal_stumbles_over_is_spelt_out(ways, image):
+  assert asked.read({"prompt": "a \x1b[2J\n b\x00"}, ways).prompt == r"a \x1b[2J b\x00"
+  given = {"path": image, "orig_name": "\x1b[2J.png"}
+  assert asked.picture(given, os.path.dirname(image)).name == r"\x1b[2J.png"
+
+
 def test_the_command_line_asks_for_the_same(pipe, ways):
   values = {
     "prompt": "up it's",

@@ -4,9 +4,12 @@ pip install "gradio>=6.31,<7" playwright, and Debian's package chromium.
 """
 
 import base64
+import http.server
 import io
+import os
 import shutil
 import socket
+import threading
 import time
 
 import av
@@ -96,6 +99,28 @@ def test_an_image_is_dropped_sampled_played_and_taken_along(visit, image, addres
   assert user.locator("#shelf .fb-card").count() == 1
   elsewhere = [x for x in user.asked if not x.startswith((address, "data:", "blob:"))]
   assert not elsewhere
+
+
+def test_a_page_of_another_origin_uploads_nothing(browser, address, server):
+  before = sorted(os.listdir(server.folder))
+  handler = http.server.BaseHTTPRequestHandler  # whose page of an error is a page
+  with (
+    http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as other,
+    browser.new_context() as context,
+  ):
+    threading.Thread(target=other.serve_forever, daemon=True).start()
+    user = context.new_page()
+    user.goto(f"http://127.0.0.1:{other.server_port}")
+    post = """address => {
+      const form = new FormData()
+      form.append("files", new Blob(["a"]), "a.png")
+      fetch(address, { method: "POST", body: form, mode: "no-cors" })
+    }"""
+    with user.expect_response("**/upload") as answered:
+      user.evaluate(post, f"{address.rstrip('/')}/gradio_api/upload")
+    assert answered.value.status == 403
+    other.shutdown()
+  assert sorted(os.listdir(server.folder)) == before
 
 
 def test_two_settings_are_seen_side_by_side(visit, image):

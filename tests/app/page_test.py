@@ -17,7 +17,7 @@ import urllib.parse
 import pytest
 
 from fbjax import errors
-from fbjax.app import asked, page
+from fbjax.app import asked, bounds, page, show
 from fbjax.modes import app
 
 gradio_client = pytest.importorskip("gradio_client")
@@ -96,12 +96,69 @@ def test_a_mistake_is_a_sentence(address, image, tmp_path):
 
 def test_browsers_are_told_to_stay_here(address):
   status, headers, text = request(address, "GET", "/")
-  assert status == 200 and headers["content-security-policy"] == page.POLICY
+  assert status == 200 and headers["content-security-policy"] == bounds.POLICY
   assert "fonts.googleapis.com/css" not in text
 
 
+@pytest.mark.parametrize(
+  "headers",
+  [
+    {"origin": "http://evil.example"},
+    {"sec_fetch_site": "cross-site"},
+    {"host": "evil.example", "origin": "http://evil.example"},
+  ],
+  ids=str,
+)
+def test_other_websites_change_nothing(address, server, image, headers):
+  before = sorted(os.listdir(server.folder))
+  body = b"--x\r\nContent-Disposition: form-data; name=files; filename=a.png\r\n\r\na\r\n--x--\r\n"
+  kind = {"content_type": "multipart/form-data; boundary=x"}
+  assert request(address, "POST", "/gradio_api/upload", body, **kind, **headers)[0] == 403
+  for path in ("queue/join", "call/sample", "call/v2/sample", "run/sample", "cancel", "reset"):
+    assert request(address, "POST", f"/gradio_api/{path}", "{}", **headers)[0] == 403
+  assert request(address, "GET", "/gradio_api/queue/data?session_hash=x", **headers)[0] == 403
+  assert sorted(os.listdir(server.folder)) == before
+  assert request(address, "POST", "/gradio_api/upload", body, **kind)[0] == 200
+
+
+def test_the_gallery_says_how_many_it_keeps(server, monkeypatch):
+  monkeypatch.setattr(show, "KEPT", 3)
+  told = [block["props"].get("value") for block in page.build(server).config["components"]]
+  assert "### The last 3 clips of this session" in told
+
+
+@pytest.mark.parametrize(
+  "data",
+  [[], [1, 2], ["x", False, *FIELDS.values(), *FIELDS.values()], [{"path": 1}] * 14, [None] * 99],
+  ids=str,
+)
+def test_wrong_fields_are_refused_in_one_line(address, caplog, capfd, data):
+  body, kind = json.dumps({"data": data}), {"content_type": "application/json"}
+  status, _, text = request(address, "POST", "/gradio_api/call/sample", body, **kind)
+  assert status == 200
+  event = json.loads(text)["event_id"]
+  told = request(address, "GET", f"/gradio_api/call/sample/{event}")[2]
+  assert "event: error" in told and ("not what the page sends" in told or "no image" in told)
+  assert "Traceback" not in "".join(capfd.readouterr()) + caplog.text
+  assert len(caplog.messages) <= 1
+
+
+def test_a_route_with_wrong_fields_is_refused_in_one_line(address, caplog, capfd):
+  kind = {"content_type": "application/json"}
+  for path, body in (
+    ("call/nothing", {"data": []}),
+    ("call/v2/sample", {"x": 1}),
+    ("queue/join", {"data": [], "session_hash": "x", "fn_index": 99}),
+  ):
+    caplog.clear()
+    answer = request(address, "POST", f"/gradio_api/{path}", json.dumps(body), **kind)
+    assert answer[0] == 400 and answer[2].startswith("no request of the page: ")
+    assert "Traceback" not in "".join(capfd.readouterr()) + caplog.text
+    assert [m[:16] for m in caplog.messages] == ["Refused /gradio_"]
+
+
 def test_large_requests_are_refused_unread(address):
-  length = str(asked.MOST_BYTES + page.SLACK + 1)
+  length = str(asked.MOST_BYTES + bounds.SLACK + 1)
   assert request(address, "POST", "/gradio_api/upload", content_length=length)[0] == 413
   assert request(address, "POST", "/gradio_api/upload", b"", transfer_encoding="chunked")[0] == 411
 
