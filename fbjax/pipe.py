@@ -415,7 +415,8 @@ def check_seed(system: Any, seed: int, draw: str | None) -> None:
 
   So it is for a neural prior whose codec takes the posterior's mode; `draw` overrides the codec.
   """
-  drawn = (draw or getattr(getattr(system, "codec", None), "draw", "mode")) == "sample"
+  codec = getattr(system, "codec", None)
+  drawn = draw == "sample" if draw else getattr(codec, "samples", False)
   if seed and isinstance(system, neural_prior.NeuralPrior) and not drawn:
     raise errors.UserError(
       f"--seed={seed}: a neural prior makes one clip of an image, without noise; leave --seed out"

@@ -1,5 +1,6 @@
 """A trained network as a function of images and prompts."""
 
+import contextlib
 import functools
 
 import jax
@@ -14,6 +15,7 @@ from fbjax import errors, sampling, sharding
 from fbjax import pipe as pipes
 from fbjax.data import tokenizers
 from fbjax.modes import sample
+from fbjax.systems import codecs, neural_prior
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +175,19 @@ def test_the_command_line_gives_the_same_clip(pipe, workdir, tmp_path):
 def test_what_does_not_fit_is_one_sentence(pipe, call, sentence):
   with pytest.raises(errors.UserError, match=sentence):
     call(pipe)
+
+
+def test_a_neural_prior_takes_a_seed_where_its_codec_draws():
+  prior = neural_prior.NeuralPrior()
+  sizes = {"width": 8, "mult": (1,), "blocks": 1, "groups": 4}
+  for own, asked, draws in (
+    ("sample", None, True),
+    ("mode", None, False),
+    ("mode", "sample", True),
+  ):
+    prior.codec = codecs.Autoencoder(draw=own, **sizes)
+    with contextlib.nullcontext() if draws else pytest.raises(errors.UserError, match="--seed=5"):
+      pipes.check_seed(prior, 5, asked)
 
 
 def test_arrays_of_all_kinds_are_the_pictures_that_they_hold(pipe):
