@@ -351,7 +351,7 @@ def pixels(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     raise errors.UserError(
       f"an image is an array of {image.shape}; expected [h, w, 3], [h, w, 4] with alpha, or grey [h, w]"
     )
-  floats = np.issubdtype(image.dtype, np.floating)
+  floats = jnp.issubdtype(image.dtype, jnp.floating)  # bfloat16 too
   if not floats and not np.issubdtype(image.dtype, np.integer):
     raise errors.UserError(f"an image is an array of {image.dtype}; expected uint8, or floats")
   least, most = float(image.min()), float(image.max())
@@ -362,7 +362,7 @@ def pixels(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
       "numbers, or 0 to 1 in floats (divide by 255)"
     )
   if floats:
-    image = np.round(np.clip(image, 0, 1) * 255)
+    image = np.round(np.clip(image.astype(np.float32), 0, 1) * 255)
   image = image.astype(np.uint8)
   if image.shape[2] == 3:
     return image

@@ -195,6 +195,8 @@ def test_arrays_of_all_kinds_are_the_pictures_that_they_hold(pipe):
   whole = pipes.frame(picture(), size)
   grey = picture()[..., 0]
   np.testing.assert_array_equal(pipes.frame(jnp.asarray(picture()), size), whole)
+  half = pipes.frame(jnp.asarray(picture() / 255, jnp.bfloat16), size)
+  assert np.abs(half.astype(int) - whole).max() <= 1
   for x in (grey, grey[..., None], PIL.Image.fromarray(grey)):
     np.testing.assert_array_equal(
       pipes.frame(x, size), pipes.frame(np.stack([grey] * 3, axis=-1), size)
