@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from fbjax import checks, errors, processes, sharding
 from fbjax.bridge import grids
@@ -91,6 +92,13 @@ def make_formulation(config: Spec) -> formulation.Formulation:
         f"config.bridge.beta_min is {own['beta_min']}, above beta_max, which is {own['beta_max']}"
       )
     bridge = calls.make(tables.PROCESSES, own, "bridge")
+    with np.errstate(all="ignore"):
+      known = bridge.rotation(np.linspace(0, 1, 101, dtype=np.float32))
+    if not np.isfinite(known).all():
+      raise errors.UserError(
+        f"config.bridge is {dict(config['bridge'])}, whose coefficients are beyond what float32 holds: take "
+        "numbers nearer to 1"
+      )
   return formulation.Formulation(
     bridge,
     calls.choose(tables.KINDS, config["objective"]["predict"], "objective.predict"),
