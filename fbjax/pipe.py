@@ -176,6 +176,10 @@ class Pipe:
       own = [x.name for x in inspect.signature(self.settings).parameters.values()][:-1]
       takes = ", ".join(dict.fromkeys([*own, *build.Sampling._fields]))
       raise errors.UserError(f"there is no option {', '.join(unknown)}; there are {takes}")
+    if not isinstance(negative_prompt, str | None):
+      raise errors.UserError(
+        f"negative_prompt is {negative_prompt!r}; expected one text for all clips"
+      )
     checks.whole("--chunks", chunks)
     checks.whole("--seed", seed, 0, checks.SEED)
     spec = build.sampling_options(self.config, stride=stride, **changes)

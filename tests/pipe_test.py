@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import PIL.Image
 import pytest
@@ -175,6 +176,12 @@ def test_the_command_line_gives_the_same_clip(pipe, workdir, tmp_path):
 def test_what_does_not_fit_is_one_sentence(pipe, call, sentence):
   with pytest.raises(errors.UserError, match=sentence):
     call(pipe)
+
+
+def test_a_negative_prompt_is_one_text(pipe, monkeypatch):
+  monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run
+  with pytest.raises(errors.UserError, match="negative_prompt is .'up'.; expected one text"):
+    pipe(picture(), "up", negative_prompt=["up"], guidance=2.0)
 
 
 def test_a_neural_prior_takes_a_seed_where_its_codec_draws():
