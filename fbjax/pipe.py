@@ -176,6 +176,10 @@ class Pipe:
       own = [x.name for x in inspect.signature(self.settings).parameters.values()][:-1]
       takes = ", ".join(dict.fromkeys([*own, *build.Sampling._fields]))
       raise errors.UserError(f"there is no option {', '.join(unknown)}; there are {takes}")
+    if not isinstance(negative_prompt, str | None):
+      raise errors.UserError(
+        f"negative_prompt is {negative_prompt!r}; expected one text for all clips"
+      )
     checks.whole("--chunks", chunks)
     checks.whole("--seed", seed, 0, checks.SEED)
     spec = build.sampling_options(self.config, stride=stride, **changes)
@@ -351,7 +355,7 @@ def pixels(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     raise errors.UserError(
       f"an image is an array of {image.shape}; expected [h, w, 3], [h, w, 4] with alpha, or grey [h, w]"
     )
-  floats = np.issubdtype(image.dtype, np.floating)
+  floats = jnp.issubdtype(image.dtype, jnp.floating)  # bfloat16 too
   if not floats and not np.issubdtype(image.dtype, np.integer):
     raise errors.UserError(f"an image is an array of {image.dtype}; expected uint8, or floats")
   least, most = float(image.min()), float(image.max())
@@ -362,7 +366,7 @@ def pixels(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
       "numbers, or 0 to 1 in floats (divide by 255)"
     )
   if floats:
-    image = np.round(np.clip(image, 0, 1) * 255)
+    image = np.round(np.clip(image.astype(np.float32), 0, 1) * 255)
   image = image.astype(np.uint8)
   if image.shape[2] == 3:
     return image
@@ -415,7 +419,8 @@ def check_seed(system: Any, seed: int, draw: str | None) -> None:
 
   So it is for a neural prior whose codec takes the posterior's mode; `draw` overrides the codec.
   """
-  drawn = (draw or getattr(getattr(system, "codec", None), "draw", "mode")) == "sample"
+  codec = getattr(system, "codec", None)
+  drawn = draw == "sample" if draw else getattr(codec, "samples", False)
   if seed and isinstance(system, neural_prior.NeuralPrior) and not drawn:
     raise errors.UserError(
       f"--seed={seed}: a neural prior makes one clip of an image, without noise; leave --seed out"

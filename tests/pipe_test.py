@@ -1,9 +1,11 @@
 """A trained network as a function of images and prompts."""
 
+import contextlib
 import functools
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import PIL.Image
 import pytest
@@ -14,6 +16,7 @@ from fbjax import errors, sampling, sharding
 from fbjax import pipe as pipes
 from fbjax.data import tokenizers
 from fbjax.modes import sample
+from fbjax.systems import codecs, neural_prior
 
 
 @pytest.fixture(scope="module")
@@ -175,11 +178,32 @@ def test_what_does_not_fit_is_one_sentence(pipe, call, sentence):
     call(pipe)
 
 
+def test_a_negative_prompt_is_one_text(pipe, monkeypatch):
+  monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run
+  with pytest.raises(errors.UserError, match="negative_prompt is .'up'.; expected one text"):
+    pipe(picture(), "up", negative_prompt=["up"], guidance=2.0)
+
+
+def test_a_neural_prior_takes_a_seed_where_its_codec_draws():
+  prior = neural_prior.NeuralPrior()
+  sizes = {"width": 8, "mult": (1,), "blocks": 1, "groups": 4}
+  for own, asked, draws in (
+    ("sample", None, True),
+    ("mode", None, False),
+    ("mode", "sample", True),
+  ):
+    prior.codec = codecs.Autoencoder(draw=own, **sizes)
+    with contextlib.nullcontext() if draws else pytest.raises(errors.UserError, match="--seed=5"):
+      pipes.check_seed(prior, 5, asked)
+
+
 def test_arrays_of_all_kinds_are_the_pictures_that_they_hold(pipe):
   size = (8, 8)
   whole = pipes.frame(picture(), size)
   grey = picture()[..., 0]
   np.testing.assert_array_equal(pipes.frame(jnp.asarray(picture()), size), whole)
+  half = pipes.frame(jnp.asarray(picture() / 255, jnp.bfloat16), size)
+  assert np.abs(half.astype(int) - whole).max() <= 1
   for x in (grey, grey[..., None], PIL.Image.fromarray(grey)):
     np.testing.assert_array_equal(
       pipes.frame(x, size), pipes.frame(np.stack([grey] * 3, axis=-1), size)

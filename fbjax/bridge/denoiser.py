@@ -39,10 +39,10 @@ def denoiser(
   def denoise(zt: Clips, time: PerClip) -> Clips:
     x, t_net = alignment.align(process, diffusion, zt, z1, time, rule, steps)
     pred = combine(guidance.evaluate(predict, x, t_net, conds), time)
+    rescale = None if diffusion is None else diffusion.rescale_at(t_net)
     if pretrained is not None:
       # Affine in the prediction: the same after guidance as in each branch before it.
-      pred = initialise.align_output(pretrained, kind, process, pred, zt, z1, time)
-    rescale = None if diffusion is None else diffusion.rescale_at(t_net)
+      pred = initialise.align_output(pretrained, kind, process, pred, zt, z1, time, rescale)
     return prediction.recover(kind, process, pred, zt, z1, time, rescale)
 
   return denoise

@@ -30,6 +30,7 @@ def align_output(
   zt: Clips,
   z1: Clips,
   time: PerClip,
+  rescale: PerClip | None = None,
 ) -> Clips:
   """Converts the output of a network that predicts `pretrained` into a prediction of `kind` (§2.2).
 
@@ -38,5 +39,5 @@ def align_output(
   c / a; for psi without drift the result is sigma_bar_t / sigma_1 times the prediction.
   """
   if pretrained == "noise" and kind != "noise":
-    return prediction.target(kind, process, z1, z1, pred, time)
-  return prediction.convert(pretrained, kind, process, pred, zt, z1, time)
+    return prediction.target(kind, process, z1, z1, pred, time, rescale)
+  return prediction.convert(pretrained, kind, process, pred, zt, z1, time, rescale)

@@ -206,6 +206,9 @@ def first_order_rows(process: Process, times: Grid, eta: float | PerStep) -> lis
   noise = eta std, with std the posterior's. The published k = sqrt(c_t^2 - noise^2) / c_s equals
   k^2 = (1 - eta^2) (c_t / c_s)^2 + eta^2 k_posterior^2, computed here: it has no cancellation.
   """
+  eta = np.asarray(eta, np.float64)
+  if not np.all((eta >= 0) & (eta <= 1)):
+    raise ValueError(f"eta is {eta}; expected a number from 0 to 1")
   start, end = times[:-1], times[1:]
   a_s, b_s, c_s = process.marginal(start)
   a_t, b_t, c_t = process.marginal(end)
@@ -325,6 +328,8 @@ def ddbm(process: process_lib.Bridge, times: Grid, *, churn: float = 0.33) -> Ta
   Over a fraction `churn` of each step the reverse SDE, by Euler-Maruyama; over the rest the
   probability flow, by Heun's rule in time. Without churn a plain Heun of NFE 2 n - 1.
   """
+  if not 0 <= churn <= 1:
+    raise ValueError(f"churn is {churn}; expected a number from 0 to 1")
   start, end = times[:-1], times[1:]
   middle = start + churn * (end - start)
   sde, here, there = process.reverse_drift(start), process.flow(middle), process.flow(end)
@@ -358,8 +363,6 @@ def ddim(process: Process, times: Grid, *, eta: float = 0.0, last: float | None 
   The last evaluation returns z0_hat (CogVideoX), or with `last` steps once more, to that time
   (VideoCrafter ends at 0, where a little noise is left).
   """
-  if not 0 <= eta <= 1:
-    raise ValueError(f"eta is {eta}; expected a number from 0 to 1")
   if last is None:
     return first_order.table(process, times, eta=eta)
   if not 0 <= last < times[-1]:

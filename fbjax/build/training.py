@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from fbjax import checks, errors, processes, sharding
 from fbjax.bridge import grids
 from fbjax.build import calls, systems, tables
 from fbjax.build.calls import Spec
-from fbjax.data import buckets, pipeline
+from fbjax.data import buckets, pipeline, table
 from fbjax.systems import adapters, base, formulation
 from fbjax.train import optim, step
 
@@ -34,7 +35,24 @@ def make_mesh(config: Spec, devices: Sequence[jax.Device] | None = None) -> jax.
 
 def make_source(config: Spec, split: str) -> Any:
   spec = {k: v for k, v in config["data"].items() if k != "buckets"}  # which only a training has
-  return calls.make(tables.SOURCES, spec, "data", split=split)
+  source = calls.make(tables.SOURCES, spec, "data", split=split)
+  classes = config.get("system", {}).get("latte", {}).get("classes")
+  if classes and isinstance(source, table.Table):
+    check_labels(source, classes)
+  return source
+
+
+def check_labels(source: table.Table, classes: int) -> None:
+  """Raises a UserError for a clip of a class that the network does not know.
+
+  The number behind the last class would be taken for none, and others for no number.
+  """
+  last = max(source.entries, key=lambda entry: entry.label)
+  if last.label >= classes:
+    raise errors.UserError(
+      f"the label of {last.file} is {last.label}, and the network knows {classes} classes, from 0 to "
+      f"{classes - 1}: set config.system.latte.classes, or count labels from 0"
+    )
 
 
 def make_batches(
@@ -91,6 +109,13 @@ def make_formulation(config: Spec) -> formulation.Formulation:
         f"config.bridge.beta_min is {own['beta_min']}, above beta_max, which is {own['beta_max']}"
       )
     bridge = calls.make(tables.PROCESSES, own, "bridge")
+    with np.errstate(all="ignore"):
+      known = bridge.rotation(np.linspace(0, 1, 101, dtype=np.float32))
+    if not np.isfinite(known).all():
+      raise errors.UserError(
+        f"config.bridge is {dict(config['bridge'])}, whose coefficients are beyond what float32 holds: take "
+        "numbers nearer to 1"
+      )
   return formulation.Formulation(
     bridge,
     calls.choose(tables.KINDS, config["objective"]["predict"], "objective.predict"),

@@ -73,7 +73,7 @@ def kinds(facts: Facts, protocol: str) -> dict[str, Kind]:
   return {
     "fvd": Kind(
       "i3d",
-      lacking((facts.frames >= fvd.LEAST, long_enough)),
+      lacking((facts.frames >= fvd.LEAST, long_enough), (facts.clips > 1, "2 clips or more")),
       functools.partial(_fvd, protocol=fvd.protocol(protocol)),
       {"protocol": protocol},
     ),
@@ -211,10 +211,16 @@ def distance(
   draws: int = 20,
   draws_of_size: int = 5,
 ) -> dict[str, Number]:
-  """The Fréchet distance to the truth, and the extrapolated one; {} where there is no truth."""
+  """The Fréchet distance to the truth, and the extrapolated one; {} where there is no truth.
+
+  Of two clips none is extrapolated: all subsets that have a distance have as many.
+  """
   if truth is None:
     return {}
   value = frechet.distance(*map(frechet.statistics, (truth, own)), unbiased=unbiased)
   error = frechet.error_bar(truth, own, draws=draws, unbiased=unbiased)
+  found = {name: Number(value, error)}
+  if min(len(truth), len(own)) < 3:
+    return found
   infinite = frechet.of_infinite_samples(truth, own, draws=draws_of_size, unbiased=unbiased)
-  return {name: Number(value, error), f"{name}_infinite": Number(infinite, error)}
+  return found | {f"{name}_infinite": Number(infinite, error)}

@@ -179,7 +179,7 @@ def write_folder(
   """One network as diffusers or transformers keep it."""
   found = folder_layout(name, spec, layout)
   file = out / found.file
-  file.parent.mkdir(parents=True, exist_ok=True)
+  places.check_writable(file.parent)
   (file.parent / "config.json").write_text(json.dumps(found.config(**spec.sizes), indent=2) + "\n")
   files.write(file, tensors)
   logger.info("Wrote %d tensors to %s.", len(tensors), file)

@@ -33,6 +33,7 @@ from fbjax import (
   sharding,
 )
 from fbjax.modes import plan_report, plan_search
+from fbjax.train import loop
 
 logger = logging.getLogger(__name__)
 
@@ -214,10 +215,13 @@ def measure(
   from the speed or the memory of a chip is None where these are not known, as is whether it `fits`.
 
   Raises:
-    UserError: as `devices_of`; for a mesh that the devices do not make.
+    UserError: as `devices_of`; for a mesh that the devices do not make, or that does not divide the batch.
   """
   build.set_precision(config)
   mesh = build.make_mesh(config, devices_of(topology))
+  if program == "train step":
+    batch = config["train"]
+    loop.check_divides(batch["batch_size"], batch.get("accumulate", 1), mesh)
   devices, kind, chip, limit = look(topology)
   system = programs.make_system(config)
   traced = PROGRAMS[program](config, system, mesh)

@@ -96,9 +96,12 @@ def told(row: Row) -> str:
 
 
 def _parts(batch_size: int, shares: int) -> Iterator[int]:
-  """Into how many equal parts, each with a clip for every share of the devices, a batch can be cut."""
+  """Into how many equal parts a batch can be cut, of which every share of the devices gets as much.
+
+  It may stay whole in any case: a batch that the devices do not share evenly is for `measure` to refuse.
+  """
   return (
     n
     for n in (2**i for i in range(DEEPEST.bit_length()))
-    if batch_size % n == 0 and batch_size // n >= shares
+    if n == 1 or not batch_size % (n * shares)
   )

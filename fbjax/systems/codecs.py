@@ -203,10 +203,11 @@ class VideoAutoencoder(VAE):
     Raises:
       UserError: for another `draw`, or a tile that does not divide into latents.
     """
+    tile = checks.pair(f"{KEY}.tile", tile, "height and width")
     sizes = {"c_in": 3, "c_latent": c_latent, "widths": widths, "blocks": blocks}
     spec = networks.NetworkSpec(
       vae_video.CausalAutoencoder,
-      sizes | {"groups": groups, "tile": tuple(tile)},
+      sizes | {"groups": groups, "tile": tile},
       network="vae_video",
       trained=False,
       options={"dtype": dtype},

@@ -41,6 +41,7 @@ class CogVideoX(latents.LatentSystem):
 
   # What the transformer sees: the state and the given frame.
   inputs = 2
+  squeezes_time = True
 
   def __init__(
     self,

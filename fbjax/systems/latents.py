@@ -20,7 +20,15 @@ class LatentSystem(networks.NetworkSet):
   same ones serve clips of other lengths and sizes (`for_clips`).
   """
 
+  # Whether its latents may have fewer frames than the clip.
+  squeezes_time = False
+
   def __init__(self, specs: Mapping[str, networks.NetworkSpec], codec: codecs.Codec, frames: int):
+    if isinstance(codec, codecs.VideoAutoencoder) and not self.squeezes_time:
+      raise errors.UserError(
+        "config.system.codec.name is 'video_autoencoder', which makes one latent frame of several, and this "
+        "system needs one of each: take 'autoencoder' or 'pixels', or the system cogvideox"
+      )
     super().__init__(dict(specs) | codec.networks)
     self.codec, self.frames = codec, frames
 

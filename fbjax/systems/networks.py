@@ -4,7 +4,7 @@ import inspect
 import math
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import jax
 from flax import nnx
@@ -133,8 +133,15 @@ def check_size(key: str, kind: Any, value: Any, empty: bool = False) -> None:
     raise errors.UserError(f"{key} is {value!r}; expected True or False.")
   elif kind == Sequence[int] or kind in (list, tuple):
     checks.wholes(key, value, least, empty)
+  elif kind == tuple[int, int]:
+    if len(checks.wholes(key, value)) != 2:
+      raise errors.UserError(f"{key} is {value!r}; expected two whole numbers.")
+  elif get_origin(kind) is Literal and value not in get_args(kind):
+    raise errors.UserError(f"{key} is {value!r}; expected one of {', '.join(get_args(kind))}.")
+  elif kind is float and key.endswith("dropout"):
+    checks.number(key, value, least=0, below=1)
   elif kind is float:
-    checks.number(key, value, least=0, below=1 if key.endswith("dropout") else None)
+    checks.number(key, value, above=0)
 
 
 class NetworkSet:

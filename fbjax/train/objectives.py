@@ -84,11 +84,11 @@ def bridge_loss(
     cond = system.embed(weights, system.drop(cond, text, image))
 
     pred = system.denoise(weights, x, t_net, cond, network)
+    rescale = None if form.diffusion is None else form.diffusion.rescale_at(t_net)
     if form.pretrained is not None:
       pred = initialise.align_output(
-        form.pretrained, form.predict, form.process, pred, zt, z1, time
+        form.pretrained, form.predict, form.process, pred, zt, z1, time, rescale
       )
-    rescale = None if form.diffusion is None else form.diffusion.rescale_at(t_net)
     target = prediction.target(form.predict, form.process, z0, z1, noise, time, rescale)
     error = jnp.square(pred - target)
     if weight_like is not None:

@@ -41,6 +41,9 @@ def test_a_pretrained_network_denoises_the_bridge_as_it_stands(kind, diffused):
 
   denoise = denoiser.denoiser(GMAX, network, kind, z1, (z0,), diffusion=d)
   np.testing.assert_allclose(denoise(zt, time), z0, atol=2e-4)
+  if kind != "noise":  # which is completed with the prior's guess
+    denoise = denoiser.denoiser(GMAX, network, "psi", z1, (z0,), diffusion=d, pretrained=kind)
+    np.testing.assert_allclose(denoise(zt, time), z0, atol=2e-4)
 
 
 def test_guidance_is_by_the_bridge_s_time_and_in_one_call():

@@ -391,6 +391,10 @@ def test_mistakes_are_named(unchecked):
     sample(order=4)
   with pytest.raises(TypeError, match="eta"):
     sample(eta=1.0)
+  for sampler, option in ((samplers.first_order, "eta"), (samplers.ddbm, "churn")):
+    for value in (-0.1, 1.1, np.nan):
+      with pytest.raises(ValueError, match=f"{option} is {value}; expected a number from 0 to 1"):
+        sampler.table(GMAX, TIMES, **{option: value})
   with pytest.raises(ValueError, match="no variance named 'fixed'"):
     samplers.ddpm.table(diffusion.linear(), np.array([9.0, 3.0]), variance="fixed")
   with pytest.raises(ValueError, match="2 clips need one key each"):

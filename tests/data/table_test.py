@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from data import clips
 
+from fbjax import build, errors
 from fbjax.data import table as tables
 from fbjax.data import video as video_lib
 
@@ -62,3 +63,18 @@ def test_a_table_does_not_lead_out_of_its_folder(tmp_path):
   for i in range(2):
     with pytest.raises(video_lib.BrokenClip, match="which is no file below it"):
       source.read(i, np.random.default_rng(0))
+
+
+def test_a_class_that_the_network_does_not_know_is_named(tmp_path):
+  """The number behind the last class is that of no class."""
+  clips.write_clip(tmp_path / "1.mp4", 50)
+  clips.write_clip(tmp_path / "2.mp4", 50)
+  (tmp_path / "t.csv").write_text("file,caption,label\n1.mp4,a cat,1\n2.mp4,a dog,2\n")
+  data = {"name": "table", "path": str(tmp_path / "t.csv"), "frames": 4, "size": 16}
+  config = {"data": data, "system": {"latte": {"classes": 2}}}
+  with pytest.raises(
+    errors.UserError, match=r"label of 2.mp4 is 2, .* knows 2 classes, from 0 to 1"
+  ):
+    build.make_source(config, "train")
+  config["system"]["latte"]["classes"] = 3
+  assert len(build.make_source(config, "train")) == 2

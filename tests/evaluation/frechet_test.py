@@ -3,7 +3,7 @@ import pytest
 
 import golden
 from fbjax import errors
-from fbjax.evaluation import frechet
+from fbjax.evaluation import frechet, metrics
 
 
 def draw(n, d=12, shift=0.0, seed=0):
@@ -63,6 +63,13 @@ def test_with_infinite_samples_the_bias_is_gone():
   biased = frechet.distance(frechet.statistics(real), frechet.statistics(made))
   assert biased > 0.3
   assert abs(frechet.of_infinite_samples(real, made)) < 0.1 * biased
+
+
+def test_two_samples_have_a_distance_and_nothing_to_extrapolate():
+  real, made = np.random.default_rng(0).standard_normal((2, 3, 8))
+  found = metrics.distance("fvd", made[:2], real[:2], unbiased=True)
+  assert list(found) == ["fvd"] and found["fvd"].value > 0
+  assert list(metrics.distance("fvd", made, real, unbiased=True)) == ["fvd", "fvd_infinite"]
 
 
 @pytest.mark.parametrize(

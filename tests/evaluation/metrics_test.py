@@ -140,6 +140,7 @@ def test_each_is_what_its_network_says_of_the_frames_that_count(home, clips, cap
   ("facts", "name", "why"),
   [
     ({"frames": 8}, "fvd", "clips of 9 frames or more"),
+    ({"clips": 1}, "fvd", "2 clips or more"),
     ({"frames": 17}, "is", "clips of 16 frames"),
     ({"clips": 19}, "is", "20 clips or more"),
     ({"captions": None}, "clipsim", "a caption for each clip"),

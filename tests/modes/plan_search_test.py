@@ -2,7 +2,8 @@ import importlib
 
 import pytest
 
-from fbjax import build, errors
+import toy
+from fbjax import build, errors, sharding
 from fbjax.modes import plan, plan_report, plan_search
 
 CONFIG = {
@@ -56,6 +57,17 @@ def test_the_fastest_that_fits_is_found_among_few_tries(memory):
 def test_a_batch_is_cut_into_no_more_parts_than_leave_every_device_a_clip():
   _, rows = plan_search.search(CONFIG, DEVICES, stand_in(0))
   assert max(row["changes"]["train.accumulate"] for row in rows) == 32 // DEVICES
+
+
+@pytest.mark.parametrize("batch_size", [2, 12])
+def test_a_batch_that_the_devices_do_not_share_evenly_is_named(batch_size, monkeypatch):
+  config = toy.config()
+  config["train"]["batch_size"] = batch_size
+  monkeypatch.setattr(
+    build, "make_mesh", lambda config, devices: sharding.make_mesh(**config["mesh"])
+  )
+  with pytest.raises(errors.UserError, match=f"batch_size={batch_size} must be .* the 8 parts"):
+    plan.searched(config, 8, lambda tried: plan.measure(tried, None, "train step"))
 
 
 def test_devices_that_share_a_clip_go_on_sharing_it():

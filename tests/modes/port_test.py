@@ -238,6 +238,14 @@ def test_a_second_port_into_a_folder_is_refused(config, checkpoints, ported):
     port.port_files(config, checkpoints, ported)
 
 
+def test_a_file_in_the_place_of_a_network_s_folder_is_named(tmp_path):
+  config = webvid_saf_cogvideox.get_config("smoke").to_dict()
+  spec = build.make_networks(config, None).networks["transformer"]
+  (tmp_path / "transformer").write_text("")
+  with pytest.raises(errors.UserError, match="cannot write to .*transformer: it is no folder"):
+    export.write_folder("transformer", spec, "diffusers", {}, tmp_path)
+
+
 def test_a_trained_cogvideox_is_a_folder_that_diffusers_runs(tmp_path, monkeypatch):
   """Port its folders, train, and export: diffusers loads them, and the outputs are ours."""
   torch = pytest.importorskip("torch")

@@ -84,6 +84,10 @@ def test_a_length_that_would_not_come_back_has_no_latents():
     (lambda: codecs.Autoencoder(scale=float("inf")), "codec.scale is inf"),
     (lambda: codecs.VideoAutoencoder(widths=(0, 8)), "codec.widths is"),
     (lambda: codecs.VideoAutoencoder(c_latent=0), "codec.c_latent is 0"),
+    (
+      lambda: video_codec(tile=(24, 20, 8)),
+      r"codec.tile is \(24, 20, 8\); expected a whole number",
+    ),
   ],
 )
 def test_numbers_of_a_codec_that_make_no_sense_are_named(make, sentence):

@@ -79,3 +79,11 @@ def test_a_number_of_steps_that_is_none_is_refused(steps):
   config = toy.config() | {"bridge": {"name": "gmax", "steps": steps}}
   with pytest.raises(ValueError, match="config.bridge.steps is"):
     build.make_formulation(config)
+
+
+@pytest.mark.parametrize(
+  "bridge", [{"name": "vp", "beta_max": 100.0}, {"name": "constant", "variance": 1e-38}]
+)
+def test_a_bridge_beyond_what_float32_holds_is_refused(bridge):
+  with pytest.raises(ValueError, match="config.bridge is .* beyond what float32 holds"):
+    build.make_formulation(toy.config() | {"bridge": bridge})

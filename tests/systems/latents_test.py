@@ -174,3 +174,16 @@ def test_a_size_that_a_network_has_not_is_told_in_the_configs_words(name, networ
   rest = {k: v for k, v in config["system"][network].items() if k not in ("depth", "blocks")}
   with pytest.raises(errors.UserError, match=f"config.system.{network} lacks '(depth|blocks)'"):
     make(name, **{network: rest})
+
+
+@pytest.mark.parametrize("name", ["videocrafter", "latte", "latte's prior"])
+def test_a_codec_of_fewer_latent_frames_is_refused_by_what_needs_one_of_each(name):
+  codec = {
+    "name": "video_autoencoder",
+    "c_latent": 4,
+    "widths": (8, 8, 8),
+    "blocks": 1,
+    "groups": 4,
+  }
+  with pytest.raises(errors.UserError, match="codec.name is 'video_autoencoder', .* one of each"):
+    make(name, codec=codec)

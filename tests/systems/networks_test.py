@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fbjax import errors
-from fbjax.models import latte
+from fbjax.models import cogvideox, latte
 from fbjax.systems import networks
 
 SIZES = dict(c_in=3, c_out=3, size=8, frames=4, width=16, depth=4, heads=2, classes=3)
@@ -61,8 +61,11 @@ def test_sizes_that_do_not_fit_together_are_told_by_their_group():
     (Sequence[int], 3, "expected a list of whole numbers from 1 up"),
     (Sequence[int], (1, 0), "expected a list of whole numbers from 1 up"),
     (Sequence[int], "12", "expected a list of whole numbers from 1 up"),
-    (float, float("nan"), "expected a number from 0 up"),
-    (float, -0.1, "expected a number from 0 up"),
+    (tuple[int, int], 30, "expected a list of whole numbers from 1 up"),
+    (tuple[int, int], (30,), "expected two whole numbers"),
+    (cogvideox.Positions, "rope", "expected one of sincos, rotary, rotary_index"),
+    (float, float("nan"), "expected a number above 0"),
+    (float, 0.0, "expected a number above 0"),
   ],
 )
 def test_a_size_that_makes_no_sense_is_named(kind, value, sentence):
