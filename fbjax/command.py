@@ -5,7 +5,6 @@ fbjax sample --help
 """
 
 import difflib
-import importlib.metadata
 import inspect
 import re
 import shutil
@@ -28,6 +27,7 @@ from fbjax.modes import (
   sample,
   train,
 )
+from fbjax.reports import run
 
 COMMANDS = {
   "train": train,
@@ -74,7 +74,7 @@ def cli() -> None:
     print(overview())
     return
   if command == "--version":
-    print(f"fbjax {importlib.metadata.version('fbjax')}")
+    print(f"fbjax {run.version('fbjax')}")
     return
   if command not in COMMANDS:
     near = difflib.get_close_matches(command, COMMANDS, 1)

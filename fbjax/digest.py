@@ -10,6 +10,7 @@ shape would need a program of its own.
 """
 
 import concurrent.futures
+import gc
 import hashlib
 import json
 import math
@@ -31,9 +32,12 @@ PLACE = 0x9E3779B1
 BLOCK = 1 << 16
 
 
-def of_tree(tree: Any) -> dict[str, str]:
-  """The digest of each array of a tree, 32 hexadecimal digits, by path."""
-  sums = _sums(tree, lambda shard: shard.replica_id == 0)
+def of_tree(tree: Any, kept: bool = False) -> dict[str, str]:
+  """The digest of each array of a tree, 32 hexadecimal digits, by path.
+
+  With `kept`, JAX keeps what it has copied to the host as long as the arrays, for who copies them next.
+  """
+  sums = _sums(tree, lambda shard: shard.replica_id == 0, kept)
   return {path: as_text(total) for path, total in sums.items()}
 
 
@@ -74,16 +78,20 @@ def copies(x: jax.Array) -> int:
   return held // max(x.size, 1)
 
 
-def _sums(tree: Any, counted: Callable[[jax.Shard], bool]) -> dict[str, UInt64[np.ndarray, "2"]]:
+def _sums(
+  tree: Any, counted: Callable[[jax.Shard], bool], kept: bool = False
+) -> dict[str, UInt64[np.ndarray, "2"]]:
   """The sums over the counted pieces of each array, those of all processes."""
   leaves = trees.paths(tree)
   if not leaves:
     return {}
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    jobs = [_submit(pool, leaf, counted) for leaf in leaves.values()]
+    jobs = [_submit(pool, leaf, counted, kept) for leaf in leaves.values()]
     here = np.stack(
       [sum((job.result() for job in of_leaf), np.zeros(2, np.uint64)) for of_leaf in jobs]
     )
+  if not kept:
+    gc.collect()  # An array and what was copied of it to the host hold each other.
   # As halves: without 64-bit types JAX would drop the upper ones.
   halves = np.asarray(multihost_utils.process_allgather(here.view(np.uint32)))
   total = halves.reshape(-1, len(leaves), 4).view(np.uint64).sum(0)
@@ -91,16 +99,25 @@ def _sums(tree: Any, counted: Callable[[jax.Shard], bool]) -> dict[str, UInt64[n
 
 
 def _submit(
-  pool: concurrent.futures.Executor, x: jax.Array, counted: Callable[[jax.Shard], bool]
+  pool: concurrent.futures.Executor,
+  x: jax.Array,
+  counted: Callable[[jax.Shard], bool],
+  kept: bool,
 ) -> list[concurrent.futures.Future]:
   """A job for each counted piece that this process holds; equal pieces share one."""
   jobs, found = {}, []
   for shard in filter(counted, x.addressable_shards):
     start = tuple(index.start or 0 for index in shard.index)
     if start not in jobs:
-      jobs[start] = pool.submit(of_piece, shard.data, start, x.shape)
+      piece = shard.data if kept else _anew(shard.data)
+      jobs[start] = pool.submit(of_piece, piece, start, x.shape)
     found.append(jobs[start])
   return found
+
+
+def _anew(piece: jax.Array) -> jax.Array:
+  """The same memory as another array, with which the copy on the host goes."""
+  return jax.make_array_from_single_device_arrays(piece.shape, piece.sharding, [piece])
 
 
 def of_piece(piece: Any, start: tuple[int, ...], shape: tuple[int, ...]) -> UInt64[np.ndarray, "2"]:

@@ -65,6 +65,11 @@ def join(silence: float = 60.0) -> None:
           f"JAX_COORDINATOR_ADDRESS={coordinator} asks for several processes: set "
           "JAX_NUM_PROCESSES and JAX_PROCESS_ID too, or unset it to run one alone"
         ) from error
+      if (count := os.environ.get("JAX_NUM_PROCESSES") or "1") != "1":
+        raise errors.UserError(
+          f"JAX_NUM_PROCESSES={count} asks for several processes: set JAX_COORDINATOR_ADDRESS and "
+          "JAX_PROCESS_ID too, or unset it to run one alone"
+        ) from error
       with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -34,7 +34,7 @@ class Seal(NamedTuple):
 
 def make(step: int, position: int, state: Any) -> Seal:
   """The seal of a state that is about to be saved."""
-  digests = digest.of_tree(state)
+  digests = digest.of_tree(state, kept=True)
   return Seal(
     step,
     position,

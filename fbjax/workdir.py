@@ -222,7 +222,9 @@ def _locked(workdir: str) -> Iterator[None]:
   if places.is_remote(workdir) or jax.process_index() != 0:
     yield
     return
-  with (places.absolute(workdir) / LOCK_FILE).open("w") as file:
+  with _telling(workdir):
+    file = (places.absolute(workdir) / LOCK_FILE).open("w")
+  with file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

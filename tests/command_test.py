@@ -1,5 +1,6 @@
 """The command `fbjax` and its help, from wherever it is called."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -62,6 +63,16 @@ def test_help_and_mistakes(tmp_path):
     done = run(*args, cwd=tmp_path)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_checkout_that_nobody_has_installed_says_so(monkeypatch, capsys):
+  def missing(package):
+    raise importlib.metadata.PackageNotFoundError(package)
+
+  monkeypatch.setattr(importlib.metadata, "version", missing)
+  monkeypatch.setattr(sys, "argv", ["fbjax", "--version"])
+  command.cli()
+  assert capsys.readouterr().out == "fbjax not installed\n"
 
 
 def test_the_mode_is_not_said_twice(monkeypatch):

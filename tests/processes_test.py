@@ -212,6 +212,9 @@ def test_half_an_environment_for_several_processes_is_no_lone_one(monkeypatch):
   monkeypatch.setenv("JAX_PROCESS_ID", "2")
   with pytest.raises(errors.UserError, match="JAX_NUM_PROCESSES=2 and JAX_PROCESS_ID=2: expected"):
     processes.join()
+  monkeypatch.delenv("JAX_COORDINATOR_ADDRESS")
+  with pytest.raises(errors.UserError, match="set JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID too"):
+    processes.join()
 
 
 BY_ENVIRONMENT = """

@@ -123,6 +123,9 @@ def test_a_workdir_that_cannot_be_written_says_so(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(errors.UserError, match="cannot write to workdir .*choose another --workdir"):
     claim(tmp_path / "file" / "run")
+  (tmp_path / ".lock").symlink_to("/nobody/has/this")  # as one that belongs to somebody else
+  with pytest.raises(errors.UserError, match="cannot write to workdir .*choose another --workdir"):
+    claim(tmp_path)
 
 
 def test_an_empty_workdir_has_no_config(tmp_path):

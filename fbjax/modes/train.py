@@ -97,13 +97,16 @@ def train(
     shown_with = frozen | loading.frozen_networks(config, system, mesh, system.decoders)
 
   def preview(step: int, ema: Any) -> tuple[np.ndarray, dict[str, float], pathlib.Path]:
-    drawn = [
-      write_preview(workdir, step, sample, ema, shown_with, shown, config["sampling"])
-      for shown in previews
-    ]
-    videos, sheet = drawn[0]
+    spec = config["sampling"]
+    made = [draw_preview(step, sample, ema, shown_with, shown, spec) for shown in previews]
     truth = np.stack([blocks["truth"] for blocks in previews[0].blocks])
-    return sheet, watched(videos, truth, ema, frozen), moving_file(workdir, step, previews[0])
+    values = watched(np.stack(made[0]), truth, ema, frozen)
+    # Last: where the first process cannot write, the others wait for it in nothing.
+    sheets = [
+      write_preview(workdir, step, videos, shown, spec["fps"])
+      for videos, shown in zip(made, previews, strict=True)
+    ]
+    return sheets[0], values, moving_file(workdir, step, previews[0])
 
   origin = starting.origin | {"data": data.digest()}
   with workdir_lib.claim(workdir, config, origin) as record:
@@ -306,35 +309,42 @@ def moving_file(workdir: str, step: int, shown: Preview) -> pathlib.Path:
   return places.local(workdir) / "samples" / f"{step:07}{shown.name}.gif"
 
 
-def write_preview(
-  workdir: str,
+def draw_preview(
   step: int,
   sample: sampling.Sample,
   ema: Any,
   frozen: Any,
   shown: Preview,
   spec: dict[str, Any],
-) -> tuple[UInt8[np.ndarray, "n t h w 3"], UInt8[np.ndarray, "height width 3"]]:
-  """Samples a preview, and writes samples/<step><name>/*.mp4 and a sheet of them.
-
-  The sheet is samples/<step><name>.png, and moves in samples/<step><name>.gif.
-
-  Returns:
-    The samples and the sheet.
-
-  Every process samples, since the weights are spread over all of them; the first one writes.
+) -> list[UInt8[np.ndarray, "t h w 3"]]:
+  """The samples of a preview; every process draws them, since the weights are spread over all.
 
   Raises:
     UserError: for a sample that is not finite.
   """
-  captions = shown.captions
-  keys = sampling.clip_keys(0, range(len(captions)))[None]
+  keys = sampling.clip_keys(0, range(len(shown.captions)))[None]
   made = sampling.generate(
     sample, ema, frozen, shown.inputs, keys=keys, batch_size=spec["batch_size"]
   )
   videos = list(made)
   if any(clip is None for clip in videos):
     raise errors.UserError(f"a sample at step {step}: {pipe.NOT_FINITE}")
+  return videos
+
+
+def write_preview(
+  workdir: str,
+  step: int,
+  videos: list[UInt8[np.ndarray, "t h w 3"]],
+  shown: Preview,
+  fps: float,
+) -> UInt8[np.ndarray, "height width 3"]:
+  """Writes the samples of a preview, samples/<step><name>/*.mp4, and a sheet of them, which it returns.
+
+  The sheet is samples/<step><name>.png, and moves in samples/<step><name>.gif. The first process
+  writes.
+  """
+  captions = shown.captions
   rows = [blocks | {"sample": made} for blocks, made in zip(shown.blocks, videos, strict=True)]
   sheet = tracker.contact_sheet(rows, captions)
   if jax.process_index() == 0:
@@ -342,10 +352,10 @@ def write_preview(
     folder.mkdir(parents=True, exist_ok=True)
     for file, row in zip(shown.files, rows, strict=True):
       beside = [row[name] for name in ("truth", "sample") if name in row]
-      video.write_mp4(folder / file, np.concatenate(beside, axis=2), fps=spec["fps"])
+      video.write_mp4(folder / file, np.concatenate(beside, axis=2), fps=fps)
     tracker.write_png(folder.with_suffix(".png"), sheet)
     moving = tracker.moving_sheet(rows, captions)
-    video.write_gif(moving_file(workdir, step, shown), moving, fps=spec["fps"])
+    video.write_gif(moving_file(workdir, step, shown), moving, fps=fps)
     places.push(workdir)
     logger.info("Wrote samples to %s.png, %s.gif and %s/.", folder, folder, folder)
-  return np.stack(videos), sheet
+  return sheet

@@ -76,9 +76,9 @@ class Watch:
 
   def __init__(self, workdir: str, loss: Loss):
     self._loss = loss
+    places.pull(workdir, "metrics.jsonl")
     rows = tracker.read_metrics(places.local(workdir) / "metrics.jsonl")
-    seen = [row["preview/motion_ratio"] for row in rows if "preview/motion_ratio" in row]
-    self._most = max(seen, default=0.0)
+    self._most = max(tracker.curve(rows, "preview/motion_ratio")[1], default=0.0)
 
   def __call__(
     self,

@@ -34,8 +34,8 @@ def learning_rate(
 
     constant
     cosine    down to zero at `steps`
-    wsd       constant, and over the last fifth of `steps` a line down to zero (arXiv:2404.06395); a
-              run may be lengthened before that
+    wsd       constant, and over the last fifth of `steps`, or what the warm-up leaves of it, a line
+              down to zero (arXiv:2404.06395); a run may be lengthened before that
 
   Raises:
     UserError: for another schedule's name, or numbers that make no sense.
@@ -50,7 +50,7 @@ def learning_rate(
         0.0 if warmup else lr, lr, warmup, max(steps, warmup + 1)
       )
     case "wsd":
-      decay = max(steps // 5, 1)
+      decay = max(min(steps // 5, steps - warmup), 1)
       stable = optax.warmup_constant_schedule(0.0 if warmup else lr, lr, warmup)
       down = optax.linear_schedule(lr, 0.0, decay)
       return optax.join_schedules([stable, down], [max(steps - decay, warmup)])

@@ -13,7 +13,7 @@ from PIL import Image
 
 import toy
 from fbjax import build, checkpoint, errors, sharding, tracker
-from fbjax.modes import train
+from fbjax.modes import train, watch
 from fbjax.train import loop, optim
 from settings import CACHE, FAST_COMPILATION, ROOT
 
@@ -68,7 +68,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 # Importing Orbax may have set up the root logger already.
 logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
 from fbjax import processes
-from fbjax.modes import train
+from fbjax.modes import train, watch
 processes.join()
 done = train.train(toy.config(steps=int(sys.argv[2]), save_every=2), sys.argv[1])
 sys.exit(0 if done else processes.ASKED)
@@ -161,3 +161,14 @@ def test_a_real_network_learns_the_same_on_one_device_and_on_eight(tmp_path):
     losses.append([row["loss"] for row in rows if "loss" in row])
   np.testing.assert_allclose(losses[0], losses[1], atol=1e-5)
   assert len(losses[0]) == 10 and losses[0][0] != losses[0][-1]
+
+
+def test_a_preview_that_cannot_be_written_has_waited_for_all_processes_before(
+  tmp_path, monkeypatch, caplog
+):
+  """The first process alone writes: the others, in a computation of all, would wait for it."""
+  measured = []
+  monkeypatch.setattr(watch.Watch, "__call__", lambda self, *args: measured.append(1) or {})
+  (tmp_path / "samples").write_text("in the way")
+  train.train(toy.config(steps=2), str(tmp_path))
+  assert "Could not draw a preview" in caplog.text and measured

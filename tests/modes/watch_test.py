@@ -1,12 +1,14 @@
 """What a training is watched by, against networks of which the answer is known."""
 
+import json
 import logging
 
 import jax
 import numpy as np
+from etils import epath
 
 import toy
-from fbjax import build
+from fbjax import build, places
 from fbjax.modes import watch
 
 
@@ -52,3 +54,13 @@ def test_a_network_that_goes_static_is_told(tmp_path, caplog):
   with caplog.at_level(logging.WARNING, "fbjax"):
     watch.Watch(str(tmp_path), lambda ema, frozen: 0.5)(still, truth, {}, {})
   assert "going static" in caplog.text
+
+
+def test_a_resumed_run_knows_of_previews_in_a_bucket_and_of_those_that_are_none(
+  tmp_path, monkeypatch
+):
+  rows = [{"step": i, "preview/motion_ratio": x} for i, x in enumerate((None, 0.75, "high"))]
+  (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+  monkeypatch.setattr(places, "remote", lambda workdir: epath.Path(tmp_path))
+  for workdir in (str(tmp_path), "gs://bucket/of-previews"):
+    assert watch.Watch(workdir, lambda ema, frozen: 0.5)._most == 0.75

@@ -18,6 +18,8 @@ def test_a_wsd_schedule_is_constant_but_for_its_ends():
   assert np.isclose(rate(90), 0.25) and rate(100) == 0 and rate(120) == 0
   longer = optim.learning_rate(0.5, steps=200, warmup=10, schedule="wsd")
   assert all(longer(step) == rate(step) for step in range(81))
+  warm = optim.learning_rate(0.5, steps=100, warmup=90, schedule="wsd")
+  assert warm(90) == 0.5 and np.isclose(warm(95), 0.25) and warm(100) == 0
 
 
 def test_the_cosine_ends_at_zero():
