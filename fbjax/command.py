@@ -80,7 +80,7 @@ def cli() -> None:
     near = difflib.get_close_matches(command, COMMANDS, 1)
     meant = f": did you mean {near[0]!r}?" if near else ""
     sys.exit(f"error: fbjax has no command {command!r}; it has {', '.join(COMMANDS)}{meant}")
-  if any(arg in HELP for arg in rest):
+  if rest[:1] == ["help"] or any(arg in HELP and arg != "help" for arg in rest):
     print(of_command(command))
     return
   if any(re.match(r"--?mode(=|$)", arg) for arg in rest):

@@ -226,7 +226,10 @@ def load_config(named: str) -> ConfigDict:
   Raises:
     UserError: when there is no such file, or it does not make a config.
   """
-  file, _, argument = os.path.expanduser(named).partition(":")
+  # A folder may have colons in its name, and what a config takes, slashes.
+  file, argument = re.fullmatch(
+    r"(.*?\.py|[^:]*)(?::(.*))?", os.path.expanduser(named), re.S
+  ).groups()
   file = find_config(file)
   config = None
   if str(box.ROOT) not in sys.path:  # configs import each other, also when run from elsewhere

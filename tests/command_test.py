@@ -46,6 +46,26 @@ def test_a_config_is_found_from_anywhere(tmp_path):
   assert done.returncode == 1 and "'fast'; expected nothing or smoke" in done.stderr
 
 
+def test_the_folder_of_a_config_may_have_colons_in_its_name(tmp_path):
+  file = tmp_path / "12:30" / "own.py"
+  file.parent.mkdir()
+  file.write_text(
+    "from ml_collections import ConfigDict\n\n\n"
+    "def get_config(arg=''):\n  return ConfigDict({'told': arg})\n"
+  )
+  for argument in ("", "a+b", "/data/c:d"):
+    assert main.load_config(f"{file}:{argument}").told == argument
+  assert main.load_config(str(file)).told == ""
+
+
+def test_help_is_a_word_like_any_other_in_what_a_flag_takes(monkeypatch):
+  monkeypatch.setattr(sys, "argv", ["fbjax", "sample", "--prompt", "help"])
+  called = []
+  monkeypatch.setattr(main, "cli", called.append)
+  command.cli()
+  assert called == [["fbjax", "--mode=sample", "--prompt", "help"]]
+
+
 def test_help_and_mistakes(tmp_path):
   done = run("sample", "--help", cwd=tmp_path)
   assert done.returncode == 0 and "--negative_prompt" in done.stdout and not done.stderr

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from fbjax import build, partition, places, sampling, sharding, tracker
+from fbjax import build, partition, places, processes, sampling, sharding, tracker
 from fbjax.data import pipeline
 from fbjax.evaluation import motion
 from fbjax.systems import base, formulation
@@ -55,7 +55,8 @@ def held_out_loss(
     if not batches:
       for first in firsts:
         rows = [(first + mine + i) % len(source) for i in range(share)]
-        read = pipeline.read(source, tokenizer, rows)
+        with processes.together():
+          read = pipeline.read(source, tokenizer, rows)
         batches.append({k: x for k, x in read.items() if k not in loop.HOST_FIELDS})
     losses = []
     for first, batch in zip(firsts, batches, strict=True):
