@@ -162,7 +162,7 @@ class _Bars:
 
   def add(self, grey: UInt8[np.ndarray, "h w"]) -> None:
     rows, columns = grey.max(1), grey.max(0)
-    if self._rows is not None and len(rows) == len(self._rows):
+    if self._rows is not None and grey.shape == (len(self._rows), len(self._columns)):
       rows, columns = np.maximum(rows, self._rows), np.maximum(columns, self._columns)
     self._rows, self._columns = rows, columns
 

@@ -1,5 +1,6 @@
 """Each fault planted in a clip, and clips that only look like it."""
 
+import av
 import numpy as np
 import pytest
 
@@ -67,6 +68,20 @@ def test_a_cut_is_told_by_its_frame_and_fast_motion_is_none(tmp_path):
   ground = scene(3, 1, 96, 1024)[0]
   pan = np.stack([ground[:, 24 * t : 24 * t + 160] for t in range(24)])
   assert not faults(written(tmp_path, pan))
+
+
+def test_a_width_may_change_on_the_way(tmp_path):
+  file = tmp_path / "a.ts"
+  for width in (160, 320):
+    with av.open(str(tmp_path / "part.ts"), "w") as container:
+      stream = container.add_stream("libx264", rate=25)
+      stream.height, stream.width, stream.pix_fmt = 96, width, "yuv420p"
+      for frame in scene(width=width):
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+      container.mux(stream.encode())
+    with file.open("ab") as whole:
+      whole.write((tmp_path / "part.ts").read_bytes())
+  assert health.look(file, 16).frames == 48
 
 
 def test_files_that_are_not_whole(tmp_path):
