@@ -111,6 +111,17 @@ def test_a_clip_that_was_encoded_anew_is_a_duplicate_and_a_neighbour_is_none(tmp
   assert health.duplicates(looks) == {3: 0, 4: 0}
 
 
+def test_of_many_clips_of_one_length_and_brightness_few_are_compared_in_full(monkeypatch):
+  small = np.random.default_rng(0).integers(0, 2, (200, 8, 2, 2)) * 60 + 60
+  small[:, :, 1] = 180 - small[:, :, 0]
+  small = small.astype(np.uint8).repeat(16, 2).repeat(16, 3)
+  looks = [health.Look({}, 16, None, x, 0.0) for x in (*small, small[7])]
+  compared, alike = [], health._alike
+  monkeypatch.setattr(health, "_alike", lambda a, b: compared.append(a) or alike(a, b))
+  assert health.duplicates(looks) == {200: 7} and len(compared) == 1
+  assert health.duplicates([]) == {}
+
+
 @pytest.mark.parametrize(
   ("caption", "told"),
   [
