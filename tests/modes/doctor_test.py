@@ -11,7 +11,7 @@ from data.health_test import scene
 
 import toy
 from fbjax import build, errors
-from fbjax.data import video
+from fbjax.data import sources, video
 from fbjax.modes import doctor
 
 
@@ -117,6 +117,21 @@ def test_the_real_clips_are_healthy_and_the_broken_ones_are_found(shared, tmp_pa
     "truncated": ["truncated_faststart.mp4"],
     "undecodable": ["audio_only.mp4", "text.mp4", "truncated.mp4", "zero_byte.mp4"],
   }
+
+
+def test_the_time_to_time_reading_grows_with_the_clips_and_no_faster(monkeypatch):
+  class Healthy(list):
+    passes = 0
+
+    def __iter__(self):
+      self.passes += 1
+      return super().__iter__()
+
+  entries = [sources.Entry(f"{i}.mp4", "a cat") for i in range(100)]
+  source = sources.Videos(".", entries)
+  monkeypatch.setattr(source, "read", lambda index, rng: None)
+  healthy = Healthy(entry.file for entry in entries)
+  assert doctor.speed(source, healthy) and healthy.passes == 1
 
 
 def test_what_the_doctor_cannot_look_at_is_told(tmp_path):
