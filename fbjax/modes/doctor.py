@@ -212,7 +212,8 @@ def write_manifest(file: str, healthy: Sequence[tuple[str, str, int]]) -> None:
   """A csv of files, captions and the numbers of classes, where there are any, that the source `table` reads."""
   columns = 3 if any(label >= 0 for *_, label in healthy) else 2
   rows = io.StringIO()
-  lines = [("file", "caption", "label"), *healthy]
+  lines = [("file", "caption", "label")]
+  lines += [(file, caption, label if label >= 0 else "") for file, caption, label in healthy]
   csv.writer(rows, lineterminator="\n").writerows(line[:columns] for line in lines)
   places.write_text(file, rows.getvalue())
 

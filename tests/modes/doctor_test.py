@@ -81,6 +81,15 @@ def test_the_clean_table_keeps_the_classes_and_the_advice_trains_on_it(shared, t
   assert labels(source) == labels(theirs) and len(set(labels(source).values())) > 1
 
 
+def test_clips_without_a_class_among_others_stay_so_in_the_clean_table(tmp_path):
+  for i in range(3):
+    video.write_mp4(tmp_path / f"{i}.mp4", scene(i), fps=8)
+  told = "file,caption,label\n0.mp4,a cat,0\n1.mp4,a dog,1\n2.mp4,a cow,\n"
+  (tmp_path / "clips.csv").write_text(told)
+  doctor.doctor(config_of(name="table", path=str(tmp_path / "clips.csv")), str(tmp_path / "out"))
+  assert (tmp_path / "out/clean/train.csv").read_text() == told
+
+
 def test_what_is_left_out_while_listing_is_in_the_report_and_no_healthy_clip_is_told(
   tmp_path, caplog
 ):
