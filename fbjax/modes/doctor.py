@@ -85,11 +85,15 @@ def doctor(config: dict[str, Any], out: str | None, workdir: str | None = None) 
     faults = collect(findings)
     sick = {file for of in faults.values() for file in of}
     healthy = [finding for finding in findings if finding.file not in sick]
-    rows = [
-      (storage.relative(source.root / x.file, home), text.clean(x.caption), x.label)
-      for x in healthy
-    ]
-    write_manifest(f"{out}/clean/{split}.csv", rows)
+    rows = {
+      storage.relative(source.root / x.file, home): (text.clean(x.caption), x.label)
+      for x in reversed(healthy)
+    }
+    if more := len(healthy) - len(rows):
+      logger.warning(
+        "%s: a table names a file once: %d more captions of files are left out.", split, more
+      )
+    write_manifest(f"{out}/clean/{split}.csv", [(file, *rows[file]) for file in reversed(rows)])
     report["splits"][split] = {
       "clips": len(findings),
       "healthy": len(healthy),
@@ -161,15 +165,22 @@ def look_at_all(source: sources.Videos, least: int, threads: int) -> list[Findin
 
 
 def collect(findings: Sequence[Finding]) -> dict[str, dict[str, str]]:
-  """What is wrong: {fault: {file: explanation}}."""
+  """What is wrong: {fault: {file: explanation}}.
+
+  A duplicate is of a file that is healthy itself, so that one of them stays.
+  """
   faults: dict[str, dict[str, str]] = collections.defaultdict(dict)
   for finding in findings:
     for fault, told in finding.look.faults.items():
       faults[fault][finding.file] = told
     if told := health.of_caption(finding.caption):
       faults["caption"][finding.file] = f"the caption {told}"
-  for second, first in health.duplicates([finding.look for finding in findings]).items():
-    faults["duplicate"][findings[second].file] = f"shows what {findings[first].file} shows"
+  sick = {file for of in faults.values() for file in of}
+  # A file may be listed several times, with other captions.
+  named = {finding.file: finding.look for finding in findings if finding.file not in sick}
+  files = list(named)
+  for second, first in health.duplicates(list(named.values())).items():
+    faults["duplicate"][files[second]] = f"shows what {files[first]} shows"
   return {fault: dict(sorted(faults[fault].items())) for fault in sorted(faults)}
 
 

@@ -81,6 +81,20 @@ def test_the_clean_table_keeps_the_classes_and_the_advice_trains_on_it(shared, t
   assert labels(source) == labels(theirs) and len(set(labels(source).values())) > 1
 
 
+def test_one_of_two_that_show_the_same_stays_and_so_does_a_file_with_two_captions(tmp_path):
+  for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+    video.write_mp4(tmp_path / "2M_train" / f"{name}.mp4", scene(seed), fps=8)
+  rows = "videoid,name\na,nan\nb,a cat\nc,a dog\nc,a brown dog\n"
+  for split in ("train", "val"):
+    (tmp_path / f"results_2M_{split}.csv").write_text(rows)
+  (tmp_path / "2M_val").symlink_to("2M_train")
+  found = doctor.doctor(config_of(name="webvid", path=str(tmp_path)), str(tmp_path / "out"))
+  faults = found["splits"]["train"]["faults"]
+  assert faults == {"caption": {"a.mp4": "the caption is 'nan', a placeholder"}}
+  table = (tmp_path / "out/clean/train.csv").read_text()
+  assert table == "file,caption\n2M_train/b.mp4,a cat\n2M_train/c.mp4,a dog\n"
+
+
 def test_clips_without_a_class_among_others_stay_so_in_the_clean_table(tmp_path):
   for i in range(3):
     video.write_mp4(tmp_path / f"{i}.mp4", scene(i), fps=8)
