@@ -83,6 +83,9 @@ def doctor(config: dict[str, Any], out: str | None, workdir: str | None = None) 
       continue
     findings = look_at_all(source, least, config["loader"].get("threads", 4))
     faults = collect(findings)
+    # They may be read from a folder, and not from the table that is written here.
+    if unnamed := [x.file for x in findings if text.clean(x.file) != x.file]:
+      faults["name"] = dict.fromkeys(unnamed, "has a name that is not UTF-8, as a table needs it")
     sick = {file for of in faults.values() for file in of}
     healthy = [finding for finding in findings if finding.file not in sick]
     rows = {

@@ -3,6 +3,7 @@
 import ast
 import json
 import logging
+import os
 import shlex
 
 import numpy as np
@@ -93,6 +94,18 @@ def test_one_of_two_that_show_the_same_stays_and_so_does_a_file_with_two_caption
   assert faults == {"caption": {"a.mp4": "the caption is 'nan', a placeholder"}}
   table = (tmp_path / "out/clean/train.csv").read_text()
   assert table == "file,caption\n2M_train/b.mp4,a cat\n2M_train/c.mp4,a dog\n"
+
+
+def test_a_name_that_no_table_can_hold_is_a_fault(tmp_path):
+  folder = tmp_path / "clips"
+  for i, name in enumerate(["a cat.mp4", os.fsdecode(b"a d\xf6g.mp4")]):
+    video.write_mp4(tmp_path / "made.mp4", scene(i), fps=8)
+    folder.mkdir(exist_ok=True)
+    (tmp_path / "made.mp4").rename(folder / name)
+  found = doctor.doctor(config_of(name="folder", path=str(folder)), str(tmp_path / "out"))
+  assert list(found["splits"]["train"]["faults"]["name"]) == ["a d\udcf6g.mp4"]
+  assert (tmp_path / "out/clean/train.csv").read_text() == "file,caption\na cat.mp4,a cat\n"
+  assert "a d\\udcf6g.mp4" in (tmp_path / "out/report.html").read_text()
 
 
 def test_clips_without_a_class_among_others_stay_so_in_the_clean_table(tmp_path):
