@@ -11,6 +11,7 @@ duplicate     it shows what another file shows, be it encoded anew
 caption       the caption is empty, a placeholder, or text that went through a wrong encoding
 """
 
+import io
 import re
 import time
 from collections.abc import Sequence
@@ -43,13 +44,14 @@ class Look(NamedTuple):
   """What decoding one file found.
 
   faults: a sentence for each fault, by the names of the module's table. frames: how many were
-  decoded. picture: a thumbnail of one frame. small: `PRINTED` frames spread over the clip, grey,
-  `GRID` x `GRID`. Both are None where no frame was decoded. seconds: wall time of decoding.
+  decoded. picture: a thumbnail of one frame as a JPEG, since those of all clips are held. small:
+  `PRINTED` frames spread over the clip, grey, `GRID` x `GRID`. Both are None where no frame was
+  decoded. seconds: wall time of decoding.
   """
 
   faults: dict[str, str]
   frames: int
-  picture: UInt8[np.ndarray, "h w 3"] | None
+  picture: bytes | None
   small: UInt8[np.ndarray, "n g g"] | None
   seconds: float
 
@@ -84,7 +86,7 @@ def look(path: video_lib.Path, least: int, data: bytes | None = None) -> Look:
     faults |= _of_motion(small)
   seconds = time.perf_counter() - began
   places = np.linspace(0, len(small) - 1, PRINTED).round().astype(int)
-  return Look(faults, len(small), shown, small[places], seconds)
+  return Look(faults, len(small), _jpeg(shown), small[places], seconds)
 
 
 def of_caption(caption: str) -> str | None:
@@ -192,3 +194,9 @@ def _thumbnail(picture: playback.Picture, side: int = 160) -> UInt8[np.ndarray, 
   scale = side / max(height, width * picture.aspect)
   size = (max(1, round(height * scale)), max(1, round(width * picture.aspect * scale)))
   return video_lib.resize_crop(picture.image, size, picture.aspect)
+
+
+def _jpeg(picture: UInt8[np.ndarray, "h w 3"]) -> bytes:
+  file = io.BytesIO()
+  PIL.Image.fromarray(picture).save(file, "JPEG", quality=80)
+  return file.getvalue()

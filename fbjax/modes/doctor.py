@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import PIL.Image
 
 from fbjax import build, errors, markup, places, tracker
 from fbjax.data import health, sources, storage, text, tfds_clips
@@ -66,7 +65,7 @@ def doctor(config: dict[str, Any], out: str | None, workdir: str | None = None) 
   places.check_writable(out)
   least = config["data"].get("frames", 16)
   report: dict[str, Any] = {"data": dict(config["data"]), "splits": {}}
-  pictures: list[tuple[str, str, np.ndarray | None]] = []
+  pictures: list[tuple[str, str, bytes | None]] = []
   with noting() as listed:
     made = {split: build.make_source(config, split) for split in SPLITS}
   # A source that holds nothing out is made twice.
@@ -239,7 +238,7 @@ figcaption { color: var(--ink); }
 """
 
 
-def page(report: Mapping[str, Any], pictures: Sequence[tuple[str, str, np.ndarray | None]]) -> str:
+def page(report: Mapping[str, Any], pictures: Sequence[tuple[str, str, bytes | None]]) -> str:
   """The report as one HTML file that needs no other."""
   title = "The health of the data"
   rows = []
@@ -257,11 +256,9 @@ def page(report: Mapping[str, Any], pictures: Sequence[tuple[str, str, np.ndarra
   return markup.page(title, *body, style=STYLE)
 
 
-def figure(fault: str, told: str, picture: np.ndarray | None) -> markup.Html:
+def figure(fault: str, told: str, picture: bytes | None) -> markup.Html:
   """A clip with what is wrong of it."""
   inside = [tag("figcaption", tag("b", fault), tag("br"), told)]
   if picture is not None:
-    file = io.BytesIO()
-    PIL.Image.fromarray(picture).save(file, "JPEG", quality=80)
-    inside.insert(0, markup.picture(file.getvalue(), "jpeg"))
+    inside.insert(0, markup.picture(picture, "jpeg"))
   return tag("figure", *inside)

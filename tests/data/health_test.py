@@ -1,7 +1,10 @@
 """Each fault planted in a clip, and clips that only look like it."""
 
+import io
+
 import av
 import numpy as np
+import PIL.Image
 import pytest
 
 from fbjax.data import health, video
@@ -33,7 +36,8 @@ def faults(path, least=16):
 def test_a_healthy_clip_has_no_fault(tmp_path):
   found = health.look(written(tmp_path, scene()), 16)
   assert not found.faults and found.frames == 24 and found.small.shape == (8, 32, 32)
-  assert found.picture.shape == (96, 160, 3)
+  assert PIL.Image.open(io.BytesIO(found.picture)).size == (160, 96)
+  assert len(found.picture) < 96 * 160 * 3 / 3  # the doctor holds those of all clips
 
 
 @pytest.mark.parametrize("bar", [8, 16])
