@@ -871,6 +871,12 @@ def test_a_picture_of_floats_of_another_scale_is_refused(tmp_path):
     video_lib.read_image(tmp_path / "a.tiff")
 
 
+def test_a_file_that_the_disk_does_not_give_is_a_broken_clip(tmp_path):
+  (tmp_path / "a.mp4").symlink_to("/proc/self/mem")  # regular; its first byte is an I/O error
+  with pytest.raises(video_lib.BrokenClip, match=r"a\.mp4 cannot be read: Input/output error"):
+    read(tmp_path / "a.mp4")
+
+
 def test_a_pipe_is_no_image(tmp_path):
   os.mkfifo(tmp_path / "a.png")
   with pytest.raises(video_lib.BrokenData, match="a.png cannot be read: it is no regular file.$"):
