@@ -66,7 +66,7 @@ def choose_frames(
   stride = int(rng.integers(strides[0], strides[1] + 1))
   if frames > 1:
     stride = min(stride, (count - 1) // (frames - 1))
-  if stride < 1:
+  if count < frames:
     raise BrokenClip(f"has {count} frames, fewer than the {frames} of a clip")
   return int(rng.integers(count - stride * (frames - 1))), stride
 

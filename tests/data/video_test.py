@@ -354,6 +354,8 @@ def test_the_stride_shrinks_to_what_a_short_video_has_room_for():
   # What does not fit counts for the longest stride that does.
   assert 0.4 < np.mean(np.array(strides) == 4) < 0.6
   assert video_lib.choose_frames(5, 1, (1, 6), rng)[0] in range(5)
+  with pytest.raises(video_lib.BrokenClip, match="has 0 frames, fewer than the 1 of a clip"):
+    video_lib.choose_frames(0, 1, (1, 6), rng)
 
 
 @pytest.mark.parametrize(
