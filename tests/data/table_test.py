@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from data import clips
 
+from fbjax import build, errors
 from fbjax.data import table as tables
 from fbjax.data import video as video_lib
 
@@ -50,9 +51,18 @@ def test_a_table_of_another_form_ends_in_one_sentence(text, words, tmp_path):
 def test_a_table_may_have_classes(tmp_path):
   (tmp_path / "clips.csv").write_text("file,caption,label\na.mp4,a cat,3\nb.mp4,a dog,\n")
   assert [entry.label for entry in tables.Table(tmp_path / "clips.csv").entries] == [3, -1]
-  (tmp_path / "clips.csv").write_text("file,caption,label\na.mp4,a cat,feline\n")
-  with pytest.raises(video_lib.BrokenData, match="label of a.mp4 is 'feline'; expected the number"):
-    tables.Table(tmp_path / "clips.csv")
+  for label in ("feline", "9999999999"):
+    (tmp_path / "clips.csv").write_text(f"file,caption,label\na.mp4,a cat,{label}\n")
+    words = f"label of a.mp4 is '{label}'; expected the number"
+    with pytest.raises(video_lib.BrokenData, match=words):
+      tables.Table(tmp_path / "clips.csv")
+
+
+@pytest.mark.parametrize("name", ["table", "folder", "webdataset"])
+@pytest.mark.parametrize("path", [None, 5, ("a", "b")])
+def test_what_is_no_path_is_told_with_its_key(name, path):
+  with pytest.raises(errors.UserError, match=r"config.data.path is .*; expected a text or a path"):
+    build.make_source({"data": {"name": name, "path": path}}, "train")
 
 
 def test_a_table_does_not_lead_out_of_its_folder(tmp_path):
