@@ -48,6 +48,17 @@ def test_a_table_of_another_form_ends_in_one_sentence(text, words, tmp_path):
     tables.Table(tmp_path / "clips.csv")
 
 
+def test_a_table_names_videos_of_tars_that_have_no_captions(tmp_path):
+  names = {"cat.mp4": 20, "a.dog.mp4": 60, "two.mp4": 100, "two.webm": 140}
+  clips.write_tar(tmp_path / "0.tar", [(name, clips.encoded(x)) for name, x in names.items()])
+  rows = "".join(f"0.tar/{name},words\n" for name in names)
+  (tmp_path / "clips.csv").write_text(f"file,caption\n{rows}")
+  source = tables.Table(tmp_path / "clips.csv", frames=4, size=16, strides=1)
+  for i, level in enumerate(names.values()):
+    clip = source.read(i, np.random.default_rng(0))
+    assert clip.caption == "words" and abs(clip.video.mean() - level) < 3
+
+
 def test_a_table_may_have_classes(tmp_path):
   (tmp_path / "clips.csv").write_text("file,caption,label\na.mp4,a cat,3\nb.mp4,a dog,\n")
   assert [entry.label for entry in tables.Table(tmp_path / "clips.csv").entries] == [3, -1]
