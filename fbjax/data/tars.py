@@ -116,8 +116,11 @@ class _Inside(io.RawIOBase):
 
 
 def find(place: objects.Place, name: str) -> Member:
-  """A clip of a tar by its name; BrokenClip where it has none."""
-  member = _index(place, _version(place))[1].get(name)
+  """A clip of a tar by its name; BrokenClip where it has none, or is none itself."""
+  try:
+    member = _index(place, _version(place))[1].get(name)
+  except video_lib.BrokenData as error:
+    raise video_lib.BrokenClip(str(error)) from None
   if member is None:
     raise video_lib.BrokenClip(f"{place} has no clip {name}.")
   return member

@@ -59,6 +59,14 @@ def test_a_table_names_videos_of_tars_that_have_no_captions(tmp_path):
     assert clip.caption == "words" and abs(clip.video.mean() - level) < 3
 
 
+def test_a_tar_that_is_not_there_is_a_broken_clip_whatever_is_asked_of_it(tmp_path):
+  (tmp_path / "clips.csv").write_text("file,caption\ngone.tar/cat.mp4,a cat\n")
+  source = tables.Table(tmp_path / "clips.csv")
+  for ask in (source.content, source.file_size, source.shape):
+    with pytest.raises(video_lib.BrokenClip, match=r"no file .*gone.tar"):
+      ask(0)
+
+
 def test_a_table_may_have_classes(tmp_path):
   (tmp_path / "clips.csv").write_text("file,caption,label\na.mp4,a cat,3\nb.mp4,a dog,\n")
   assert [entry.label for entry in tables.Table(tmp_path / "clips.csv").entries] == [3, -1]
