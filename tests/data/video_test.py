@@ -503,6 +503,22 @@ def test_pixels_that_are_not_square_are_shown_as_wide_as_they_are(tmp_path, matr
     np.testing.assert_allclose((shown.any(0).sum(), shown.any(1).sum()), expected, atol=3)
 
 
+def test_all_of_a_clip_is_not_made_where_its_pixels_are_too_wide(tmp_path):
+  with av.open(str(tmp_path / "a.mp4"), "w") as container:
+    stream = container.add_stream("libx264", rate=25)
+    stream.codec_context.sample_aspect_ratio = fractions.Fraction(2, 1)
+    stream.width, stream.height, stream.pix_fmt = 48, 48, "yuv420p"
+    frame = av.VideoFrame.from_ndarray(np.zeros((48, 48, 3), np.uint8), format="rgb24")
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+  data = bytearray((tmp_path / "a.mp4").read_bytes())
+  at = data.index(b"pasp") + 4
+  data[at : at + 8] = (2**28).to_bytes(4) + (1).to_bytes(4)
+  (tmp_path / "a.mp4").write_bytes(data)
+  with pytest.raises(video_lib.BrokenClip, match="has 1 frames of .* beyond what a clip has"):
+    video_lib.read_all(tmp_path / "a.mp4")
+
+
 def test_what_is_no_regular_file_ends_at_once(tmp_path):
   os.mkfifo(tmp_path / "pipe.mp4")
   (tmp_path / "folder.mp4").mkdir()
