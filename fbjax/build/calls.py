@@ -3,6 +3,7 @@
 import functools
 import inspect
 import numbers
+import os
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ KINDS = {
   float: "a number",
   bool: "True or False",
   str: "a text",
+  os.PathLike: "a path",
   Mapping: "a group of keys",
   dict: "a group of keys",
   type(None): "None",

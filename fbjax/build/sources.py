@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fbjax import errors
+from fbjax import checks, errors
 from fbjax.build import calls
 from fbjax.data import folder, mixture, sources, synthetic, table, tfds_clips, webdataset
 
@@ -32,6 +32,15 @@ def mix(
     weights[name] = part.get("weight", 1.0)
     source = calls.choose(SOURCES, own.get("name"), f"{key}.name")
     takes = inspect.signature(source).parameters
+    sizes = [
+      checks.pair(f"config.{name}.size", value, "height and width")
+      for name, value in (("data", size), (key, own.get("size", size)))
+    ]
+    if own.get("frames", frames) != frames or sizes[0] != sizes[1]:
+      raise errors.UserError(
+        f"config.{key} has clips of another length or size than config.data.frames={frames!r} and .size={size!r}, "
+        "and those of a batch are alike: leave frames and size out of it"
+      )
     own = {k: v for k, v in given.items() if k in takes} | own
     try:
       made[name] = calls.make(SOURCES, own, key, split=split)

@@ -51,7 +51,8 @@ def write(path: pathlib.Path, data: bytes) -> None:
     with places.written(os.fspath(path)) as part:
       part.write_bytes(data)
   except OSError as error:
-    _tell(os.fspath(folder()), error.strerror or str(error))
+    with _lock:  # or several threads tell it
+      _tell(os.fspath(folder()), error.strerror or str(error))
 
 
 def clip(key: str, size: int, fetch: Callable[[], bytes]) -> bytes:
@@ -117,9 +118,9 @@ def mirror(
     UserError: when the disk has no room for all of them.
   """
   home = file("caches", key)
-  home.mkdir(parents=True, exist_ok=True)
-  there = {path.name: path.stat().st_size for path in home.iterdir()}
-  wanted = {name: size for name, size in sizes.items() if there.get(name) != size}
+  with errors.of_the_disk(f"cannot write {home}", lambda: "set FBJAX_CACHE to another folder"):
+    home.mkdir(parents=True, exist_ok=True)
+  wanted = {name: size for name, size in sizes.items() if _size(home / name) != size}
   needed, room = sum(wanted.values()), int(shutil.disk_usage(home).free * FILLED)
   if needed > room:
     raise errors.UserError(
@@ -143,6 +144,13 @@ def mirror(
         told = time.monotonic()
         logger.info("%s: fetched %.1f of %.1f GB.", origin, done / 1e9, needed / 1e9)
   return home
+
+
+def _size(path: pathlib.Path) -> int | None:
+  try:
+    return path.stat().st_size
+  except FileNotFoundError:
+    return None
 
 
 @functools.cache

@@ -86,8 +86,11 @@ def opened(path: Path, data: bytes | io.BufferedIOBase | None = None) -> Iterato
   Raises Unplayable also for frames of more than `MAX_PIXELS`, before one is decoded.
   """
   with _content(path, data) as file:
-    head, size = file.read(8), file.seek(0, os.SEEK_END)
-    file.seek(0)
+    try:
+      head, size = file.read(8), file.seek(0, os.SEEK_END)
+      file.seek(0)
+    except OSError as e:
+      raise Unplayable(f"cannot be read: {e.strerror or e}") from None
     if not size and data is None:
       raise Unplayable("is empty")
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "fd"}

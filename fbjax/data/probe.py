@@ -42,8 +42,8 @@ def shape(name: video_lib.Path, file: io.BufferedIOBase) -> Shape:
     raise video_lib.BrokenClip(f"{name} cannot be read: {e.strerror or e}.") from None
   except video_lib.BrokenData as e:  # of a network
     raise video_lib.BrokenClip(str(e)) from None
-  frames, height, width = found
-  return (frames, width, height) if turned else found
+  frames, height, width = (min(x, np.iinfo(np.int32).max) for x in found)
+  return (frames, width, height) if turned else (frames, height, width)
 
 
 def shapes(

@@ -65,7 +65,7 @@ def column(table: objects.Place, header: Sequence[str], names: Sequence[str]) ->
 
 def _class(table: objects.Place, file: str, label: str) -> int:
   """The number of a class; -1 without one."""
-  if not label or label.isdecimal():
+  if not label or (label.isdecimal() and len(label) < 10):  # of 32 bits
     return int(label or -1)
   raise video_lib.BrokenData(
     f"{table}: the {LABEL_COLUMN} of {file} is {label!r}; expected the number of a class. Give the column another "

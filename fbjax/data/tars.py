@@ -21,7 +21,7 @@ from fbjax.data import video as video_lib
 
 CAPTIONS = ("caption", "text", "prompt")  # keys of a sample's json, the first that is there
 MOST_CAPTION = 1 << 24  # bytes of a json or txt; what is longer is something else
-FORMAT = 1  # of an index that is kept
+FORMAT = 2  # of an index that is kept
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -39,11 +39,13 @@ class Index(NamedTuple):
 
   left_out: by reason, how many members were left out, and the name of the first.
   fault: how the tar itself is damaged, to follow its name in a sentence; "" if it is not.
+  others: videos that are left out, as those without a caption, which a table may name all the same.
   """
 
   clips: list[Member]
   left_out: dict[str, tuple[int, str]]
   fault: str
+  others: list[Member]
 
 
 def index(place: objects.Place) -> Index:
@@ -114,8 +116,11 @@ class _Inside(io.RawIOBase):
 
 
 def find(place: objects.Place, name: str) -> Member:
-  """A clip of a tar by its name; BrokenClip where it has none."""
-  member = _index(place, _version(place))[1].get(name)
+  """A clip of a tar by its name; BrokenClip where it has none, or is none itself."""
+  try:
+    member = _index(place, _version(place))[1].get(name)
+  except video_lib.BrokenData as error:
+    raise video_lib.BrokenClip(str(error)) from None
   if member is None:
     raise video_lib.BrokenClip(f"{place} has no clip {name}.")
   return member
@@ -146,16 +151,17 @@ def _index(place: objects.Place, version: str) -> tuple[Index, Mapping[str, Memb
   if found is None:
     found = _made(place)
     kept.write(path, json.dumps([FORMAT, version, *found]).encode())
-  return found, {member.name: member for member in found.clips}
+  return found, {member.name: member for member in (*found.clips, *found.others)}
 
 
 def _kept(path: pathlib.Path, version: str) -> Index | None:
   try:
-    form, made_of, clips, left_out, fault = json.loads(path.read_bytes())
+    form, made_of, clips, left_out, fault, others = json.loads(path.read_bytes())
     if (form, made_of) != (FORMAT, version):
       return None
     left_out = {reason: (int(count), str(name)) for reason, (count, name) in left_out.items()}
-    return Index([Member(*clip) for clip in clips], left_out, fault)
+    clips, others = ([Member(*member) for member in of] for of in (clips, others))
+    return Index(clips, left_out, fault, others)
   except (OSError, ValueError, TypeError, AttributeError):
     return None  # It is not there, of another form, or damaged: made anew.
 
@@ -188,7 +194,7 @@ def scan(place: objects.Place, file: io.BufferedIOBase, size: int) -> Index:
   left_out = _LeftOut()
   samples: dict[str, dict[str, tuple[str, int, int]]] = {}
   captions: dict[str, dict[str, bytes]] = collections.defaultdict(dict)
-  fault = ""
+  others: list[Member] = []
   members = _Members(file, size)
   for member in members:
     name = member.name.removeprefix("./")
@@ -208,22 +214,25 @@ def scan(place: objects.Place, file: io.BufferedIOBase, size: int) -> Index:
       samples.setdefault(key, {})[extension] = (name, member.offset_data, member.size)
     elif extension.endswith(video_lib.EXTENSIONS):
       left_out.add("videos with a dot in their name, at which WebDataset's key ends", name)
+      others.append(Member(name, member.offset_data, member.size, ""))
     elif extension in (".json", ".txt") and member.size <= MOST_CAPTION:
       file.seek(member.offset_data)
       captions[key][extension] = file.read(member.size)
   fault = members.fault
   clips = []
   for key, videos in samples.items():
-    name, offset, length = videos[min(videos, key=video_lib.EXTENSIONS.index)]
+    name, offset, length = videos.pop(min(videos, key=video_lib.EXTENSIONS.index))
+    others += [Member(*video, "") for video in videos.values()]
     found, why = _caption(captions[key])
     if why:
       left_out.add(why, name)
+      others.append(Member(name, offset, length, ""))
     else:
       clips.append(Member(name, offset, length, found))
   for key in captions.keys() - samples.keys() if not fault else ():
     if captions[key]:
       left_out.add("samples without a video", key)
-  return Index(clips, dict(left_out.found), fault)
+  return Index(clips, dict(left_out.found), fault, others)
 
 
 class _LeftOut:

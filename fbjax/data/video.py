@@ -66,7 +66,7 @@ def choose_frames(
   stride = int(rng.integers(strides[0], strides[1] + 1))
   if frames > 1:
     stride = min(stride, (count - 1) // (frames - 1))
-  if stride < 1:
+  if count < frames:
     raise BrokenClip(f"has {count} frames, fewer than the {frames} of a clip")
   return int(rng.integers(count - stride * (frames - 1))), stride
 
@@ -157,11 +157,10 @@ def read_all(path: Path) -> UInt8[np.ndarray, "t h w 3"]:
   with _named(path):
     for picture in playback.from_start(path, None, range(checks.MAX_CLIP_PIXELS)):
       height, width = picture.image.shape[0], round(picture.image.shape[1] * picture.aspect)
+      count = len(images) + 1
+      if count * height * width > checks.MAX_CLIP_PIXELS:
+        raise BrokenClip(f"has {count} frames of {width}x{height} or more, beyond what a clip has")
       images.append(resize_crop(picture.image, (height, width), picture.aspect))
-      if len(images) * height * width > checks.MAX_CLIP_PIXELS:
-        raise BrokenClip(
-          f"has {len(images)} frames of {width}x{height} or more, beyond what a clip has"
-        )
     if not images:
       raise BrokenClip("has no frames")
   return np.stack(images)
@@ -335,8 +334,3 @@ def write_gif(path: Path, video: UInt8[np.ndarray, "t h w 3"], fps: float = 8) -
       duration=np.diff(ends).astype(int).tolist(),
       loop=0,
     )
-
-
-def pair(value: int | Sequence[int]) -> tuple[int, int]:
-  """A size or a range given as one number or two."""
-  return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))

@@ -45,8 +45,8 @@ class WebDataset(sources.Videos):
       if split == "val":
         root, names = held_out, others
       else:
-        held = {os.fspath(held_out / name) for name in others}
-        names = [name for name in names if os.fspath(root / name) not in held]
+        held = {_real(held_out / name) for name in others}
+        names = [name for name in names if _real(root / name) not in held]
     elif split == "val":
       logger.warning("config.data.val names no tars: nothing is held out.")
     if not names:
@@ -113,6 +113,11 @@ def _split(path: str) -> tuple[str, str, str]:
   first = next((i for i, part in enumerate(parts) if _PATTERN.search(part)), len(parts))
   folder = "/".join(parts[:first]) or ("/" if rest.startswith("/") else "." if not mark else "")
   return kind + mark, folder, "/".join(parts[first:])
+
+
+def _real(tar: objects.Place) -> str:
+  """The same for all ways to name a tar: by a relative path, an absolute one, or a link."""
+  return str(tar) if isinstance(tar, objects.Address) else os.path.realpath(tar)
 
 
 def _below(root: objects.Place) -> list[str]:

@@ -285,7 +285,7 @@ def write(
   }
   batches = pipeline.stream(grain.MapDataset.source(reads), **loader)
   made = records(split, batches, rows, frozen, mesh)
-  made = telling(name, made, [len(batch) for batch in rows], split.windows)
+  made = telling(name, made, [len(batch) for batch in rows], split)
   try:
     for file, clips in missing.items():
       records_lib.write(file, itertools.islice(made, len(clips) * split.windows))
@@ -363,7 +363,7 @@ def unpacked(
 
 
 def telling(
-  name: str, made: Iterator[records_lib.Record], batches: Sequence[int], windows: int
+  name: str, made: Iterator[records_lib.Record], batches: Sequence[int], split: Split
 ) -> Iterator[records_lib.Record]:
   """Passes records through, and logs progress now and then: clips, clips/s and ETA.
 
@@ -373,20 +373,22 @@ def telling(
     name: of the split.
     made: records, which come a batch at a time.
     batches: the sizes of these.
-    windows: records of a clip.
+    split: itself, of which these may be a part.
 
   Raises:
-    BrokenData: when none of them is of a clip that could be read.
+    BrokenData: when these are all of the split, and none is of a clip that could be read.
   """
+  windows = split.windows
   first, count = batches[0], sum(batches)
   ends = set(itertools.accumulate(batches))
   last = time.monotonic()
   began, broken = 0.0, 0
   for done, record in enumerate(made, 1):
     broken += "error" in record.about
-    if done == count == broken:
+    if done == broken == split.clips * windows:
       raise video_lib.BrokenData(
-        f"none of the clips of {name} can be read; the last: {record.about['error']}"
+        f"none of the clips of {name} can be read; the last: {record.about['error']} Take another "
+        "--out when they can be"
       )
     now = time.monotonic()
     if done == first:

@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import PIL.Image
 
 from fbjax import build, errors, markup, places, tracker
 from fbjax.data import health, sources, storage, text, tfds_clips
@@ -66,7 +65,7 @@ def doctor(config: dict[str, Any], out: str | None, workdir: str | None = None) 
   places.check_writable(out)
   least = config["data"].get("frames", 16)
   report: dict[str, Any] = {"data": dict(config["data"]), "splits": {}}
-  pictures: list[tuple[str, str, np.ndarray | None]] = []
+  pictures: list[tuple[str, str, bytes | None]] = []
   with noting() as listed:
     made = {split: build.make_source(config, split) for split in SPLITS}
   # A source that holds nothing out is made twice.
@@ -83,13 +82,20 @@ def doctor(config: dict[str, Any], out: str | None, workdir: str | None = None) 
       continue
     findings = look_at_all(source, least, config["loader"].get("threads", 4))
     faults = collect(findings)
+    # They may be read from a folder, and not from the table that is written here.
+    if unnamed := [x.file for x in findings if text.clean(x.file) != x.file]:
+      faults["name"] = dict.fromkeys(unnamed, "has a name that is not UTF-8, as a table needs it")
     sick = {file for of in faults.values() for file in of}
     healthy = [finding for finding in findings if finding.file not in sick]
-    rows = [
-      (storage.relative(source.root / x.file, home), text.clean(x.caption), x.label)
-      for x in healthy
-    ]
-    write_manifest(f"{out}/clean/{split}.csv", rows)
+    rows = {
+      storage.relative(source.root / x.file, home): (text.clean(x.caption), x.label)
+      for x in reversed(healthy)
+    }
+    if more := len(healthy) - len(rows):
+      logger.warning(
+        "%s: a table names a file once: %d more captions of files are left out.", split, more
+      )
+    write_manifest(f"{out}/clean/{split}.csv", [(file, *rows[file]) for file in reversed(rows)])
     report["splits"][split] = {
       "clips": len(findings),
       "healthy": len(healthy),
@@ -161,21 +167,29 @@ def look_at_all(source: sources.Videos, least: int, threads: int) -> list[Findin
 
 
 def collect(findings: Sequence[Finding]) -> dict[str, dict[str, str]]:
-  """What is wrong: {fault: {file: explanation}}."""
+  """What is wrong: {fault: {file: explanation}}.
+
+  A duplicate is of a file that is healthy itself, so that one of them stays.
+  """
   faults: dict[str, dict[str, str]] = collections.defaultdict(dict)
   for finding in findings:
     for fault, told in finding.look.faults.items():
       faults[fault][finding.file] = told
     if told := health.of_caption(finding.caption):
       faults["caption"][finding.file] = f"the caption {told}"
-  for second, first in health.duplicates([finding.look for finding in findings]).items():
-    faults["duplicate"][findings[second].file] = f"shows what {findings[first].file} shows"
+  sick = {file for of in faults.values() for file in of}
+  # A file may be listed several times, with other captions.
+  named = {finding.file: finding.look for finding in findings if finding.file not in sick}
+  files = list(named)
+  for second, first in health.duplicates(list(named.values())).items():
+    faults["duplicate"][files[second]] = f"shows what {files[first]} shows"
   return {fault: dict(sorted(faults[fault].items())) for fault in sorted(faults)}
 
 
 def speed(source: sources.Videos, healthy: Sequence[str]) -> dict[str, float]:
   """Clips/s that one reader decodes and crops as a training does; empty without healthy clips."""
-  rows = [i for i, entry in enumerate(source.entries) if entry.file in set(healthy)][:TIMED]
+  known = set(healthy)
+  rows = [i for i, entry in enumerate(source.entries) if entry.file in known][:TIMED]
   if not rows:
     return {}
   began = time.perf_counter()
@@ -211,7 +225,8 @@ def write_manifest(file: str, healthy: Sequence[tuple[str, str, int]]) -> None:
   """A csv of files, captions and the numbers of classes, where there are any, that the source `table` reads."""
   columns = 3 if any(label >= 0 for *_, label in healthy) else 2
   rows = io.StringIO()
-  lines = [("file", "caption", "label"), *healthy]
+  lines = [("file", "caption", "label")]
+  lines += [(file, caption, label if label >= 0 else "") for file, caption, label in healthy]
   csv.writer(rows, lineterminator="\n").writerows(line[:columns] for line in lines)
   places.write_text(file, rows.getvalue())
 
@@ -223,7 +238,7 @@ figcaption { color: var(--ink); }
 """
 
 
-def page(report: Mapping[str, Any], pictures: Sequence[tuple[str, str, np.ndarray | None]]) -> str:
+def page(report: Mapping[str, Any], pictures: Sequence[tuple[str, str, bytes | None]]) -> str:
   """The report as one HTML file that needs no other."""
   title = "The health of the data"
   rows = []
@@ -241,11 +256,9 @@ def page(report: Mapping[str, Any], pictures: Sequence[tuple[str, str, np.ndarra
   return markup.page(title, *body, style=STYLE)
 
 
-def figure(fault: str, told: str, picture: np.ndarray | None) -> markup.Html:
+def figure(fault: str, told: str, picture: bytes | None) -> markup.Html:
   """A clip with what is wrong of it."""
   inside = [tag("figcaption", tag("b", fault), tag("br"), told)]
   if picture is not None:
-    file = io.BytesIO()
-    PIL.Image.fromarray(picture).save(file, "JPEG", quality=80)
-    inside.insert(0, markup.picture(file.getvalue(), "jpeg"))
+    inside.insert(0, markup.picture(picture, "jpeg"))
   return tag("figure", *inside)

@@ -1,6 +1,10 @@
 """Each fault planted in a clip, and clips that only look like it."""
 
+import io
+
+import av
 import numpy as np
+import PIL.Image
 import pytest
 
 from fbjax.data import health, video
@@ -32,7 +36,8 @@ def faults(path, least=16):
 def test_a_healthy_clip_has_no_fault(tmp_path):
   found = health.look(written(tmp_path, scene()), 16)
   assert not found.faults and found.frames == 24 and found.small.shape == (8, 32, 32)
-  assert found.picture.shape == (96, 160, 3)
+  assert PIL.Image.open(io.BytesIO(found.picture)).size == (160, 96)
+  assert len(found.picture) < 96 * 160 * 3 / 3  # the doctor holds those of all clips
 
 
 @pytest.mark.parametrize("bar", [8, 16])
@@ -69,6 +74,20 @@ def test_a_cut_is_told_by_its_frame_and_fast_motion_is_none(tmp_path):
   assert not faults(written(tmp_path, pan))
 
 
+def test_a_width_may_change_on_the_way(tmp_path):
+  file = tmp_path / "a.ts"
+  for width in (160, 320):
+    with av.open(str(tmp_path / "part.ts"), "w") as container:
+      stream = container.add_stream("libx264", rate=25)
+      stream.height, stream.width, stream.pix_fmt = 96, width, "yuv420p"
+      for frame in scene(width=width):
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+      container.mux(stream.encode())
+    with file.open("ab") as whole:
+      whole.write((tmp_path / "part.ts").read_bytes())
+  assert health.look(file, 16).frames == 48
+
+
 def test_files_that_are_not_whole(tmp_path):
   whole = written(tmp_path, scene(frames=96), "whole.mp4").read_bytes()
   for name, content, fault in (
@@ -94,6 +113,17 @@ def test_a_clip_that_was_encoded_anew_is_a_duplicate_and_a_neighbour_is_none(tmp
   ]
   looks = [health.look(file, 16) for file in files]
   assert health.duplicates(looks) == {3: 0, 4: 0}
+
+
+def test_of_many_clips_of_one_length_and_brightness_few_are_compared_in_full(monkeypatch):
+  small = np.random.default_rng(0).integers(0, 2, (200, 8, 2, 2)) * 60 + 60
+  small[:, :, 1] = 180 - small[:, :, 0]
+  small = small.astype(np.uint8).repeat(16, 2).repeat(16, 3)
+  looks = [health.Look({}, 16, None, x, 0.0) for x in (*small, small[7])]
+  compared, alike = [], health._alike
+  monkeypatch.setattr(health, "_alike", lambda a, b: compared.append(a) or alike(a, b))
+  assert health.duplicates(looks) == {200: 7} and len(compared) == 1
+  assert health.duplicates([]) == {}
 
 
 @pytest.mark.parametrize(

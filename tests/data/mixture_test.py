@@ -96,7 +96,7 @@ def test_what_cannot_be_mixed_is_told():
 def test_a_config_mixes_sources_and_its_mistakes_are_told_by_their_part(tmp_path):
   for i in range(3):
     video_lib.write_mp4(tmp_path / f"cat {i}.mp4", np.full((6, 16, 16, 3), 90, np.uint8))
-  mine = {"name": "folder", "path": str(tmp_path), "strides": 2, "weight": 3}
+  mine = {"name": "folder", "path": str(tmp_path), "strides": 2, "weight": 3, "size": (16, 16)}
   parts = {"mine": mine, "shapes": {"name": "synthetic", "clips": 1}}
   config = toy.config() | {"data": {"name": "mixture", "parts": parts, "frames": 3, "size": 16}}
   build.check(config)
@@ -111,6 +111,8 @@ def test_a_config_mixes_sources_and_its_mistakes_are_told_by_their_part(tmp_path
     ({"mine": mine | {"name": "x"}}, "config.data.parts.mine.name is 'x'; expected one of"),
     ({"mine": mine | {"fold": 1}}, "config.data.parts.mine has no key 'fold'"),
     ({"mine": mine | {"weight": -1}}, "config.data.parts.mine.weight is -1"),
+    ({"mine": mine | {"size": 24}}, "config.data.parts.mine has clips of another .*leave frames"),
+    ({"mine": mine | {"frames": 2}}, "config.data.parts.mine has clips of another length"),
     ({"mine": mine | {"path": "nowhere"}}, "nowhere; set config.data.parts.mine.path to"),
   ):
     broken = config | {"data": config["data"] | {"parts": parts | change}}

@@ -1,5 +1,6 @@
 """Data that is not on this machine, read by fsspec: in memory, by file://, over a bad network."""
 
+import concurrent.futures
 import os
 import pickle
 import time
@@ -11,6 +12,7 @@ import pytest
 from data import clips
 from fsspec.implementations import memory
 
+from fbjax import errors
 from fbjax.data import folder as folders
 from fbjax.data import kept, objects, sources, table, tfds_clips, webdataset
 from fbjax.data import tars as tars_lib
@@ -230,6 +232,29 @@ def test_a_disk_that_cannot_be_written_keeps_nothing(flaky, monkeypatch):
   source = folders.Folder("flaky://set", **SIZES)
   assert [level(source, 0) for _ in range(3)] == [20] * 3
   assert flaky.asked.count("/set/a.mp4") == 3
+
+
+def test_a_disk_that_cannot_be_written_is_told_once_by_many_threads(monkeypatch):
+  monkeypatch.setenv("FBJAX_CACHE", "/proc/nowhere")
+  kept._tell.cache_clear()
+  told = []
+  monkeypatch.setattr(kept.logger, "warning", lambda *words: time.sleep(0.05) or told.append(words))
+  with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    list(pool.map(lambda i: kept.write(kept.file("tars", str(i)), b""), range(8)))
+  assert len(told) == 1
+
+
+def test_several_processes_mirror_into_one_folder_and_a_disk_that_cannot_be_written_is_told(
+  cache, monkeypatch
+):
+  bring = lambda name, file: file.write_bytes(name.encode())  # noqa: E731
+  home = kept.mirror("gs://mine", "key", {"a": 1}, bring)
+  (home / ".b.partial").symlink_to("gone")  # one that another process has moved meanwhile
+  assert kept.mirror("gs://mine", "key", {"a": 1, "b": 1}, bring) == home
+  assert [(home / name).read_text() for name in "ab"] == ["a", "b"]
+  monkeypatch.setenv("FBJAX_CACHE", "/proc/nowhere")
+  with pytest.raises(errors.UserError, match="cannot write .*set FBJAX_CACHE to another folder"):
+    kept.mirror("gs://mine", "key", {"a": 1}, bring)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import fractions
 import io
+import struct
 
 import av
 import fsspec
@@ -53,6 +54,15 @@ def test_a_shape_is_that_of_the_frames_that_are_shown(tmp_path, name, options, e
   shown = list(playback.from_start(tmp_path / name, None, range(20)))
   height, width = shown[0].image.shape[:2]
   assert (len(shown), height, round(width * shown[0].aspect)) == expected
+
+
+def test_a_length_that_no_video_has_is_the_longest_that_is_kept(tmp_path):
+  write(tmp_path / "a.mkv")
+  data = bytearray((tmp_path / "a.mkv").read_bytes())
+  at = data.index(b"\x44\x89\x88") + 3  # its duration, in milliseconds
+  data[at : at + 8] = struct.pack(">d", 1e15)
+  look = lambda index: probe.shape("a.mkv", io.BytesIO(data))  # noqa: E731
+  assert probe.shapes(1, "long", look, buckets.Hosts()).tolist() == [[2**31 - 1, 32, 48]]
 
 
 def test_no_frame_is_decoded(tmp_path, monkeypatch):

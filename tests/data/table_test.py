@@ -48,12 +48,40 @@ def test_a_table_of_another_form_ends_in_one_sentence(text, words, tmp_path):
     tables.Table(tmp_path / "clips.csv")
 
 
+def test_a_table_names_videos_of_tars_that_have_no_captions(tmp_path):
+  names = {"cat.mp4": 20, "a.dog.mp4": 60, "two.mp4": 100, "two.webm": 140}
+  clips.write_tar(tmp_path / "0.tar", [(name, clips.encoded(x)) for name, x in names.items()])
+  rows = "".join(f"0.tar/{name},words\n" for name in names)
+  (tmp_path / "clips.csv").write_text(f"file,caption\n{rows}")
+  source = tables.Table(tmp_path / "clips.csv", frames=4, size=16, strides=1)
+  for i, level in enumerate(names.values()):
+    clip = source.read(i, np.random.default_rng(0))
+    assert clip.caption == "words" and abs(clip.video.mean() - level) < 3
+
+
+def test_a_tar_that_is_not_there_is_a_broken_clip_whatever_is_asked_of_it(tmp_path):
+  (tmp_path / "clips.csv").write_text("file,caption\ngone.tar/cat.mp4,a cat\n")
+  source = tables.Table(tmp_path / "clips.csv")
+  for ask in (source.content, source.file_size, source.shape):
+    with pytest.raises(video_lib.BrokenClip, match=r"no file .*gone.tar"):
+      ask(0)
+
+
 def test_a_table_may_have_classes(tmp_path):
   (tmp_path / "clips.csv").write_text("file,caption,label\na.mp4,a cat,3\nb.mp4,a dog,\n")
   assert [entry.label for entry in tables.Table(tmp_path / "clips.csv").entries] == [3, -1]
-  (tmp_path / "clips.csv").write_text("file,caption,label\na.mp4,a cat,feline\n")
-  with pytest.raises(video_lib.BrokenData, match="label of a.mp4 is 'feline'; expected the number"):
-    tables.Table(tmp_path / "clips.csv")
+  for label in ("feline", "9999999999"):
+    (tmp_path / "clips.csv").write_text(f"file,caption,label\na.mp4,a cat,{label}\n")
+    words = f"label of a.mp4 is '{label}'; expected the number"
+    with pytest.raises(video_lib.BrokenData, match=words):
+      tables.Table(tmp_path / "clips.csv")
+
+
+@pytest.mark.parametrize("name", ["table", "folder", "webdataset"])
+@pytest.mark.parametrize("path", [None, 5, ("a", "b")])
+def test_what_is_no_path_is_told_with_its_key(name, path):
+  with pytest.raises(errors.UserError, match=r"config.data.path is .*; expected a text or a path"):
+    build.make_source({"data": {"name": name, "path": path}}, "train")
 
 
 def test_a_table_does_not_lead_out_of_its_folder(tmp_path):

@@ -354,6 +354,8 @@ def test_the_stride_shrinks_to_what_a_short_video_has_room_for():
   # What does not fit counts for the longest stride that does.
   assert 0.4 < np.mean(np.array(strides) == 4) < 0.6
   assert video_lib.choose_frames(5, 1, (1, 6), rng)[0] in range(5)
+  with pytest.raises(video_lib.BrokenClip, match="has 0 frames, fewer than the 1 of a clip"):
+    video_lib.choose_frames(0, 1, (1, 6), rng)
 
 
 @pytest.mark.parametrize(
@@ -499,6 +501,22 @@ def test_pixels_that_are_not_square_are_shown_as_wide_as_they_are(tmp_path, matr
     scale = max(np.divide(size, (96, 192) if matrix[0] else (192, 96)))
     expected = np.minimum(80 * scale, size[::-1])
     np.testing.assert_allclose((shown.any(0).sum(), shown.any(1).sum()), expected, atol=3)
+
+
+def test_all_of_a_clip_is_not_made_where_its_pixels_are_too_wide(tmp_path):
+  with av.open(str(tmp_path / "a.mp4"), "w") as container:
+    stream = container.add_stream("libx264", rate=25)
+    stream.codec_context.sample_aspect_ratio = fractions.Fraction(2, 1)
+    stream.width, stream.height, stream.pix_fmt = 48, 48, "yuv420p"
+    frame = av.VideoFrame.from_ndarray(np.zeros((48, 48, 3), np.uint8), format="rgb24")
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+  data = bytearray((tmp_path / "a.mp4").read_bytes())
+  at = data.index(b"pasp") + 4
+  data[at : at + 8] = (2**28).to_bytes(4) + (1).to_bytes(4)
+  (tmp_path / "a.mp4").write_bytes(data)
+  with pytest.raises(video_lib.BrokenClip, match="has 1 frames of .* beyond what a clip has"):
+    video_lib.read_all(tmp_path / "a.mp4")
 
 
 def test_what_is_no_regular_file_ends_at_once(tmp_path):
@@ -869,6 +887,12 @@ def test_a_picture_of_floats_of_another_scale_is_refused(tmp_path):
     video_lib.BrokenData, match="a.tiff .* floats from 4000 to 4000; expected 0 to 1"
   ):
     video_lib.read_image(tmp_path / "a.tiff")
+
+
+def test_a_file_that_the_disk_does_not_give_is_a_broken_clip(tmp_path):
+  (tmp_path / "a.mp4").symlink_to("/proc/self/mem")  # regular; its first byte is an I/O error
+  with pytest.raises(video_lib.BrokenClip, match=r"a\.mp4 cannot be read: Input/output error"):
+    read(tmp_path / "a.mp4")
 
 
 def test_a_pipe_is_no_image(tmp_path):

@@ -96,6 +96,14 @@ def test_a_path_is_a_folder_a_tar_or_a_pattern(shards, path, val, train, held_ou
     assert sorted(tars_of) == wanted
 
 
+def test_what_is_held_out_is_so_however_its_path_is_spelt(shards, monkeypatch, tmp_path):
+  monkeypatch.chdir(shards)
+  (tmp_path / "link").symlink_to(shards)
+  for val in ("val", f"../{shards.name}/val/*.tar", tmp_path / "link" / "val"):
+    source = webdataset.WebDataset(shards, "train", val=str(val))
+    assert not any("val/" in name for name in clips.listed(source))
+
+
 def test_braces_are_expanded_as_a_shell_does():
   assert list(webdataset._expanded("a{08..10}{x,y}")) == [
     *("a08x", "a08y", "a09x", "a09y", "a10x", "a10y")

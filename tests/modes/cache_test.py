@@ -199,15 +199,27 @@ def test_the_rate_that_is_told_is_without_the_compilation(monkeypatch, caplog):
 
   caplog.set_level(logging.INFO, "fbjax")
   batches = [8, 8, 8, 8, 4]
-  assert len(list(cache.telling("train", made(batches), batches, 2))) == 36
+  assert len(list(cache.telling("train", made(batches), batches, split(18, 2)))) == 36
   assert caplog.messages == [
     "train: 4/18 clips",
     "train: 16/18 clips  1 clips/s  ETA 2s",
     "train: 18/18 clips  0.875 clips/s  ETA 0s",
   ]
   caplog.clear()
-  assert list(cache.telling("val", made([3]), [3], 1))
+  assert list(cache.telling("val", made([3]), [3], split(3, 1)))
   assert caplog.messages == ["val: 3/3 clips"]
+
+
+def split(clips, windows):
+  return cache.Split(None, clips, windows, 0, lambda frozen, batch: ({}, None))
+
+
+def test_a_part_of_the_clips_may_all_be_broken_and_the_whole_may_not():
+  """A part such as the last shard, which another process has, or a killed run has left."""
+  broken = [records.Record({}, {"error": "a.mp4 is empty."})] * 2
+  assert list(cache.telling("train", iter(broken), [2], split(3, 1))) == broken
+  with pytest.raises(errors.UserError, match="none of the clips of train .* a.mp4 is empty"):
+    list(cache.telling("train", iter(broken), [2], split(2, 1)))
 
 
 def test_a_shard_that_breaks_off_is_told_from_a_whole_one(made, tmp_path):

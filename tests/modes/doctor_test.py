@@ -3,6 +3,7 @@
 import ast
 import json
 import logging
+import os
 import shlex
 
 import numpy as np
@@ -11,7 +12,7 @@ from data.health_test import scene
 
 import toy
 from fbjax import build, errors
-from fbjax.data import video
+from fbjax.data import sources, video
 from fbjax.modes import doctor
 
 
@@ -81,6 +82,41 @@ def test_the_clean_table_keeps_the_classes_and_the_advice_trains_on_it(shared, t
   assert labels(source) == labels(theirs) and len(set(labels(source).values())) > 1
 
 
+def test_one_of_two_that_show_the_same_stays_and_so_does_a_file_with_two_captions(tmp_path):
+  for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+    video.write_mp4(tmp_path / "2M_train" / f"{name}.mp4", scene(seed), fps=8)
+  rows = "videoid,name\na,nan\nb,a cat\nc,a dog\nc,a brown dog\n"
+  for split in ("train", "val"):
+    (tmp_path / f"results_2M_{split}.csv").write_text(rows)
+  (tmp_path / "2M_val").symlink_to("2M_train")
+  found = doctor.doctor(config_of(name="webvid", path=str(tmp_path)), str(tmp_path / "out"))
+  faults = found["splits"]["train"]["faults"]
+  assert faults == {"caption": {"a.mp4": "the caption is 'nan', a placeholder"}}
+  table = (tmp_path / "out/clean/train.csv").read_text()
+  assert table == "file,caption\n2M_train/b.mp4,a cat\n2M_train/c.mp4,a dog\n"
+
+
+def test_a_name_that_no_table_can_hold_is_a_fault(tmp_path):
+  folder = tmp_path / "clips"
+  for i, name in enumerate(["a cat.mp4", os.fsdecode(b"a d\xf6g.mp4")]):
+    video.write_mp4(tmp_path / "made.mp4", scene(i), fps=8)
+    folder.mkdir(exist_ok=True)
+    (tmp_path / "made.mp4").rename(folder / name)
+  found = doctor.doctor(config_of(name="folder", path=str(folder)), str(tmp_path / "out"))
+  assert list(found["splits"]["train"]["faults"]["name"]) == ["a d\udcf6g.mp4"]
+  assert (tmp_path / "out/clean/train.csv").read_text() == "file,caption\na cat.mp4,a cat\n"
+  assert "a d\\udcf6g.mp4" in (tmp_path / "out/report.html").read_text()
+
+
+def test_clips_without_a_class_among_others_stay_so_in_the_clean_table(tmp_path):
+  for i in range(3):
+    video.write_mp4(tmp_path / f"{i}.mp4", scene(i), fps=8)
+  told = "file,caption,label\n0.mp4,a cat,0\n1.mp4,a dog,1\n2.mp4,a cow,\n"
+  (tmp_path / "clips.csv").write_text(told)
+  doctor.doctor(config_of(name="table", path=str(tmp_path / "clips.csv")), str(tmp_path / "out"))
+  assert (tmp_path / "out/clean/train.csv").read_text() == told
+
+
 def test_what_is_left_out_while_listing_is_in_the_report_and_no_healthy_clip_is_told(
   tmp_path, caplog
 ):
@@ -117,6 +153,21 @@ def test_the_real_clips_are_healthy_and_the_broken_ones_are_found(shared, tmp_pa
     "truncated": ["truncated_faststart.mp4"],
     "undecodable": ["audio_only.mp4", "text.mp4", "truncated.mp4", "zero_byte.mp4"],
   }
+
+
+def test_the_time_to_time_reading_grows_with_the_clips_and_no_faster(monkeypatch):
+  class Healthy(list):
+    passes = 0
+
+    def __iter__(self):
+      self.passes += 1
+      return super().__iter__()
+
+  entries = [sources.Entry(f"{i}.mp4", "a cat") for i in range(100)]
+  source = sources.Videos(".", entries)
+  monkeypatch.setattr(source, "read", lambda index, rng: None)
+  healthy = Healthy(entry.file for entry in entries)
+  assert doctor.speed(source, healthy) and healthy.passes == 1
 
 
 def test_what_the_doctor_cannot_look_at_is_told(tmp_path):
