@@ -43,7 +43,10 @@ def trailing_indices(n: int, steps: int = STEPS) -> Int[np.ndarray, "n"]:
 
 
 def uniform_indices(n: int, steps: int = STEPS) -> Int[np.ndarray, "n"]:
-  """DDIM's uniform: 1 up in steps of N // n, reversed (§3.2); n=50 gives 981, 961, ..., 1."""
+  """DDIM's uniform: 1 up in steps of N // n, reversed (§3.2); n=50 gives 981, 961, ..., 1.
+
+  More than n where N // n is rounded down: n=48 gives the 50 of n=50.
+  """
   indices = np.arange(0, steps, steps // n)[::-1] + 1
   if indices[0] >= steps:
     raise ValueError(f"a uniform grid of {n} in {steps} steps leaves the range; use trailing")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fbjax import box, checkpoint, errors, loading, places
+from fbjax import box, checkpoint, errors, loading, places, processes
 from fbjax import pipe as pipes
 from fbjax import workdir as workdir_lib
 from fbjax.data import prompts, video
@@ -71,10 +71,13 @@ def sample(
   check_local(last, "last")
   config = resolve(config, workdir, model)
   pipe = pipes.Pipe(config, workdir, step=step, ema=ema)
-  requests = plan(image, prompt, out, told=pipe.is_told_text, overwrite=overwrite)
+  with processes.together():
+    requests = plan(image, prompt, out, told=pipe.is_told_text, overwrite=overwrite)
+  requests = processes.gather(requests)[0]  # Other hosts may have other clips on their disks.
   prompt = next((request.text for request in requests if request.text), None)
   settings = pipe.settings(prompt=prompt, last=last, **options)
-  frames = [pipes.frame(request.image, settings.size) for request in requests]
+  with processes.together():
+    frames = [pipes.frame(request.image, settings.size) for request in requests]
   clips = pipe.animate(frames, [request.text for request in requests], settings)
   written, lost = [], []
   for request, clip in zip(requests, clips, strict=True):
