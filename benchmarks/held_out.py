@@ -13,7 +13,6 @@ the samples, also in those of the first frame repeated ("still"). On the synthet
 """
 
 import json
-import os
 import pathlib
 import time
 
@@ -23,8 +22,8 @@ import numpy as np
 from absl import app, flags
 
 import fbjax
-from benchmarks import against
-from fbjax import build, digest, pipe, sampling
+from benchmarks import against, kept
+from fbjax import build, pipe, sampling
 from fbjax.data import pipeline, synthetic
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "A trained workdir")
@@ -33,7 +32,6 @@ CLIPS = flags.DEFINE_integer("clips", 64, "Held-out clips")
 GUIDANCE = flags.DEFINE_list("guidance", [], "Guidance to sample with; default: the config's")
 STEPS = flags.DEFINE_list("steps", [], "Evaluations to sample with; default: the config's")
 KEEP = flags.DEFINE_string("keep", "", "Folder for the samples, so that a stopped run goes on")
-BATCH = 32
 
 
 def main(argv: list[str]) -> None:
@@ -46,7 +44,7 @@ def main(argv: list[str]) -> None:
   truth = batch["video"]
   still = np.mean([against.squares(clip[:1], clip).mean() for clip in truth])
   print(f"{len(chosen)} held-out clips; the first frame repeated has an error of {still:.4f}")
-  prior = against.mean_error(samples(net, start(net), inputs), truth)
+  prior = against.mean_error(kept.samples(net, start(net), inputs), truth)
   print(f"prior, decoded: error {prior:.4f} = {prior / still:.2f} of still")
   rows = [{"what": "prior", "error": float(prior), "ratio": float(prior / still)}]
   spec = net.config["sampling"]
@@ -59,7 +57,9 @@ def main(argv: list[str]) -> None:
       options = build.sampling_options(net.config, **asked)
       sample = build.make_sample(net.config, net.system, form, net.mesh, options)
       began = time.perf_counter()
-      videos = samples(net, sample, inputs, KEEP.value and f"{KEEP.value}/{name(net, asked)}")
+      videos = kept.samples(
+        net, sample, inputs, KEEP.value and f"{KEEP.value}/{kept.name(net, asked)}"
+      )
       seconds = time.perf_counter() - began
       error = against.mean_error(videos, truth)
       row = asked | {"error": float(error), "ratio": float(error / still), "seconds": seconds}
@@ -69,43 +69,6 @@ def main(argv: list[str]) -> None:
       print(line(row))
   if not MODEL.value:
     (pathlib.Path(WORKDIR.value) / "held_out.json").write_text(json.dumps(rows, indent=2) + "\n")
-
-
-def samples(
-  net: pipe.Pipe, sample: sampling.Sample, inputs: dict[str, np.ndarray], kept: str = ""
-) -> list[np.ndarray]:
-  """The clips, batch by batch; a batch that lies in files that begin with `kept` is not made again."""
-  videos = []
-  for first in range(0, len(inputs["video"]), BATCH):
-    part = {name: x[first : first + BATCH] for name, x in inputs.items()}
-    chosen = range(first, first + len(part["video"]))
-    file = pathlib.Path(f"{kept}_{chosen.start}-{chosen.stop}.npy")
-    if kept and file.exists():
-      videos += list(np.load(file))
-      continue
-    keys = sampling.clip_keys(0, chosen)[None]
-    made = list(sampling.generate(sample, *net.weights, part, keys=keys, batch_size=BATCH))
-    if bad := [i for i, video in zip(chosen, made, strict=True) if video is None]:
-      raise app.UsageError(f"{len(bad)} samples are not finite, that of clip {bad[0]} among them")
-    videos += made
-    if kept:
-      save(file, np.stack(made))
-  return videos
-
-
-def name(net: pipe.Pipe, asked: dict[str, float]) -> str:
-  """What tells samples apart: evaluations, and the digest of all that they are made of."""
-  made_of = [net.config, asked, digest.of_tree(net.weights)]
-  return f"{asked['steps']}_{digest.of_json(made_of)}"
-
-
-def save(file: pathlib.Path, clips: np.ndarray) -> None:
-  """Writes an array, whole or not at all."""
-  file.parent.mkdir(parents=True, exist_ok=True)
-  part = file.with_suffix(".part")
-  with part.open("wb") as out:
-    np.save(out, clips)
-  os.replace(part, file)
 
 
 def start(net: pipe.Pipe) -> sampling.Sample:

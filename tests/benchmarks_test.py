@@ -2,11 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
-from absl.testing import flagsaver
 
-from benchmarks import beside_diffusers, held_out, sizes
-from fbjax import sampling
+import fbjax
+from benchmarks import beside_diffusers, kept, sizes
 
 
 def run(benchmark, tmp_path, *flags):
@@ -47,26 +47,21 @@ def test_networks_are_those_of_diffusers_and_times_side_by_side(tmp_path, capsys
   assert len(capsys.readouterr().out.splitlines()) == len(found["rows"])
 
 
-def test_samples_that_are_kept_are_not_made_again(tmp_path, capsys, monkeypatch):
+def test_samples_that_are_kept_are_not_made_again(tmp_path, monkeypatch):
+  monkeypatch.setattr(kept, "BATCH", 2)
+  net = fbjax.load("zoo/quickstart")
+  inputs = {"video": np.arange(3 * 2 * 3, dtype=np.uint8).reshape(3, 2, 1, 1, 3)}
   sampled = []
-  real = sampling.generate
 
-  def generate(sample, *args, **options):
-    sampled.append(options["keys"].shape[-1])
-    return real(sample, *args, **options)
+  def sample(params, frozen, batch, keys):
+    sampled.append(len(keys))
+    return batch["video"], np.ones(len(keys), bool)
 
-  monkeypatch.setattr(sampling, "generate", generate)
-  monkeypatch.setattr(held_out, "BATCH", 2)
+  def videos(steps):
+    return kept.samples(net, sample, inputs, f"{tmp_path}/{kept.name(net, {'steps': steps})}")
 
-  def told(steps):
-    flags = ("--model=zoo/quickstart", "--clips=3", f"--steps={steps}", f"--keep={tmp_path}")
-    with flagsaver.as_parsed():
-      held_out.flags.FLAGS(["held_out", *flags])
-      held_out.main([])
-    return capsys.readouterr().out
-
-  first = told(1)
-  assert sampled == [2, 1, 2, 1]  # the prior, and the samples
-  (tmp_path / sorted(x.name for x in tmp_path.iterdir())[0]).unlink()
-  assert told(1) == first and sampled[4:] == [2, 1, 2]
-  assert told(2) != first and sampled[7:] == [2, 1, 2, 1]
+  assert np.array_equal(videos(1), inputs["video"]) and sampled == [2, 1]
+  sorted(tmp_path.iterdir())[0].unlink()
+  assert np.array_equal(videos(1), inputs["video"]) and sampled[2:] == [2]
+  videos(2)
+  assert sampled[3:] == [2, 1]

@@ -155,6 +155,14 @@ class Cloud:
       time.sleep(0.05)
     raise AssertionError(f"the runs are {self.states()}, not {states}")
 
+  def wait_for_runs(self, count: int) -> None:
+    """A run has begun when the launcher ends; when its first line is there is the machine's affair."""
+    for _ in range(100):
+      if len(self.runs()) == count:
+        return
+      time.sleep(0.05)
+    raise AssertionError(f"{len(self.runs())} runs were started, not {count}")
+
 
 def dry(command: str, *args: str) -> list[list[str]]:
   """The commands that a dry run prints, as a shell that they are pasted into understands them."""
@@ -313,7 +321,7 @@ def test_the_steps_by_hand(cloud):
   for command in ("run", "setup"):
     twice = cloud.launch(command, *FLAGS)
     assert twice.returncode == 1 and "error: fbjax already runs on demo" in twice.stderr
-  assert len(cloud.runs()) == 2
+  cloud.wait_for_runs(2)
   assert "running" in cloud.states()
   cloud.ok("stop")
   cloud.wait_for("exit0 stopped")  # the second worker has slept its time
