@@ -3,7 +3,8 @@
 Trains    `text` first, a small UNet of VideoCrafter's blocks that makes moving shapes of captions alone; the
           others go on from it, with the first frame beside their input.
 Costs     half an hour of one CPU core for `text`, fifteen minutes for each of the others.
-Expect    see docs/evidence.md.
+Expect    no figures yet: after 2,000 steps `text` paints the colours of its caption, in noise; of noise in
+          place of v, nothing but noise.
 Deviates  from `webvid_saf` in all sizes, on 4x4 pixels, and the pretrained network predicts v; the schedules
           are the published ones.
 
