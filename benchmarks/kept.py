@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from fbjax import digest, pipe, sampling
+from fbjax import digest, pipe, places, sampling
 
 BATCH = 32
 
@@ -28,7 +28,8 @@ def samples(
       raise SystemExit(f"{len(bad)} samples are not finite, that of clip {bad[0]} among them")
     videos += made
     if begins:
-      save(file, np.stack(made))
+      with places.written(os.fspath(file)) as aside:
+        np.save(aside, np.stack(made))
   return videos
 
 
@@ -36,12 +37,3 @@ def name(net: pipe.Pipe, asked: dict[str, float]) -> str:
   """What tells samples apart: evaluations, and the digest of all that they are made of."""
   made_of = [net.config, asked, digest.of_tree(net.weights)]
   return f"{asked['steps']}_{digest.of_json(made_of)}"
-
-
-def save(file: pathlib.Path, clips: np.ndarray) -> None:
-  """Writes an array, whole or not at all."""
-  file.parent.mkdir(parents=True, exist_ok=True)
-  part = file.with_suffix(".part")
-  with part.open("wb") as out:
-    np.save(out, clips)
-  os.replace(part, file)

@@ -1,6 +1,6 @@
 """SNR-aligned fine-tuning: a text-to-video diffusion becomes an image-to-video network in four ways.
 
-Trains    `text` first, a small UNet of VideoCrafter's blocks that makes moving shapes of captions alone; the
+Trains    `text` first, a small UNet of VideoCrafter's blocks that is told captions alone; the
           others go on from it, with the first frame beside their input.
 Costs     half an hour of one CPU core for `text`, fifteen minutes for each of the others.
 Expect    no figures yet: after 2,000 steps `text` paints the colours of its caption, in noise; of noise in

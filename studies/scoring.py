@@ -15,7 +15,6 @@ repeated, `agree` is the share of clips that go where the caption says (`benchma
 
 import functools
 import json
-import os
 import pathlib
 import time
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ import numpy as np
 from absl import logging
 
 from benchmarks import against
-from fbjax import build, loading, sampling, sharding
+from fbjax import build, loading, places, sampling, sharding
 from fbjax.data import pipeline
 from fbjax.evaluation import frechet, images, motion
 from fbjax.modes import train
@@ -54,10 +53,8 @@ def scores(workdir: str) -> list[dict[str, Any]]:
 
 
 def write(workdir: str, rows: list[dict[str, Any]]) -> None:
-  file = pathlib.Path(workdir) / "scores.json"
-  part = file.with_suffix(".part")
-  part.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
-  os.replace(part, file)
+  with places.written(f"{workdir}/scores.json") as part:
+    part.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
 
 
 def score(config: dict[str, Any], workdir: str, plan: Plan) -> dict[str, float]:

@@ -87,15 +87,15 @@ def doctor(config: dict[str, Any], out: str | None, workdir: str | None = None) 
       faults["name"] = dict.fromkeys(unnamed, "has a name that is not UTF-8, as a table needs it")
     sick = {file for of in faults.values() for file in of}
     healthy = [finding for finding in findings if finding.file not in sick]
-    rows = {
-      storage.relative(source.root / x.file, home): (text.clean(x.caption), x.label)
-      for x in reversed(healthy)
-    }
+    rows: dict[str, tuple[str, int]] = {}
+    for x in healthy:
+      file = storage.relative(source.root / x.file, home)
+      rows.setdefault(file, (text.clean(x.caption), x.label))
     if more := len(healthy) - len(rows):
       logger.warning(
         "%s: a table names a file once: %d more captions of files are left out.", split, more
       )
-    write_manifest(f"{out}/clean/{split}.csv", [(file, *rows[file]) for file in reversed(rows)])
+    write_manifest(f"{out}/clean/{split}.csv", [(file, *told) for file, told in rows.items()])
     report["splits"][split] = {
       "clips": len(findings),
       "healthy": len(healthy),

@@ -53,11 +53,11 @@ def held_out_loss(
 
   def measure(ema: base.Params, frozen: base.Params) -> float:
     if not batches:
-      for first in firsts:
-        rows = [(first + mine + i) % len(source) for i in range(share)]
-        with processes.together():
+      with processes.together():
+        for first in firsts:
+          rows = [(first + mine + i) % len(source) for i in range(share)]
           read = pipeline.read(source, tokenizer, rows)
-        batches.append({k: x for k, x in read.items() if k not in loop.HOST_FIELDS})
+          batches.append({k: x for k, x in read.items() if k not in loop.HOST_FIELDS})
     losses = []
     for first, batch in zip(firsts, batches, strict=True):
       keys = sampling.clip_keys(0, range(first, first + size))
