@@ -11,6 +11,7 @@ disk.
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -237,15 +238,21 @@ def _read_together(path: epath.Path, wanted: Any, whole: bool) -> tuple[seals.Se
 
   Raises:
     Damaged: when it is not what was saved.
-    UserError: when what was saved has other arrays than are wanted.
+    UserError: when what was saved has other arrays than are wanted, or a machine cannot read it now.
   """
-  found, damage = None, ""
+  found, failed = None, None
   try:
     found = _read(path, wanted, whole)
-  except seals.Damaged as error:
-    damage = str(error)
-  if np.any(multihost_utils.process_allgather(np.array(bool(damage)))):
-    raise seals.Damaged(damage or "another process cannot read it")
+  except (seals.Damaged, errors.UserError) as error:
+    failed = error
+  kinds = np.array([isinstance(failed, kind) for kind in (errors.UserError, seals.Damaged)])
+  refused, damaged = multihost_utils.process_allgather(kinds).reshape(-1, 2).any(0)
+  if refused:
+    if isinstance(failed, errors.UserError):
+      raise failed
+    raise errors.UserError(f"another process of this run cannot read {path}: its log says why")
+  if damaged:
+    raise failed or seals.Damaged("another process cannot read it")
   seal, tree = found
   seals.check_read(tree, seal)
   # Only now in the dtypes that are asked for: the digests are of what was saved.
@@ -272,6 +279,7 @@ def _load(path: epath.Path, item: str, like: Any) -> Any:
 
   Raises:
     Damaged: when it cannot be read.
+    UserError: when the machine is to blame, and no other checkpoint could be read either.
   """
   if not (path / item).is_dir():
     raise seals.Damaged(f"its {item} is missing")
@@ -287,6 +295,11 @@ def _load(path: epath.Path, item: str, like: Any) -> Any:
     first = _first_cause(error)
     if isinstance(first, (jax.errors.JaxRuntimeError, MemoryError)):
       raise  # The files are not to blame.
+    if code := errors.code(first, errors.MACHINE):
+      raise errors.UserError(
+        f"cannot read {path} ({os.strerror(code).lower()}): nothing says that it is damaged; mend that "
+        "and run the same command again"
+      ) from error
     raise seals.Damaged(_in_words(first)) from error
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 
 class UserError(ValueError):
@@ -23,6 +23,11 @@ OUTER = (
   *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
   *(errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EMFILE, errno.EFBIG, errno.ESTALE),
 )
+# Of these, and some that reading alone meets, what says nothing of a file that cannot be read.
+MACHINE = (
+  *(errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+  *(errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN),
+)
 
 
 @contextlib.contextmanager
@@ -41,8 +46,14 @@ def of_the_disk(what: str, then: Callable[[], str]) -> Iterator[None]:
   except UserError:
     raise
   except Exception as error:
-    told = f"{error!r}"
-    for code in OUTER:
-      if getattr(error, "errno", None) == code or os.strerror(code).lower() in told.lower():
-        raise UserError(f"{what} ({os.strerror(code).lower()}): {then()}") from error
+    if found := code(error, OUTER):
+      raise UserError(f"{what} ({os.strerror(found).lower()}): {then()}") from error
     raise
+
+
+def code(error: Exception, of: Sequence[int]) -> int | None:
+  """The errno of an exception if it is one of these, by the message where that alone has it."""
+  told = f"{error!r}".lower()
+  return next(
+    (x for x in of if getattr(error, "errno", None) == x or os.strerror(x).lower() in told), None
+  )

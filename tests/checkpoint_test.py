@@ -3,6 +3,7 @@ import logging
 import os
 import pathlib
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -385,3 +386,18 @@ def test_a_workdir_that_cannot_be_written_says_so(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(errors.UserError, match="cannot keep checkpoints in .*file/run/checkpoints"):
     checkpoint.Checkpoints(str(tmp_path / "file" / "run"))
+
+
+@pytest.mark.filterwarnings("ignore:.*was never awaited")
+def test_a_machine_that_cannot_open_files_is_not_a_damaged_checkpoint(tmp_path):
+  """Otherwise a run would go back a checkpoint, and set the newest one aside."""
+  folder = saved(tmp_path, 7, 9)
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 1, hard))
+  try:
+    with pytest.raises(errors.UserError, match=r"cannot read .*9 \(too many open files\)"):
+      checkpoint.load(str(tmp_path), {"ema": make_state().ema})
+  finally:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+  assert sorted(x.name for x in folder.iterdir()) == ["7", "9"]
+  assert same(restored(tmp_path)[0], make_state(9))

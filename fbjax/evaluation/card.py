@@ -8,6 +8,8 @@ digest     of the three above
 made_by    version and time
 """
 
+import contextlib
+import itertools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -39,6 +41,21 @@ def digest(card: Mapping[str, Any]) -> str:
 
 def write(file: str, card: Mapping[str, Any]) -> None:
   places.write_json(file, card)
+
+
+def place(stem: str, card: Mapping[str, Any]) -> str:
+  """The file of a card: `<stem>.json`, or `<stem>-2.json` and so on where cards of other evaluations are.
+
+  An evaluation under the same protocol of the same subject, which is a repetition, keeps its file.
+  """
+  numbered = (f"{stem}-{i}.json" for i in itertools.count(2))
+  for file in itertools.chain([f"{stem}.json"], numbered):
+    if not places.exists(file):
+      return file
+    with contextlib.suppress(errors.UserError):
+      if all(read(file)[name] == card[name] for name in ("protocol", "subject")):
+        return file
+  raise AssertionError("names without end")
 
 
 def read(file: str) -> dict[str, Any]:

@@ -82,7 +82,8 @@ def evaluate(
     made: a folder of videos instead, made by anything, all of one length and size.
     truth: a folder of true videos to measure them by; with the same names as `made` they are pairs.
     compare: two cards, of which a table is printed; nothing is measured.
-    out: file of the card; None writes that of a run to evaluation/<step>.json in its workdir.
+    out: file of the card; None writes that of a run to evaluation/<step>.json in its workdir, and
+      those of further settings to <step>-2.json and so on.
     clips: how many; None is what the protocol was published with, or at most `CLIPS`.
     fvd_protocol: one of `fvd.PROTOCOLS`.
     seed: of the samples' noise.
@@ -116,8 +117,6 @@ def evaluate(
     pipe = opened(config, workdir, model, step, ema)
     subject = of_model(pipe, clips, protocol.clips, seed, options)
     mesh = pipe.mesh
-    if workdir and not out:
-      out = os.path.join(workdir, "evaluation", f"{subject.told['step']:07}.json")
   with processes.together():
     looks, found = metrics.opened(subject.facts, fvd_protocol, sharding.local(mesh))
   under = {"version": VERSION, "resize": RESIZE, "metrics": found} | subject.protocol
@@ -129,6 +128,8 @@ def evaluate(
   card = cards.make(under, subject.told, measured.numbers(), made_by())
   if jax.process_index() == 0:
     print(cards.table(card))
+    if workdir and not out:
+      out = cards.place(f"{workdir}/evaluation/{card['subject']['step']:07}", card)
     if out:
       cards.write(out, card)
       logger.info("Wrote %s.", out)

@@ -44,6 +44,12 @@ def test_a_run_is_measured_the_same_whatever_the_batch(run, capsys):
   assert "0000004" in pathlib.Path(run, "report.html").read_text()
   assert written["digest"] == one["digest"]
   assert "still image" in capsys.readouterr().out
+  # Of other settings the card lies beside it; the same once more is the same card.
+  for steps in (1, None):
+    evaluate.evaluate(None, run, steps=steps, **options)
+  files = sorted(file.name for file in pathlib.Path(run, "evaluation").iterdir())
+  assert files == ["0000004-2.json", "0000004.json"]
+  assert card.read(f"{run}/evaluation/0000004.json")["digest"] == one["digest"]
   smaller = toy.config()
   smaller["sampling"]["batch_size"] = 3
   other = evaluate.evaluate(smaller, run, **options)
