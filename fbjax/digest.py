@@ -30,6 +30,8 @@ from fbjax import trees
 PLACE = 0x9E3779B1
 # Elements mixed at a time: small enough to stay in a core's cache.
 BLOCK = 1 << 16
+# Bytes for which it is worth a second to look for what is of no use any more.
+LARGE = 1 << 25
 
 
 def of_tree(tree: Any, kept: bool = False) -> dict[str, str]:
@@ -90,7 +92,7 @@ def _sums(
     here = np.stack(
       [sum((job.result() for job in of_leaf), np.zeros(2, np.uint64)) for of_leaf in jobs]
     )
-  if not kept:
+  if not kept and sum(x.nbytes for x in leaves.values()) > LARGE:
     gc.collect()  # An array and what was copied of it to the host hold each other.
   # As halves: without 64-bit types JAX would drop the upper ones.
   halves = np.asarray(multihost_utils.process_allgather(here.view(np.uint32)))
