@@ -7,12 +7,14 @@ import struct
 import sys
 import types
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib import font_manager
 from tensorboardX.proto import event_pb2
 
 from fbjax import errors, hardware, tracker
-from fbjax.tracker import progress, tensorboard
+from fbjax.tracker import plots, progress, tensorboard
 
 
 def test_a_line_of_progress_tells_everything(monkeypatch, tmp_path, caplog):
@@ -212,6 +214,25 @@ def test_captions_have_letters_of_more_than_one_script():
   clip = np.zeros((2, 8, 8, 3), np.uint8)
   cat, box = (tracker.contact_sheet([{"": clip}], [x]) for x in ("кот", "ток"))
   assert (cat != box).any()
+
+
+def test_a_script_that_the_own_font_lacks_is_written_in_a_font_of_the_machine(
+  monkeypatch, tmp_path
+):
+  clip = np.zeros((2, 8, 8, 3), np.uint8)
+
+  def told_apart() -> bool:
+    plots.font_of.cache_clear()
+    one, two = (tracker.contact_sheet([{"": clip}], [x]) for x in ("a ⌒", "a ⌓"))
+    return (one != two).any()
+
+  (tmp_path / "no.ttf").write_text("no font")
+  fonts = [str(tmp_path / "no.ttf")]
+  monkeypatch.setattr(font_manager, "findSystemFonts", lambda: fonts)
+  assert not told_apart()
+  fonts.append(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSansMono.ttf")
+  assert told_apart()
+  plots.font_of.cache_clear()
 
 
 def test_a_moving_sheet_shows_one_frame_of_every_block_at_a_time():

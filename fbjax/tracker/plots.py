@@ -1,6 +1,9 @@
 """Pictures of a run: its loss over the steps, and clips as sheets."""
 
+import contextlib
+import functools
 import os
+import string
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -73,21 +76,22 @@ def contact_sheet(
   widths = [cell * len(rows[0][name]) for name in names]
   wide = sum(widths) + gap * (len(names) + 1)
   # Of a long row, which is seen reduced, larger letters; a block's name stays within its first frame.
-  font = letters(max(12, min(wide // 50, cell // 4)))
-  line = round(1.3 * font.size)
-  told = [wrapped(caption, font, wide - 2 * gap) for caption in captions]
+  size = max(12, min(wide // 50, cell // 4))
+  line = round(1.3 * size)
+  fonts = [letters(size, caption) for caption in captions]
+  told = [wrapped(*of, wide - 2 * gap) for of in zip(captions, fonts, strict=True)]
   top = line if any(names) else 0
   high = top + line * sum(map(len, told)) + len(rows) * (height + gap)
   sheet = Image.new("RGB", (wide, high), "white")
   draw = ImageDraw.Draw(sheet)
-  for r, (row, lines) in enumerate(zip(rows, told, strict=True)):
+  for r, (row, lines, font) in enumerate(zip(rows, told, fonts, strict=True)):
     for text in lines:
       draw.text((gap, top), text, font=font, fill="black")
       top += line
     left = gap
     for name, width in zip(names, widths, strict=True):
       if r == 0:
-        draw.text((left, 1), name, font=font, fill=(31, 119, 180))
+        draw.text((left, 1), name, font=letters(size, name), fill=(31, 119, 180))
       for f, frame in enumerate(row[name]):
         tile = Image.fromarray(frame).resize((cell, height), Image.Resampling.NEAREST)
         sheet.paste(tile, (left + f * cell, top))
@@ -96,11 +100,30 @@ def contact_sheet(
   return np.asarray(sheet)
 
 
-def letters(size: int) -> ImageFont.FreeTypeFont:
-  """Matplotlib's font; Pillow's own has Latin letters alone."""
-  import matplotlib
+def letters(size: int, text: str) -> ImageFont.FreeTypeFont:
+  """A font for a text: Matplotlib's, which has Latin, Greek, Cyrillic and more, or one of this machine's.
 
-  return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+  Where no font has all of the text, the one with most of it; other letters are boxes.
+  """
+  return ImageFont.truetype(font_of("".join(sorted({*text} - {*string.whitespace}))), size)
+
+
+@functools.lru_cache(1024)
+def font_of(wanted: str) -> str:
+  """The file of the first font that has most of these letters."""
+  import matplotlib
+  from matplotlib import font_manager
+
+  def lacks(file: str) -> int:
+    with contextlib.suppress(RuntimeError, OSError):  # no font, whatever its name says
+      font = font_manager.get_font(file)
+      return sum(not font.get_char_index(ord(letter)) for letter in wanted)
+    return len(wanted)
+
+  own = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+  if not lacks(own):
+    return own
+  return min([own, *sorted(font_manager.findSystemFonts())], key=lacks)
 
 
 def wrapped(caption: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
