@@ -37,7 +37,8 @@ TINY_LATTE = ("--config.system.latte.width=16", "--config.system.latte.size=4")
 CHAINS = {
   "quickstart": r"(runs|models|zoo)/(quickstart|shapes)",
   "videos": r"^(?!.*weights/vc1).*(my_videos|runs/webvid|tfds/mine)",
-  "pretrained": r"weights/vc1|runs/saf",
+  "pretrained": r"^(?!.*caches/).*(weights/vc1|runs/saf)",
+  "cached": r"--mode=port.* --out=weights/vc1$|caches/webvid",
   "released": r":released",
   "ucf101": r"ucf101_",
   "alignment": r"alignment\.align\(",
@@ -62,7 +63,7 @@ def commands(text: str) -> list[str]:
 def test_every_command_is_run_or_says_what_it_needs():
   for command in commands(TEXT):
     chains = [name for name, pattern in CHAINS.items() if re.search(pattern, command)]
-    assert len(chains) == 1 or re.search(ELSEWHERE, command) or "# needs" in command, command
+    assert chains or re.search(ELSEWHERE, command) or "# needs" in command, command
 
 
 def small(command: str) -> list[str]:
@@ -120,10 +121,12 @@ def test_every_program_is_run():
 
 
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("chain", [
+  pytest.param(name, marks=[pytest.mark.thorough] if name == "cached" else []) for name in CHAINS
+])  # fmt: skip
 def test_a_chain_of_commands_works_as_written(chain, tmp_path):
   prepare(tmp_path)
-  if chain in ("pretrained", "released"):
+  if chain in ("pretrained", "cached", "released"):
     write_checkpoints(tmp_path)
   environment = os.environ | {
     "PYTHONPATH": f"{settings.ROOT}:{settings.BARE}",
@@ -144,6 +147,7 @@ def test_a_chain_of_commands_works_as_written(chain, tmp_path):
     "quickstart": ["cat.mp4", "runs/quickstart/samples/0000002.png"],
     "videos": ["runs/mine/loss.png", "runs/webvid/loss.png"],
     "pretrained": ["runs/saf/samples/0000002.png"],
+    "cached": ["runs/saf_cached/loss.png"],
     "released": ["cat.mp4"],
     "ucf101": ["runs/bridge/samples/0000002.png"],
     "alignment": [],

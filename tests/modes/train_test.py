@@ -136,6 +136,7 @@ def test_a_killed_run_ends_with_the_bits_of_one_that_was_never_stopped(tmp_path)
   jax.tree.map(np.testing.assert_array_equal, expected, actual)
 
 
+@pytest.mark.thorough
 def test_a_real_network_learns_the_same_on_one_device_and_on_eight(tmp_path):
   """Ten steps of SGD: Adam would turn rounding in dead biases into steps."""
   config = toy.config()
