@@ -58,18 +58,20 @@ def tuned(
   rates: Sequence[str],
   plan: scoring.Plan,
   overrides: Mapping[str, Mapping[str, Any]] | None = None,
+  whole: bool = False,
 ) -> dict[str, str]:
   """The learning rate of each arm whose distance is the least after a third of the steps with seed 0.
 
-  Without arms whose rates were not all tried yet, which is so only where nothing is trained.
+  With `whole` after all of them. Without arms whose rates were not all tried yet, which is so only where
+  nothing is trained.
   """
   if len(rates) == 1:
     return dict.fromkeys(arms, rates[0])
-  steps = max(plan["step"] // 3, 1)
-  plan = plan | {"step": steps}
+  shorter = {} if whole else {"train.steps": max(plan["step"] // 3, 1)}
+  plan = plan | {"step": shorter.get("train.steps", plan["step"])}
   tried = {
     (arm, rate): study.job(
-      *(arm, 0, {**(overrides or {}).get(arm, {}), "optim.lr": rate, "train.steps": steps}, [plan])
+      *(arm, 0, {**(overrides or {}).get(arm, {}), "optim.lr": rate, **shorter}, [plan])
     )
     for arm in arms
     for rate in rates
