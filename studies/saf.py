@@ -73,10 +73,10 @@ def reached(rows: list[dict]) -> dict[str, str]:
   """The first step of each arm and seed with the distance that `unaligned` ends at; never is a dash."""
   last = max(row["step"] for row in rows)
   goal = {r["seed"]: r["distance"] for r in rows if (r["arm"], r["step"]) == ("unaligned", last)}
+  rows = [row for row in rows if row["seed"] in goal]
   found = {}
-  for arm in dict.fromkeys(row["arm"] for row in rows if row["seed"] in goal):
-    own = [row for row in rows if row["arm"] == arm and row["seed"] in goal]
-    own = [row for row in own if row["distance"] <= goal[row["seed"]]]
+  for arm in dict.fromkeys(row["arm"] for row in rows):
+    own = [row for row in rows if row["arm"] == arm and row["distance"] <= goal[row["seed"]]]
     steps = [min((r["step"] for r in own if r["seed"] == seed), default=None) for seed in goal]
     found[arm] = ", ".join("-" if step is None else str(step) for step in steps)
   return found

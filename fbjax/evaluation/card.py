@@ -8,7 +8,6 @@ digest     of the three above
 made_by    version and time
 """
 
-import contextlib
 import itertools
 import json
 from collections.abc import Mapping
@@ -48,14 +47,18 @@ def place(stem: str, card: Mapping[str, Any]) -> str:
 
   An evaluation under the same protocol of the same subject, which is a repetition, keeps its file.
   """
-  numbered = (f"{stem}-{i}.json" for i in itertools.count(2))
-  for file in itertools.chain([f"{stem}.json"], numbered):
-    if not places.exists(file):
-      return file
-    with contextlib.suppress(errors.UserError):
-      if all(read(file)[name] == card[name] for name in ("protocol", "subject")):
-        return file
-  raise AssertionError("names without end")
+  names = itertools.chain([stem], (f"{stem}-{i}" for i in itertools.count(2)))
+  return next(f"{name}.json" for name in names if _is_place(f"{name}.json", card))
+
+
+def _is_place(file: str, card: Mapping[str, Any]) -> bool:
+  """Whether there is no file, or the card of the same evaluation."""
+  if not places.exists(file):
+    return True
+  try:
+    return all(read(file)[name] == card[name] for name in ("protocol", "subject"))
+  except errors.UserError:
+    return False
 
 
 def read(file: str) -> dict[str, Any]:
